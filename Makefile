@@ -1,0 +1,34 @@
+# make demo    both published cases, told as a story (boots a kernel with bonding by itself)
+# make test    every ring of tests: unit, kernel (inside the guest), e2e
+# make check   linters, types, import contracts, unit ring; seconds, no root
+# make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|host, ARGS=pytest arguments
+# make clean   remove what these made in the tree
+
+.PHONY: demo test check kernel clean setup
+BIN := .venv/bin
+KERNEL ?=
+ARGS ?=
+
+setup:
+	@tools/setup
+
+demo: setup
+	@$(BIN)/bondctl lab run $(if $(KERNEL),--kernel $(KERNEL)) \
+		examples/host-links-daemonset.yaml examples/sriov-lacp-pod.yaml
+
+test: setup
+	@$(BIN)/python tests/rings.py $(if $(KERNEL),--kernel $(KERNEL))
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q tests/unit
+
+kernel: setup
+	@$(BIN)/python tests/rings.py kernel $(if $(KERNEL),--kernel $(KERNEL)) -- $(ARGS)
+
+clean:
+	@rm -rf .venv build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +

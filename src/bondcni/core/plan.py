@@ -1,0 +1,229 @@
+"""From (configuration, state) to the steps of ADD, or to every reason against it.
+
+Nothing is touched here: steps are values, and the kernel layer turns each into one
+netlink message. What was taken is part of the plan, as it was before; the way back
+is computed from it and from what the kernel holds by then (``home.py``).
+
+The bond's ifindex is chosen here, not by the kernel, so that the record that is
+written before the first change already names the bond, and so that the members
+can be enslaved in the same breath.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from bondcni.core.config import BondConfig, LinkRef
+from bondcni.core.errors import Refused
+from bondcni.core.resolve import find_link, reasons_against, reasons_between
+from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
+
+LATE = ("primary", "active_slave")
+"""Options that name a member: the kernel ignores an ifindex it does not know yet."""
+
+DEFAULT_MTU = 1500
+
+
+class CreateBond(NamedTuple):
+    """Make the bond in the pod with every option that needs no member."""
+
+    name: str
+    index: int
+    options: Mapping[str, OptionValue]
+    mtu: int
+    mac: str = ""
+    where: str = "pod"
+
+
+class ChangeLink(NamedTuple):
+    """One RTM_NEWLINK on an existing link; only what is set is sent.
+
+    ``to`` moves it to the other namespace; the kernel does that first, then MAC, MTU,
+    name, flags, and the master last (net/core/rtnetlink.c, do_setlink).
+    """
+
+    where: str  # "pod" or "host": the namespace it is in now
+    index: int
+    label: str  # its name, for messages to people
+    to: str = ""
+    new_index: int = 0
+    name: str = ""
+    mac: str = ""
+    mtu: int = 0
+    txqlen: int | None = None
+    alias: str | None = None
+    flags: int = 0
+    change: int = 0  # mask of the flags to change
+    master: int | None = None
+    bond_options: Mapping[str, OptionValue] = {}
+    member_options: Mapping[str, OptionValue] = {}
+
+
+class DeleteLink(NamedTuple):
+    """Delete a link; its members are released with MAC and MTU as they were, down."""
+
+    where: str
+    index: int
+    label: str
+
+
+class AddAltname(NamedTuple):
+    """Give a link an alternative name."""
+
+    where: str
+    index: int
+    label: str
+    altname: str
+
+
+Step = CreateBond | ChangeLink | DeleteLink | AddAltname
+
+
+class Taken(NamedTuple):
+    """A link as it was before it was touched, and the namespace that is its home."""
+
+    home: str  # "pod" or "host"
+    link: Link
+
+
+class Member(NamedTuple):
+    """A link as it shall be in the bond."""
+
+    index: int  # in the pod
+    name: str
+    options: Mapping[str, OptionValue]
+
+
+class Wanted(NamedTuple):
+    """The bond as it shall be, in the kernel's terms (links by ifindex)."""
+
+    index: int
+    name: str
+    altname: str
+    options: Mapping[str, OptionValue]  # mode included
+    mtu: int
+    mac: str
+    members: tuple[Member, ...]
+
+
+class Plan(NamedTuple):
+    """What ADD will do."""
+
+    steps: tuple[Step, ...]
+    wanted: Wanted
+    taken: tuple[Taken, ...]
+    warnings: tuple[str, ...]
+
+
+def plan_add(config: BondConfig, ifname: str, host: Namespace, pod: Namespace) -> Plan:
+    """The steps that give the pod its bond.
+
+    Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
+    of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
+    """
+    home = "pod" if config.links_in_container else "host"
+    space = pod if config.links_in_container else host
+    reasons = list(_names_taken(config, ifname, pod))
+    found: list[tuple[LinkRef, Link]] = []
+    for ref in config.links:
+        link, why = find_link(ref, space, home)
+        reasons += [why] if link is None else reasons_against(link, ifname, home, space, pod)
+        found += [] if link is None else [(ref, link)]
+    links = [link for _, link in found]
+    reasons += reasons_between(links, config)
+    if reasons:
+        raise Refused(tuple(dict.fromkeys(reasons)))
+    mtu, warnings = choose_mtu(config, links)
+    wanted = _wanted(config, ifname, mtu, found, host, pod)
+    steps = tuple(_steps(wanted, found, home))
+    taken = tuple(Taken(home, link) for link in links)
+    return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
+
+
+def _names_taken(config: BondConfig, ifname: str, pod: Namespace) -> Iterator[str]:
+    for name in dict.fromkeys((ifname, config.ifname or ifname)):
+        if pod.named(name) is not None:
+            yield f"interface name {name} is already taken in the pod"
+
+
+def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
+    """The bond's MTU in bytes, and what to tell about it.
+
+    A number that the user wrote was already held against every member; where none was
+    written it is never a reason to refuse.
+    """
+    if config.mtu is not None:
+        return config.mtu, []
+    smallest = min(links, key=lambda link: link.mtu)
+    if config.mtu_inherit:
+        if len({link.mtu for link in links}) == 1:
+            return smallest.mtu, []
+        return smallest.mtu, [f"mtu: the members' MTUs differ; {smallest.mtu} of {smallest.name}"]
+    if smallest.mtu < DEFAULT_MTU:
+        return smallest.mtu, [
+            f"mtu: {smallest.mtu} instead of {DEFAULT_MTU}, for {smallest.name} has no more"
+        ]
+    return DEFAULT_MTU, []
+
+
+def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
+    for link in links:
+        for address in space.addresses:
+            if address.index == link.index and address.scope == 0:
+                yield f"link {link.name} has {address.address}: no use on a member of a bond"
+
+
+def _wanted(
+    config: BondConfig,
+    ifname: str,
+    mtu: int,
+    found: list[tuple[LinkRef, Link]],
+    host: Namespace,
+    pod: Namespace,
+) -> Wanted:
+    used = {link.index for link in (*host.links, *pod.links)}
+    index = max(used, default=0) + 1
+    in_pod = {link.index for link in pod.links}
+    members = []
+    for number, (ref, link) in enumerate(found):
+        clash = not config.links_in_container and link.index in in_pod
+        target = index + 1 + number if clash else link.index
+        members.append(Member(target, link.name, ref.options))
+    by_name = {
+        name: member.index
+        for (ref, link), member in zip(found, members, strict=True)
+        for name in (link.name, *link.altnames, ref.value)
+    }
+    options = {
+        key: by_name.get(str(value), 0) if key in LATE else value
+        for key, value in config.options.items()
+    }
+    altname = config.ifname if config.ifname != ifname else ""
+    return Wanted(
+        index, ifname, altname, {"mode": config.mode, **options}, mtu, config.mac, tuple(members)
+    )
+
+
+def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iterator[Step]:
+    early = {k: v for k, v in wanted.options.items() if k not in LATE}
+    yield CreateBond(wanted.name, wanted.index, early, wanted.mtu, wanted.mac)
+    if wanted.altname:
+        yield AddAltname("pod", wanted.index, wanted.name, wanted.altname)
+    for (_, link), member in zip(found, wanted.members, strict=True):
+        yield ChangeLink(
+            home,
+            link.index,
+            link.name,
+            to="pod" if home == "host" else "",
+            new_index=member.index if member.index != link.index else 0,
+            change=IFF_UP if link.up else 0,
+            master=wanted.index,
+        )
+    for member in wanted.members:
+        if member.options:
+            yield ChangeLink("pod", member.index, member.name, member_options=member.options)
+    late = {k: v for k, v in wanted.options.items() if k in LATE}
+    yield ChangeLink(
+        "pod", wanted.index, wanted.name, flags=IFF_UP, change=IFF_UP, bond_options=late
+    )

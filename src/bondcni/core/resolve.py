@@ -1,0 +1,141 @@
+"""From a link as the user names it to the link that is meant, and what speaks against it.
+
+A link is named by name or alternative name, by MAC or by PCI address. Reasons are
+sentences with the link's name in them; the planner collects all before it refuses.
+What the host itself lives on (a default route, a global address, a master, something
+stacked on it) is never taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from bondcni.core.config import BondConfig, LinkRef
+from bondcni.core.options import MODES
+from bondcni.core.state import (
+    ARPHRD_INFINIBAND,
+    IFF_LOOPBACK,
+    Address,
+    Link,
+    Namespace,
+)
+
+EXCLUSIVE = ("macvlan", "macvtap", "ipvlan", "ipvtap")
+"""Kinds that take the receive handler of the link below: it cannot be a member too."""
+
+RT_SCOPE_UNIVERSE = 0
+
+
+def find_link(ref: LinkRef, space: Namespace, home: str) -> tuple[Link | None, str]:
+    """The link that ``ref`` means, or None and why."""
+    found = [link for link in space.links if _matches(ref, link)]
+    if ref.by == "mac" and len(found) > 1:  # what is stacked on a NIC has its MAC too
+        found = [n for n in found if n.permanent_mac == ref.value] or found
+        found = [n for n in found if not n.lower] or found
+    if len(found) == 1:
+        return found[0], ""
+    place = "on the host" if home == "host" else "in the pod"
+    if not found:
+        return None, f"link {ref.by} {ref.value}: there is none {place}"
+    names = ", ".join(link.name for link in found)
+    return None, f"link {ref.by} {ref.value} is ambiguous {place}: {names}; name it by name"
+
+
+def _matches(ref: LinkRef, link: Link) -> bool:
+    if ref.by == "pci":
+        return link.parent == ref.value and link.parent_bus in ("", "pci")
+    if ref.by == "mac":
+        before = (link.member or {}).get("perm_hwaddr")
+        return ref.value in (link.permanent_mac, before or link.mac)
+    return ref.value == link.name or ref.value in link.altnames
+
+
+def reasons_against(
+    link: Link, ifname: str, home: str, space: Namespace, pod: Namespace
+) -> list[str]:
+    """Why this link cannot be a member, whatever the others are."""
+    reasons = list(_unfit(link, space))
+    if link.name == ifname or ifname in link.altnames:
+        reasons.append(f"link {link.name} has the name that the bond itself shall have")
+    if home == "host":
+        if pod.named(link.name) is not None and link.name != ifname:
+            reasons.append(f"link {link.name}: the pod already has an interface of that name")
+        reasons += _in_use(link, space)
+    return reasons
+
+
+def _unfit(link: Link, space: Namespace) -> Iterator[str]:
+    if link.flags & IFF_LOOPBACK:
+        yield f"link {link.name} is the loopback interface"
+    if link.master:
+        master = space.indexed(link.master)
+        name = f"{master.kind} {master.name}" if master else f"ifindex {link.master}"
+        yield f"link {link.name} already has a master: {name}"
+    for upper in space.links:
+        if upper.lower == link.index and upper.kind in EXCLUSIVE:
+            yield f"link {link.name} has the {upper.kind} {upper.name} on it"
+
+
+def _in_use(link: Link, host: Namespace) -> Iterator[str]:
+    """Reasons why the host itself needs the link."""
+    for route in host.routes:
+        if route.index == link.index and route.dst in ("0.0.0.0/0", "::/0"):
+            yield f"host link {link.name} is in use: a default route goes through it"
+    for address in host.addresses:
+        if address.index == link.index and _is_global(address):
+            yield f"host link {link.name} is in use: it has the address {address.address}"
+    for upper in host.links:
+        if upper.lower == link.index and upper.kind not in EXCLUSIVE:
+            yield f"host link {link.name} is in use: {upper.kind} {upper.name} is on it"
+
+
+def _is_global(address: Address) -> bool:
+    return address.scope == RT_SCOPE_UNIVERSE
+
+
+def reasons_between(links: list[Link], config: BondConfig) -> list[str]:
+    """Why these links cannot be members of one bond of this configuration."""
+    return [
+        *_twice(links),
+        *_types(links, config.mode),
+        *_macs(links, config),
+        *_mtus(links, config),
+    ]
+
+
+def _twice(links: list[Link]) -> Iterator[str]:
+    for index, count in Counter(link.index for link in links).items():
+        if count > 1:
+            name = next(link.name for link in links if link.index == index)
+            yield f"link {name} is named {count} times in links"
+
+
+def _types(links: list[Link], mode: int) -> Iterator[str]:
+    if len({link.type for link in links}) > 1:
+        kinds = ", ".join(f"{link.name} (ARPHRD {link.type})" for link in links)
+        yield f"the links are devices of different types: {kinds}"
+    for link in links:
+        if link.type == ARPHRD_INFINIBAND and MODES[mode] != "active-backup":
+            yield f"link {link.name} is InfiniBand, which bonds in active-backup only"
+
+
+def _macs(links: list[Link], config: BondConfig) -> Iterator[str]:
+    if config.mac and config.options.get("fail_over_mac") == 1:
+        yield f"mac {config.mac} cannot be held: fail_over_mac active gives it the active link's"
+    if MODES[config.mode] not in ("balance-tlb", "balance-alb"):
+        return
+    for mac, count in Counter(link.mac for link in links).items():
+        if count > 1:
+            names = ", ".join(link.name for link in links if link.mac == mac)
+            yield f"links {names} have the same MAC {mac}: not possible in {MODES[config.mode]}"
+
+
+def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:
+    if config.mtu is None:
+        return
+    for link in links:
+        if config.mtu > link.mtu:
+            yield f"mtu {config.mtu} is more than link {link.name} has: {link.mtu}"
+        elif config.mtu < link.min_mtu:
+            yield f"mtu {config.mtu} is less than link {link.name} can: {link.min_mtu}"

@@ -1,0 +1,94 @@
+"""What a network namespace holds, as frozen values read in one go.
+
+The kernel layer fills these from rtnetlink dumps; the planner and CHECK read them.
+Values are named tuples and not dataclasses because each CNI request is a process
+and importing ``dataclasses`` costs it more than all of this package.
+Names are the kernel's (include/uapi/linux/if_link.h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_PROMISC = 0x100
+IFF_ALLMULTI = 0x200
+ARPHRD_ETHER = 1
+ARPHRD_INFINIBAND = 32
+
+OptionValue = int | str | tuple[str, ...]
+"""An option as the core holds it: a number (enums too), a MAC or link, or addresses."""
+
+
+class Link(NamedTuple):
+    """One network interface. MACs are lower-case colon text, "" when it has none."""
+
+    index: int
+    name: str
+    mac: str = ""
+    permanent_mac: str = ""  # IFLA_PERM_ADDRESS; "" where the driver has none
+    mtu: int = 1500
+    min_mtu: int = 0  # 0: the kernel gave no bound
+    max_mtu: int = 0
+    flags: int = 0
+    type: int = ARPHRD_ETHER  # ARPHRD_*
+    kind: str = ""  # IFLA_INFO_KIND: bond, veth, vlan, ...; "" for hardware
+    master: int = 0  # ifindex, 0: none
+    lower: int = 0  # IFLA_LINK when it is in the same namespace: the link below this one
+    altnames: tuple[str, ...] = ()
+    alias: str = ""
+    txqlen: int = 1000
+    parent: str = ""  # IFLA_PARENT_DEV_NAME: the PCI address of hardware
+    parent_bus: str = ""  # IFLA_PARENT_DEV_BUS_NAME: "pci"
+    carrier: bool = False
+    operstate: int = 0  # IF_OPER_*
+    bond: Mapping[str, OptionValue] | None = None  # kernel option name -> value, bonds only
+    member: Mapping[str, OptionValue] | None = None  # member option name -> value, members only
+
+    @property
+    def up(self) -> bool:
+        return bool(self.flags & IFF_UP)
+
+
+class Address(NamedTuple):
+    """One address on a link; ``address`` is CIDR text as ``10.0.0.5/24``."""
+
+    index: int
+    address: str
+    scope: int = 0  # RT_SCOPE_*: 0 global, 253 link, 254 host
+    flags: int = 0  # IFA_F_*
+
+
+class Route(NamedTuple):
+    """One unicast route; ``dst`` is CIDR text (``0.0.0.0/0`` for a default route)."""
+
+    dst: str
+    gw: str = ""
+    index: int = 0  # outgoing ifindex
+    table: int = 254
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    scope: int = 0
+
+
+class Namespace(NamedTuple):
+    """Everything that a plan looks at in one namespace."""
+
+    links: tuple[Link, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    def named(self, name: str) -> Link | None:
+        """The link of that name or alternative name."""
+        return next((n for n in self.links if n.name == name or name in n.altnames), None)
+
+    def indexed(self, index: int) -> Link | None:
+        """The link of that ifindex."""
+        return next((n for n in self.links if n.index == index), None)
+
+    def members(self, bond: Link) -> tuple[Link, ...]:
+        """The links whose master is ``bond``."""
+        return tuple(n for n in self.links if n.master == bond.index)

@@ -1,0 +1,1 @@
+"""The edges: parse, call the service, print, exit."""

@@ -1,0 +1,230 @@
+"""Steps to netlink messages, and the two namespaces of one request.
+
+A ``Node`` holds a socket and a file descriptor of the host's namespace and, where it
+exists, of the pod's. Steps that follow each other through the same socket go in one
+send; the kernel answers each, and goes on after one that failed. There is no list of
+undos: ``bring_home`` computes the way back from the record and the kernel's state,
+round by round, until nothing is left to do or nothing moves any more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.home import plan_home
+from bondcni.core.options import encode_bond, encode_member
+from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Step, Taken, Wanted
+from bondcni.core.state import Address, Namespace, Route
+from bondcni.kernel import link as messages
+from bondcni.kernel.address import add_address, add_route
+from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
+from bondcni.kernel.reading import link_by_index, snapshot, wait_dad
+from bondcni.kernel.rtnetlink import Rtnetlink, failure
+from bondcni.kernel.wire import Request
+
+PATIENCE = 20.0
+"""Seconds for one exchange with the kernel; a busy node's rtnl lock can take many."""
+
+DAD_PATIENCE = 10.0
+"""Seconds for duplicate address detection, which takes one to two."""
+
+ROUNDS = 8
+"""Bound on the rounds of ``bring_home``: the bond, the move, what differs, altnames."""
+
+
+def _deadline() -> float:
+    return time.monotonic() + PATIENCE
+
+
+class Side(NamedTuple):
+    """One of the two namespaces: a socket that acts in it, and its file descriptor."""
+
+    rtnl: Rtnetlink
+    fd: int
+
+
+class Node:
+    """The host's namespace and a pod's, as one request sees them.
+
+    ``pod`` is None when the pod's namespace is gone.
+    """
+
+    def __init__(self, host: Side, pod: Side | None, netns: str) -> None:
+        self.host = host
+        self.pod = pod
+        self.netns = netns
+
+    @classmethod
+    @contextmanager
+    def open(cls, netns: str) -> Iterator[Node]:
+        """Sockets in both namespaces, closed with the context. ``netns`` "": no pod.
+
+        Raises ``NamespaceGone``, ``NotANamespace`` and ``KernelError``.
+        """
+        with namespace_fd("/proc/self/ns/net") as host_fd, Rtnetlink.open() as host:
+            if not netns:
+                yield cls(Side(host, host_fd), None, netns)
+                return
+            with namespace_fd(netns) as fd, open_in(netns) as pod:
+                yield cls(Side(host, host_fd), Side(pod, fd), netns)
+
+    def both(self) -> tuple[Namespace, Namespace]:
+        """What the host's and the pod's namespace hold."""
+        return snapshot(self.host.rtnl, _deadline()), self.inside()
+
+    def inside(self) -> Namespace:
+        """What the pod's namespace holds; nothing when it is gone."""
+        return snapshot(self.pod.rtnl, _deadline()) if self.pod else Namespace()
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """Make the changes in their order. Raises ``KernelError`` for the first refused.
+
+        A later step of the same send may have been done all the same.
+        """
+        for error in self._try(steps):
+            raise error
+
+    def _try(self, steps: Sequence[Step]) -> Iterator[BondError]:
+        """The error of each step that was refused, send by send."""
+        for where, run in groupby(steps, key=lambda step: step.where):
+            side = self._side(where)
+            requests = [self._request(step) for step in run]
+            answers = side.rtnl.send(requests, _deadline())
+            for request, answer in zip(requests, answers, strict=True):
+                if answer.number:
+                    yield failure(request, answer)
+
+    def _side(self, where: str) -> Side:
+        side = self.host if where == "host" else self.pod
+        if side is None:
+            raise AssertionError("a step in a pod whose namespace is gone")
+        return side
+
+    def _request(self, step: Step) -> Request:
+        if isinstance(step, CreateBond):
+            return messages.create_bond(
+                step.name, encode_bond(step.options), step.mac or None, step.mtu, step.index
+            )
+        if isinstance(step, AddAltname):
+            return messages.add_altnames(step.index, step.label, step.altname)
+        if isinstance(step, ChangeLink):
+            return messages.change_link(step.index, _words(step), self._change(step))
+        return messages.delete_link(step.index, step.label)
+
+    def _change(self, step: ChangeLink) -> messages.Change:
+        return messages.Change(
+            namespace=self._side(step.to).fd if step.to else None,
+            new_index=step.new_index or None,
+            mac=step.mac or None,
+            mtu=step.mtu or None,
+            name=step.name or None,
+            alias=step.alias,
+            master=step.master,
+            txqlen=step.txqlen,
+            flags=step.flags,
+            mask=step.change,
+            bond=encode_bond(step.bond_options),
+            member=encode_member(step.member_options),
+        )
+
+    def bring_home(self, bond: Wanted, taken: tuple[Taken, ...]) -> list[str]:
+        """Everything as it was before, as far as it can be; what could not be done.
+
+        A link that is nowhere (unplugged, or in another pod) is told and is no reason to
+        stop.
+        """
+        errors: list[str] = []
+        before: tuple[Step, ...] = ()
+        for _ in range(ROUNDS):
+            pod = self.inside() if self.pod else None
+            home = plan_home(bond, taken, snapshot(self.host.rtnl, _deadline()), pod)
+            if not home.steps:
+                return []
+            if home.steps == before:
+                return errors or [f"{_words_of(step)}: no effect" for step in home.steps]
+            errors = [error.message for error in self._try(home.steps)]
+            before = home.steps
+        return errors
+
+    def interface(self, index: int) -> dict[str, Any]:
+        """The bond as an entry of a CNI result's interfaces."""
+        found = self.pod and link_by_index(self.pod.rtnl, index, _deadline())
+        if not found:
+            raise TryAgain(f"the bond (ifindex {index}) went away while it was set up")
+        return {
+            "name": found.name,
+            "mac": found.mac,
+            "mtu": found.mtu,
+            "sandbox": self.netns,
+        }
+
+    def add_addresses(
+        self, bond: Wanted, addresses: Sequence[Address], warn: Callable[[str], None]
+    ) -> None:
+        """Put addresses on the bond and wait until IPv6 ones may be used.
+
+        Without carrier duplicate detection cannot run: that is told, and no failure.
+        """
+        rtnl = self._side("pod").rtnl
+        six = any(":" in address.address for address in addresses)
+        if six:
+            set_ipv6_sysctls(self.netns, bond.name, {"disable_ipv6": 0, "keep_addr_on_down": 1})
+        rtnl.execute([add_address(address, bond.name) for address in addresses], _deadline())
+        if not six:
+            return
+        try:
+            wait_dad(rtnl, bond.index, time.monotonic() + DAD_PATIENCE)
+        except TryAgain as error:
+            now = link_by_index(rtnl, bond.index, _deadline())
+            if now is None or now.carrier:
+                raise
+            warn(f"{bond.name} has no carrier yet: {error.message}")
+
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Add routes; one that is there already is fine."""
+        self._side("pod").rtnl.execute([add_route(route) for route in routes], _deadline())
+
+
+def _words(step: ChangeLink) -> str:
+    """What a step does, for the kernel's refusal to stand behind."""
+    parts = []
+    if step.to:
+        parts.append("into the pod" if step.to == "pod" else f"home as {step.name or step.label}")
+    if step.master:
+        parts.append("into the bond")
+    if step.bond_options or step.member_options:
+        parts.append("options " + ", ".join((*step.bond_options, *step.member_options)))
+    if step.mac:
+        parts.append(f"mac {step.mac}")
+    if step.mtu:
+        parts.append(f"mtu {step.mtu}")
+    if step.name and not step.to:
+        parts.append(f"name {step.name}")
+    if step.change:
+        parts.append(f"flags {step.flags & step.change:#x}")
+    return f"set {step.label}: {', '.join(parts) or 'attributes'}"
+
+
+def _words_of(step: Step) -> str:
+    return _words(step) if isinstance(step, ChangeLink) else f"{type(step).__name__} {step.index}"
+
+
+def bonding_driver() -> str:
+    """Why this kernel can make no bond; "" when it can, be it by loading the module."""
+    release = os.uname().release
+    if os.path.isdir("/sys/module/bonding"):
+        return ""
+    for listing in ("modules.builtin", "modules.dep"):
+        try:
+            with open(f"/lib/modules/{release}/{listing}") as file:
+                if any("/bonding.ko" in line.split(":")[0] for line in file):
+                    return ""
+        except OSError:
+            continue
+    return f"kernel {release} has no bonding driver (neither loaded nor in /lib/modules)"

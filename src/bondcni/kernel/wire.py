@@ -1,0 +1,224 @@
+"""Netlink messages and attributes as bytes, and back.
+
+A message is a header and a body; the body is a fixed struct and a run of
+attributes (type, length, value), and a value may be a run of attributes again.
+This module knows that grammar and the kernel's answers (acknowledgement, error,
+extended ack), and nothing of links or sockets. It is pure.
+
+Bytes that break the grammar raise ``WireError``, whatever they are, and every loop
+moves forward. Integers are in host order, as netlink has them
+(include/uapi/linux/netlink.h, lib/nlattr.c).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+NLM_F_EXCL = 0x200
+NLM_F_DUMP = 0x300
+NLM_F_CREATE = 0x400
+NLMSGERR_ATTR_MSG = 1
+NLMSGERR_ATTR_OFFS = 2
+NLA_TYPE_MASK = 0x3FFF
+NLA_F_NESTED = 0x8000
+
+_NLMSGHDR = struct.Struct("=IHHII")
+_NLATTR = struct.Struct("=HH")
+_U16 = struct.Struct("=H")
+_U32 = struct.Struct("=I")
+_S32 = struct.Struct("=i")
+
+
+class WireError(ValueError):
+    """Bytes that are not well-formed netlink."""
+
+
+class Message(NamedTuple):
+    """One received message without its header's length."""
+
+    type: int
+    flags: int
+    seq: int
+    body: bytes
+
+
+class Request(NamedTuple):
+    """One message to send; the socket adds NLM_F_REQUEST, NLM_F_ACK and the number.
+
+    ``fixed`` is the size of the struct before the attributes; ``operation`` says in
+    words what is tried ("create bond bond0") and opens the error's sentence.
+    """
+
+    type: int
+    flags: int
+    body: bytes
+    fixed: int
+    operation: str
+
+
+class Ack(NamedTuple):
+    """The kernel's answer to one request.
+
+    ``number`` is an errno, 0 for success. ``text`` is the extended ack's (a success
+    may carry a warning). ``offset`` counts from the request's nlmsghdr to the
+    attribute at fault, 0 where the kernel points at none.
+    """
+
+    number: int
+    text: str = ""
+    offset: int = 0
+
+
+def align(length: int) -> int:
+    """``length`` rounded up to netlink's four bytes (NLMSG_ALIGN, NLA_ALIGN)."""
+    return (length + 3) & ~3
+
+
+def pack_message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
+    """A whole message, padded so that another may follow."""
+    length = _NLMSGHDR.size + len(body)
+    return _NLMSGHDR.pack(length, kind, flags, seq, 0) + body + bytes(align(length) - length)
+
+
+def messages(buffer: bytes) -> Iterator[Message]:
+    """The messages of one datagram. Raises WireError at the first malformed one."""
+    at = 0
+    while at < len(buffer):
+        if len(buffer) - at < _NLMSGHDR.size:
+            raise WireError(f"{len(buffer) - at} bytes where a netlink header should be")
+        length, kind, flags, seq, _ = _NLMSGHDR.unpack_from(buffer, at)
+        if not _NLMSGHDR.size <= length <= len(buffer) - at:
+            raise WireError(f"netlink message of {length} bytes in {len(buffer) - at}")
+        yield Message(kind, flags, seq, buffer[at + _NLMSGHDR.size : at + length])
+        at += align(length)
+
+
+def pack_attr(kind: int, value: bytes) -> bytes:
+    """One attribute, padded. Raises WireError above the 64 KiB its length can tell."""
+    length = _NLATTR.size + len(value)
+    if length > 0xFFFF:
+        raise WireError(f"attribute {kind}: {len(value)} bytes do not fit")
+    return _NLATTR.pack(length, kind) + value + bytes(align(length) - length)
+
+
+def pack_nest(kind: int, *attrs: bytes) -> bytes:
+    """An attribute that holds packed attributes, marked NLA_F_NESTED."""
+    return pack_attr(kind | NLA_F_NESTED, b"".join(attrs))
+
+
+def _spans(buffer: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(type, start, end) of each attribute in ``buffer[at:end]``, header included."""
+    while at < end:
+        if end - at < _NLATTR.size:
+            raise WireError(f"{end - at} bytes where an attribute should be")
+        length, kind = _NLATTR.unpack_from(buffer, at)
+        if not _NLATTR.size <= length <= end - at:
+            raise WireError(f"attribute of {length} bytes in {end - at}")
+        yield kind & NLA_TYPE_MASK, at, at + length
+        at += align(length)
+
+
+def attr_list(buffer: bytes, at: int = 0) -> list[tuple[int, bytes]]:
+    """(type, value) of each attribute from ``at`` on, flags masked off the type."""
+    if at > len(buffer):
+        raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
+    return [(kind, buffer[a + _NLATTR.size : b]) for kind, a, b in _spans(buffer, at, len(buffer))]
+
+
+def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
+    """Attribute values by type; of a repeated one the last, as the kernel takes it."""
+    return dict(attr_list(buffer, at))
+
+
+def path_at(request: Request, offset: int) -> tuple[int, ...]:
+    """The chain of attribute types, outermost first, at an extended ack's offset.
+
+    ``offset`` counts from the nlmsghdr (netlink.h, NLMSGERR_ATTR_OFFS). () where no
+    attribute is there.
+    """
+    path: list[int] = []
+    body, offset = request.body, offset - _NLMSGHDR.size
+    start, end = align(request.fixed), len(body)
+    while True:
+        try:
+            kind, a, b = next(s for s in _spans(body, start, end) if s[1] <= offset < s[2])
+        except (StopIteration, WireError):
+            return tuple(path)
+        path.append(kind)
+        start, end = a + _NLATTR.size, b
+
+
+def ack(message: Message) -> Ack:
+    """The outcome that an NLMSG_ERROR or NLMSG_DONE tells.
+
+    An NLMSG_ERROR echoes the request between errno and attributes, only its header
+    when NLM_F_CAPPED (net/netlink/af_netlink.c, netlink_ack).
+    """
+    body = message.body
+    if message.type == NLMSG_DONE and not body:
+        return Ack(0)
+    number, at = -s32(body[:4]), 4
+    if message.type == NLMSG_ERROR:
+        echoed = u32(body[4:8])
+        at += _NLMSGHDR.size if message.flags & NLM_F_CAPPED else align(echoed)
+    if not message.flags & NLM_F_ACK_TLVS:
+        return Ack(number)
+    found = attrs(body, at)
+    offset = u32(found[NLMSGERR_ATTR_OFFS]) if NLMSGERR_ATTR_OFFS in found else 0
+    return Ack(number, text(found.get(NLMSGERR_ATTR_MSG, b"")), offset)
+
+
+def _unpack(codec: struct.Struct, value: bytes) -> int:
+    if len(value) != codec.size:
+        raise WireError(f"{len(value)} bytes where a number of {codec.size} should be")
+    return int(codec.unpack(value)[0])
+
+
+def u8(value: bytes) -> int:
+    """An NLA_U8's number."""
+    if len(value) != 1:
+        raise WireError(f"{len(value)} bytes where a number of 1 should be")
+    return value[0]
+
+
+def u16(value: bytes) -> int:
+    """An NLA_U16's number."""
+    return _unpack(_U16, value)
+
+
+def u32(value: bytes) -> int:
+    """An NLA_U32's number."""
+    return _unpack(_U32, value)
+
+
+def s32(value: bytes) -> int:
+    """An NLA_S32's number."""
+    return _unpack(_S32, value)
+
+
+def pack_u32(number: int) -> bytes:
+    """An NLA_U32's bytes. Raises WireError outside 32 bits."""
+    if not 0 <= number <= 0xFFFFFFFF:
+        raise WireError(f"{number} does not fit into 32 bits")
+    return _U32.pack(number)
+
+
+def text(value: bytes) -> str:
+    """A string's text, with or without its NUL; bytes that are not UTF-8 survive."""
+    return value.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def pack_text(value: str) -> bytes:
+    """A string with its NUL, as NLA_NUL_STRING wants it. A NUL inside is a WireError."""
+    if "\0" in value:
+        raise WireError(f"NUL in {value!r}")
+    return value.encode("utf-8", "surrogateescape") + b"\0"

@@ -1,0 +1,194 @@
+"""YAML and the JSON inside it as values that remember their lines.
+
+A manifest holds JSON in YAML strings (a network's ``spec.config``, the networks annotation).
+Whoever finds something wrong deep inside must point at the line of the *file*, so every value
+here is a `Node` with its line, and `embedded` reads the JSON of a string so that its parts
+point at the file too. YAML folds line breaks and blanks inside quoted strings; what never
+changes is the sequence of the other characters, so places are found by counting those.
+
+Pure: text in, values out. What the values mean is the business of ``manifests``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+BLOCK_STYLES = ("|", ">")
+BLANK_ESCAPES = "nrtvfb0 _NLPe"
+
+
+class Finding(NamedTuple):
+    """One thing wrong in a file, and what to do about it."""
+
+    file: str
+    line: int
+    message: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" + f"\n    {self.advice}" * bool(
+            self.advice
+        )
+
+
+class Broken(Exception):
+    """Text that is not YAML or not JSON; ``finding`` says where and why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(str(finding))
+        self.finding = finding
+
+
+class Node(NamedTuple):
+    """A value and its place; scalars are text as written, or None for null."""
+
+    value: dict[str, Node] | list[Node] | str | None
+    file: str
+    line: int
+    ink: tuple[int, ...] = ()  # scalars: the line of each character that is not blank
+
+    def at(self, *path: str) -> Node | None:
+        """The node below, through mappings; None where the path leads nowhere."""
+        node: Node | None = self
+        for key in path:
+            node = node.value.get(key) if node and isinstance(node.value, dict) else None
+        return node
+
+    def text(self, *path: str) -> str:
+        """The scalar below as text, "" where there is none."""
+        node = self.at(*path)
+        return node.value if node and isinstance(node.value, str) else ""
+
+    def items(self, *path: str) -> list[Node]:
+        """The list below, empty where there is none."""
+        node = self.at(*path)
+        return node.value if node and isinstance(node.value, list) else []
+
+    def line_at(self, offset: int) -> int:
+        """The file's line of the character at ``offset`` of this scalar."""
+        text = self.value if isinstance(self.value, str) else ""
+        count = sum(not letter.isspace() for letter in text[:offset])
+        return self.ink[min(count, len(self.ink) - 1)] if self.ink else self.line
+
+    def line_of(self, pointer: str) -> int:
+        """The line of the value at a JSON pointer, or of the nearest that exists above it."""
+        node = self
+        for part in pointer.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            below = node.at(key)
+            if isinstance(node.value, list) and key.isdigit() and int(key) < len(node.value):
+                below = node.value[int(key)]
+            if below is None:
+                break
+            node = below
+        return node.line
+
+    def finding(self, message: str, advice: str = "") -> Finding:
+        """Something wrong with this value."""
+        return Finding(self.file, self.line, message, advice)
+
+
+def documents(file: str, text: str) -> list[Node]:
+    """Every document of a YAML text; raises Broken where it is not YAML."""
+    try:
+        nodes = list(YAML(pure=True).compose_all(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        advice = "Check indentation, quotes and colons at this line and the one before."
+        raise Broken(Finding(file, line, f"not YAML: {error.problem}", advice)) from error
+    except (YAMLError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise Broken(Finding(file, 1, f"not YAML: {first}", "Is it a text file?")) from error
+    return [_node(file, node, text, lambda offset: None) for node in nodes if node is not None]
+
+
+def embedded(holder: Node) -> tuple[Any, Node]:
+    """The JSON that a scalar holds: as plain data, and as nodes whose lines are the file's."""
+    text = holder.value if isinstance(holder.value, str) else ""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Broken(_explain(holder, text, error)) from error
+    try:
+        tree = YAML(pure=True).compose(text)
+    except YAMLError:  # JSON that YAML reads otherwise (tabs): every part is at the holder's line
+        return data, holder._replace(value=None)
+    return data, _node(holder.file, tree, text, holder.line_at)
+
+
+def _explain(holder: Node, text: str, error: json.JSONDecodeError) -> Finding:
+    """The JSON parser's complaint, at the character a person would look at."""
+    before = text[: error.pos].rstrip()
+    line = holder.line_at(error.pos)
+    if not text.strip():
+        return holder.finding("the config is empty, JSON is expected", "Write the CNI config.")
+    shown = re.split(r"[,{\[]\s", before.rstrip(","))[-1][-60:]
+    if "delimiter" in error.msg and before:
+        line = holder.line_at(len(before) - 1)
+        sign = "comma" if "','" in error.msg else "colon"
+        found = next(iter(text[error.pos :].split()), "its end")[:40]
+        message = f"not JSON: a {sign} is expected after `{shown}`, found `{found}`"
+        return Finding(holder.file, line, message, f"Add the {sign} at the end of line {line}.")
+    if "property name" in error.msg and before.endswith(","):
+        line = holder.line_at(len(before) - 1)
+        return Finding(
+            holder.file,
+            line,
+            f"not JSON: nothing follows the comma of `{shown}`",
+            f"Remove the last comma at line {line}, or double-quote the key that follows.",
+        )
+    message = f"not JSON: {error.msg.lower()} after `{shown}`"
+    return Finding(holder.file, line, message, "Correct the JSON at this line.")
+
+
+def _node(file: str, node: Any, source: str, line_at: Any) -> Node:
+    """A composed node and all below as `Node`; ``line_at`` places JSON in its file."""
+    line = line_at(node.start_mark.index) or node.start_mark.line + 1
+    if isinstance(node, MappingNode):
+        pairs = {
+            str(key.value): _node(file, value, source, line_at) for key, value in node.value
+        }
+        return Node(pairs, file, line)
+    if isinstance(node, SequenceNode):
+        return Node([_node(file, part, source, line_at) for part in node.value], file, line)
+    assert isinstance(node, ScalarNode)
+    if node.tag is not None and str(node.tag).endswith(":null"):
+        return Node(None, file, line)
+    raw = source[node.start_mark.index : node.end_mark.index]
+    return Node(str(node.value), file, line, tuple(_ink(raw, node.style or "", line)))
+
+
+def _ink(raw: str, style: str, line: int) -> Iterator[int]:
+    """The line of each non-blank character that the scalar's raw text stands for."""
+    place = 0
+    if style in BLOCK_STYLES:
+        place = raw.find("\n") + 1
+        line += 1
+    elif style in ("'", '"'):
+        place, raw = 1, raw[:-1]
+    while place < len(raw):
+        step, blank = _letter(raw, place, style)
+        if not blank:
+            yield line
+        line += raw.count("\n", place, place + step)
+        place += step
+
+
+def _letter(raw: str, place: int, style: str) -> tuple[int, bool]:
+    """How many raw characters the next one takes, and whether it is blank."""
+    letter = raw[place]
+    if style == "'" and letter == "'":
+        return 2, False
+    if style == '"' and letter == "\\":
+        escape = raw[place + 1 : place + 2]
+        width = {"x": 4, "u": 6, "U": 10}.get(escape, 2)
+        return width, escape in BLANK_ESCAPES or escape.isspace()
+    return 1, letter.isspace()

@@ -1,0 +1,279 @@
+"""Kubernetes manifests as users write them, read into pods and the networks they ask for.
+
+NetworkAttachmentDefinitions, Calico's IPPools, Pods and everything with a pod template are
+read; other documents are passed over. Networks are found in order as Multus does: in the
+pod's namespace unless the annotation says otherwise, interfaces ``net1`` to ``netN`` by
+position unless they are named. All that is wrong comes back at once, each `Finding` with
+file, line and what to do.
+
+Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8sclient.go.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bondcni.lab import annotation, confcheck
+from bondcni.lab.located import Broken, Finding, Node, documents, embedded
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
+TEMPLATES = ("DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Job")
+POOL_GROUPS = ("crd.projectcalico.org/", "projectcalico.org/")
+
+Config = dict[str, Any]
+
+
+class Network(NamedTuple):
+    """A NetworkAttachmentDefinition; ``plugins`` in order, one unless it is a chain."""
+
+    namespace: str
+    name: str
+    config: Config
+    resource: str = ""
+
+    @property
+    def plugins(self) -> list[Config]:
+        """The plugins' configurations, the chain's own keys not yet in them."""
+        chain = self.config.get("plugins")
+        return list(chain) if isinstance(chain, list) else [self.config]
+
+    @property
+    def bonds(self) -> bool:
+        """Whether this network makes a bond."""
+        return any(plugin.get("type") == "bond" for plugin in self.plugins)
+
+
+class Attachment(NamedTuple):
+    """One network of a pod and the interface it gets there."""
+
+    network: Network
+    ifname: str
+    mac: str = ""
+    ips: tuple[str, ...] = ()
+    cni_args: Mapping[str, Any] = {}
+
+
+class Pod(NamedTuple):
+    """A pod, or the pod that a workload makes on one node."""
+
+    kind: str
+    namespace: str
+    name: str
+    attachments: tuple[Attachment, ...]
+    file: str = ""
+    line: int = 0
+
+    @property
+    def bonds(self) -> tuple[Attachment, ...]:
+        """The attachments that make bonds."""
+        return tuple(one for one in self.attachments if one.network.bonds)
+
+
+class Pool(NamedTuple):
+    """An IPPool."""
+
+    name: str
+    cidr: str
+
+
+class Manifests(NamedTuple):
+    """What the files hold. ``findings`` is empty when all is well."""
+
+    pods: tuple[Pod, ...]  # those with a bond
+    pools: tuple[Pool, ...]
+    findings: tuple[Finding, ...]
+
+
+def load(paths: Iterable[Path]) -> Manifests:
+    """Read files; one that can not be read is a finding as well."""
+    texts, findings = [], []
+    for path in paths:
+        try:
+            texts.append((str(path), path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            findings.append(Finding(str(path), 1, f"can not be read: {reason}", "Check the path."))
+    return read(texts, findings)
+
+
+def read(texts: Iterable[tuple[str, str]], findings: Iterable[Finding] = ()) -> Manifests:
+    """Parse (file name, text) pairs together: they may refer to each other."""
+    return _Reader(list(findings)).read(list(texts))
+
+
+class _Reader:
+    """Collects documents, then joins pods and networks."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        self.networks: dict[tuple[str, str], Network | None] = {}  # None: there, but broken
+        self.pools: list[Pool] = []
+        self.pods: list[tuple[Node, Node]] = []  # document, pod (or its template)
+        self.names: dict[tuple[str, ...], Node] = {}
+
+    def read(self, texts: list[tuple[str, str]]) -> Manifests:
+        for file, text in texts:
+            try:
+                parts = documents(file, text)
+            except Broken as broken:
+                self.findings.append(broken.finding)
+                continue
+            for document in parts:
+                self.document(document)
+        pods = [self.pod(document, pod) for document, pod in self.pods]
+        bonded = tuple(pod for pod in pods if pod.bonds)
+        if not bonded and not self.findings:
+            self.findings.append(self._nothing_to_do(texts))
+        order = sorted(self.findings, key=lambda one: (one.file, one.line))
+        return Manifests(bonded, tuple(self.pools), tuple(order))
+
+    def _nothing_to_do(self, texts: list[tuple[str, str]]) -> Finding:
+        file = texts[0][0] if texts else "-"
+        bonds = [one.name for one in self.networks.values() if one and one.bonds]
+        if bonds:
+            advice = f"Add a Pod with the annotation {NETWORKS}: {bonds[0]}"
+            return Finding(file, 1, f"no Pod asks for the bond {bonds[0]}", advice)
+        advice = 'Add a NetworkAttachmentDefinition whose config has "type": "bond", and a Pod.'
+        return Finding(file, 1, "there is no bond in it", advice)
+
+    # Documents
+
+    def document(self, document: Node) -> None:
+        if not isinstance(document.value, dict):
+            message = "this document is not a Kubernetes object"
+            advice = "Write apiVersion, kind, metadata and spec."
+            self.findings.append(document.finding(message, advice))
+            return
+        kind = document.text("kind")
+        readers: dict[str, Callable[[Node], None]] = {
+            "NetworkAttachmentDefinition": self.network,
+            "IPPool": self.pool,
+            "Pod": lambda node: self.pods.append((node, node)),
+            "List": lambda node: [self.document(one) for one in node.items("items")] and None,
+        }
+        if kind in TEMPLATES:
+            self._template(document, document.at("spec", "template"))
+        elif kind == "CronJob":
+            self._template(document, document.at("spec", "jobTemplate", "spec", "template"))
+        elif kind in readers:
+            readers[kind](document)
+        if kind in (*TEMPLATES, *readers) and kind != "List":
+            self._note_name(document, kind)
+
+    def _template(self, document: Node, template: Node | None) -> None:
+        if template is None:
+            message = f"{document.text('kind')} {document.text('metadata', 'name')} has no template"
+            self.findings.append(document.finding(message, "Add spec.template."))
+        else:
+            self.pods.append((document, template))
+
+    def _note_name(self, document: Node, kind: str) -> None:
+        metadata = document.at("metadata") or document
+        name = metadata.text("name")
+        if not name:
+            self.findings.append(metadata.finding(f"this {kind} has no name", "Add metadata.name."))
+            return
+        key = (kind, _namespace(document), name)
+        first = self.names.setdefault(key, metadata)
+        if first is not metadata:
+            message = f"{kind} {name} is there twice"
+            advice = f"The first is at {first.file}:{first.line}. Rename or remove one."
+            self.findings.append(metadata.finding(message, advice))
+
+    def pool(self, document: Node) -> None:
+        if not document.text("apiVersion").startswith(POOL_GROUPS):
+            return
+        name = document.text("metadata", "name")
+        holder = document.at("spec", "cidr") or document.at("spec") or document
+        found = confcheck.subnet(document.text("spec", "cidr"))
+        if found:
+            message = f"IPPool {name}: spec.cidr {found}"
+            advice = 'Write the network the addresses come from, as "10.20.0.0/24".'
+            self.findings.append(holder.finding(message, advice))
+        else:
+            self.pools.append(Pool(name, document.text("spec", "cidr")))
+
+    def network(self, document: Node) -> None:
+        key = (_namespace(document), document.text("metadata", "name"))
+        self.networks[key] = None
+        holder = document.at("spec", "config")
+        if holder is None:
+            message = f"network {key[1]} has no spec.config"
+            advice = "The lab does not read config files of nodes: write the config here."
+            self.findings.append(document.finding(message, advice))
+            return
+        try:
+            config, tree = embedded(holder)
+        except Broken as broken:
+            self.findings.append(broken.finding)
+            return
+        findings = confcheck.config(config, tree if tree.value else holder)
+        self.findings += findings
+        if not findings:
+            resource = document.text("metadata", "annotations", RESOURCE)
+            self.networks[key] = Network(*key, config, resource)
+
+    # Pods
+
+    def pod(self, document: Node, pod: Node) -> Pod:
+        holder = pod.at("metadata", "annotations", NETWORKS)
+        wanted, findings = annotation.requests(holder) if holder else ([], [])
+        self.findings += findings
+        attachments: list[Attachment] = []
+        for place, request in enumerate(wanted, 1):
+            network = self.find(document, request)
+            ifname = request.interface or f"net{place}"
+            if ifname in [one.ifname for one in attachments]:
+                message = f"two networks of this pod want the interface {ifname}"
+                advice = "Give one of them another name with @name or \"interface\"."
+                self.findings.append(Finding(document.file, request.line, message, advice))
+            if network:
+                self._check_capabilities(document.file, network, request)
+                attachments.append(
+                    Attachment(network, ifname, request.mac, request.ips, request.cni_args)
+                )
+        names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
+        return Pod(*names, tuple(attachments), document.file, document.line)
+
+    def find(self, document: Node, request: annotation.Request) -> Network | None:
+        """The network asked for; a finding when no file defines it."""
+        key = (request.namespace or _namespace(document), request.name)
+        if key not in self.networks:
+            self.findings.append(self._unknown(document.file, key, request.line))
+        return self.networks.get(key)
+
+    def _unknown(self, file: str, key: tuple[str, str], line: int) -> Finding:
+        message = f"the network {key[1]} is not defined in namespace {key[0]}"
+        elsewhere = [one for one in self.networks if one[1] == key[1]]
+        near = difflib.get_close_matches(key[1], [one[1] for one in self.networks], 1)
+        if elsewhere:
+            advice = f"It is in namespace {elsewhere[0][0]}: write {'/'.join(elsewhere[0])}."
+        elif near:
+            advice = f"Did you mean {near[0]}?"
+        else:
+            known = ", ".join(one[1] for one in self.networks) or "none"
+            advice = f"Networks in these files: {known}. Give the file that defines it too."
+        return Finding(file, line, message, advice)
+
+    def _check_capabilities(
+        self, file: str, network: Network, request: annotation.Request
+    ) -> None:
+        """multi-net-spec 4.1.2.1: ips and mac must fail where no plugin has the capability."""
+        offered: set[str] = set()
+        for plugin in network.plugins:
+            capabilities = plugin.get("capabilities")
+            if isinstance(capabilities, dict):
+                offered |= {name for name, on in capabilities.items() if on}
+        for name, value in (("ips", request.ips), ("mac", request.mac)):
+            if value and name not in offered:
+                message = f"the pod gives {name} to network {network.name}, which takes none"
+                advice = f'Add "capabilities": {{"{name}": true}} to the network\'s config.'
+                self.findings.append(Finding(file, request.line, message, advice))
+
+
+def _namespace(document: Node) -> str:
+    return document.text("metadata", "namespace") or "default"

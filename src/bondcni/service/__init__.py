@@ -1,0 +1,1 @@
+"""One CNI request, whoever asked."""

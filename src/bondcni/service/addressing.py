@@ -1,0 +1,100 @@
+"""A delegate's result put on the bond, and looked for again by CHECK.
+
+A route without a gateway takes the gateway of its family that the delegate gave, as
+every plugin that follows the reference implementation does (plugins, pkg/ipam). A
+destination with host bits is masked, and one that the address already makes is left
+out: Calico 3.32 and later hand out such routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bondcni.core.errors import DelegateError
+from bondcni.core.plan import Wanted
+from bondcni.core.result import Result
+from bondcni.core.state import Address, Namespace, Route
+from bondcni.kernel.executor import Node
+
+
+def configure(node: Node, wanted: Wanted, result: Result, warn: Callable[[str], None]) -> None:
+    """Addresses, then routes. Raises ``DelegateError`` for one that makes no sense,
+    ``KernelError``, and ``TryAgain`` when duplicate address detection does not end.
+    """
+    addresses = [Address(wanted.index, _cidr(ip)) for ip in result.ips]
+    if addresses:
+        node.add_addresses(wanted, addresses, warn)
+    routes = list(_routes(result, wanted.index, addresses))
+    if routes:
+        node.add_routes(routes)
+
+
+def _cidr(ip: dict[str, Any]) -> str:
+    import ipaddress  # noqa: PLC0415  1 ms that requests without addresses need not pay
+
+    try:
+        return ipaddress.ip_interface(str(ip["address"])).with_prefixlen
+    except ValueError as error:
+        raise DelegateError(f"IPAM answered an address that is none: {error}") from error
+
+
+def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Route]:
+    import ipaddress  # noqa: PLC0415
+
+    gateways = {":" in ip["gateway"]: ip["gateway"] for ip in reversed(result.ips) if ip.get("gateway")}
+    connected = {str(ipaddress.ip_interface(address.address).network) for address in addresses}
+    for route in result.routes:
+        try:
+            dst = str(ipaddress.ip_network(str(route.get("dst")), strict=False))
+        except ValueError as error:
+            raise DelegateError(f"IPAM answered a route that is none: {error}") from error
+        gateway = route.get("gw") or gateways.get(":" in dst, "")
+        if dst in connected and not route.get("gw"):
+            continue
+        yield Route(
+            dst,
+            gateway,
+            index,
+            table=int(route.get("table") or 254),
+            mtu=int(route.get("mtu") or 0),
+            advmss=int(route.get("advmss") or 0),
+            priority=int(route.get("priority") or 0),
+            scope=int(route.get("scope") or (0 if gateway or ":" in dst else 253)),
+        )
+
+
+def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Iterator[str]:
+    """What of ``previous`` the pod does not hold any more on our interface.
+
+    The MAC is not held against a bond that takes its active member's.
+    """
+    ifname = wanted.name
+    bond = pod.named(ifname)
+    if bond is None:
+        return
+    ours = next(
+        (
+            number
+            for number, interface in enumerate(previous.interfaces)
+            if interface.get("name") == ifname and interface.get("sandbox") == netns
+        ),
+        None,
+    )
+    if ours is None:
+        yield f"prevResult has no interface {ifname} in {netns}"
+        return
+    interface = previous.interfaces[ours]
+    moves = wanted.options.get("fail_over_mac") == 1
+    if interface.get("mac") and interface["mac"] != bond.mac and not moves:
+        yield f"{ifname}: mac is {bond.mac}, not {interface['mac']}"
+    ips = [ip for ip in previous.ips if ip.get("interface") == ours]
+    held = {address.address for address in pod.addresses if address.index == bond.index}
+    for ip in ips:
+        if _cidr(ip) not in held:
+            yield f"{ifname}: address {ip['address']} is missing"
+    there = {(route.dst, route.gw) for route in pod.routes}
+    mine = previous._replace(ips=tuple(ips))
+    for route in _routes(mine, bond.index, [Address(bond.index, _cidr(ip)) for ip in ips]):
+        if (route.dst, route.gw) not in there:
+            yield f"{ifname}: route {route.dst} via {route.gw or 'the link'} is missing"

@@ -1,0 +1,87 @@
+"""A CNI request as the runtime makes it: environment and standard input.
+
+The environment is checked whole before anything else: every variable that is missing
+or unusable is named in one error. What each verb needs is one table.
+
+Source: CNI SPEC 1.1.0, section "Parameters" and the verbs' own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from bondcni.core.errors import EnvironError
+
+NEEDS = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "STATUS": (),
+    "VERSION": (),
+}
+"""The verbs and what each must be given besides CNI_COMMAND."""
+
+SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0"}
+"""The cniVersion that brought a verb."""
+
+IFNAMSIZ = 16
+
+
+class Request(NamedTuple):
+    """One request. ``env`` is the whole environment: delegates get all of it."""
+
+    command: str
+    container_id: str
+    netns: str
+    ifname: str
+    env: Mapping[str, str]
+    stdin: bytes
+
+
+def read_request(env: Mapping[str, str], stdin: bytes) -> Request:
+    """The request in ``env`` and ``stdin``. Raises ``EnvironError`` naming every fault."""
+    command = env.get("CNI_COMMAND", "")
+    faults = list(_faults(command, env))
+    if faults:
+        raise EnvironError("; ".join(faults))
+    return Request(
+        command,
+        env.get("CNI_CONTAINERID", ""),
+        env.get("CNI_NETNS", ""),
+        env.get("CNI_IFNAME", ""),
+        env,
+        stdin,
+    )
+
+
+def _faults(command: str, env: Mapping[str, str]) -> Iterator[str]:
+    if command not in NEEDS:
+        allowed = ", ".join(NEEDS)
+        yield f"CNI_COMMAND is {command!r}: must be one of {allowed}" if command else (
+            f"CNI_COMMAND is not set: must be one of {allowed}"
+        )
+        return
+    missing = [name for name in NEEDS[command] if not env.get(name)]
+    if missing:
+        yield f"{command} needs these environment variables, not set: {', '.join(missing)}"
+    if command in ("STATUS", "VERSION"):
+        return
+    container_id, ifname = env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
+    if container_id and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", container_id):
+        yield (
+            f"CNI_CONTAINERID {container_id!r}: must start with a letter or digit, "
+            "then letters, digits, '_', '.', '-'"
+        )
+    if ifname and (why := bad_ifname(ifname)):
+        yield f"CNI_IFNAME {ifname!r}: {why}"
+
+
+def bad_ifname(name: str) -> str:
+    """Why the kernel takes no interface of this name; "" when it does."""
+    if len(name.encode()) >= IFNAMSIZ:
+        return f"an interface name has at most {IFNAMSIZ - 1} bytes"
+    if name in (".", "..") or re.search(r"[/:\s]", name):
+        return "an interface name has no '/', ':' or white space, and is not '.' or '..'"
+    return ""
