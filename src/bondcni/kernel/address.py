@@ -58,6 +58,7 @@ RTNH_F_ONLINK = 4
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, ifindex
+_BYTE = 0xFF  # what the fixed structs can hold; larger numbers get an attribute
 _FAMILY = struct.Struct("=H")
 _LENGTHS: Mapping[int, int] = {AF_INET: 4, AF_INET6: 16}
 
@@ -92,11 +93,12 @@ def _broadcast(packed: bytes, prefix: int) -> bytes:
 
 def _address(kind: int, verb: str, address: Address, name: str, flags: int) -> Request:
     family, packed, prefix = _pack_cidr(address.address)
-    body = _IFADDRMSG.pack(family, prefix, address.flags & 0xFF, address.scope, address.index)
+    flags8 = address.flags if address.flags <= _BYTE else 0
+    body = _IFADDRMSG.pack(family, prefix, flags8, address.scope, address.index)
     body += pack_attr(IFA_LOCAL, packed) + pack_attr(IFA_ADDRESS, packed)
     if family == AF_INET and prefix < 31 and kind == RTM_NEWADDR:
         body += pack_attr(IFA_BROADCAST, _broadcast(packed, prefix))
-    if address.flags:
+    if address.flags > _BYTE:
         body += pack_attr(IFA_FLAGS, pack_u32(address.flags))
     operation = f"{verb} {address.address} {'to' if verb == 'add' else 'from'} {name}"
     return Request(kind, flags, body, _IFADDRMSG.size, operation)
@@ -148,23 +150,25 @@ def _numbers(*pairs: tuple[int, int]) -> bytes:
     return b"".join(pack_attr(kind, pack_u32(number)) for kind, number in pairs if number)
 
 
-def _route_attrs(family: int, packed: bytes, route: Route) -> bytes:
+def _route_attrs(route: Route) -> bytes:
+    family, packed, prefix = _pack_cidr(route.dst)
     metrics = _numbers((RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss))
     return b"".join(
         (
-            pack_attr(RTA_DST, packed),
+            pack_attr(RTA_DST, packed) if prefix else b"",
             _gateway(family, route.gw) if route.gw else b"",
             _numbers((RTA_OIF, route.index), (RTA_PRIORITY, route.priority)),
-            _numbers((RTA_TABLE, route.table)),
+            _numbers((RTA_TABLE, route.table)) if route.table > _BYTE else b"",
             pack_attr(RTA_METRICS, metrics) if metrics else b"",
         )
     )
 
 
 def _route(kind: int, route: Route, protocol: int, scope: int, bits: int) -> Request:
-    family, packed, prefix = _pack_cidr(route.dst)
-    head = _RTMSG.pack(family, prefix, 0, 0, RT_TABLE_UNSPEC, protocol, scope, RTN_UNICAST, bits)
-    body = head + _route_attrs(family, packed, route)
+    family, _, prefix = _pack_cidr(route.dst)
+    table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
+    head = _RTMSG.pack(family, prefix, 0, 0, table, protocol, scope, RTN_UNICAST, bits)
+    body = head + _route_attrs(route)
     words = f"route {route.dst}" + (f" via {route.gw}" if route.gw else "")
     if kind == RTM_DELROUTE:
         return Request(kind, 0, body, _RTMSG.size, f"remove {words}")

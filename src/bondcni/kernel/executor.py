@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from bondcni.core.errors import BondError, TryAgain
 from bondcni.core.home import plan_home
-from bondcni.core.options import encode_bond, encode_member
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode
 from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Step, Taken, Wanted
-from bondcni.core.state import Address, Namespace, Route
+from bondcni.core.state import Address, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
@@ -109,7 +109,7 @@ class Node:
     def _request(self, step: Step) -> Request:
         if isinstance(step, CreateBond):
             return messages.create_bond(
-                step.name, encode_bond(step.options), step.mac or None, step.mtu, step.index
+                step.name, _encoded(BOND_OPTIONS, step.options), step.mac or None, step.mtu, step.index
             )
         if isinstance(step, AddAltname):
             return messages.add_altnames(step.index, step.label, step.altname)
@@ -129,8 +129,8 @@ class Node:
             txqlen=step.txqlen,
             flags=step.flags,
             mask=step.change,
-            bond=encode_bond(step.bond_options),
-            member=encode_member(step.member_options),
+            bond=_encoded(BOND_OPTIONS, step.bond_options),
+            member=_encoded(MEMBER_OPTIONS, step.member_options),
         )
 
     def bring_home(self, bond: Wanted, taken: tuple[Taken, ...]) -> list[str]:
@@ -189,6 +189,11 @@ class Node:
     def add_routes(self, routes: Sequence[Route]) -> None:
         """Add routes; one that is there already is fine."""
         self._side("pod").rtnl.execute([add_route(route) for route in routes], _deadline())
+
+
+def _encoded(table: tuple[Option, ...], values: Mapping[str, OptionValue]) -> dict[int, bytes]:
+    """Payloads by attribute number."""
+    return {row.number: encode(row, values[row.kernel]) for row in table if row.kernel in values}
 
 
 def _words(step: ChangeLink) -> str:

@@ -143,9 +143,9 @@ def _change_attrs(change: Change) -> bytes:
         body += pack_attr(IFLA_IFALIAS, pack_text(change.alias)[:-1])
     info = b""
     if change.bond:
-        info += pack_attr(IFLA_INFO_KIND, b"bond\0") + _options(IFLA_INFO_DATA, change.bond)
+        info += pack_attr(IFLA_INFO_KIND, b"bond") + _options(IFLA_INFO_DATA, change.bond)
     if change.member:
-        info += pack_attr(IFLA_INFO_SLAVE_KIND, b"bond\0")
+        info += pack_attr(IFLA_INFO_SLAVE_KIND, b"bond")
         info += _options(IFLA_INFO_SLAVE_DATA, change.member)
     return body + (pack_nest(IFLA_LINKINFO, info) if info else b"")
 
@@ -163,7 +163,7 @@ def create_bond(
     or ifindex is taken; when an option is refused the kernel leaves no link.
     """
     body = _change_attrs(Change(name=name, mac=mac, mtu=mtu))
-    info = pack_attr(IFLA_INFO_KIND, b"bond\0") + _options(IFLA_INFO_DATA, options)
+    info = pack_attr(IFLA_INFO_KIND, b"bond") + _options(IFLA_INFO_DATA, options)
     body += pack_nest(IFLA_LINKINFO, info)
     request = _request(RTM_NEWLINK, f"create bond {name}", body, index)
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from bondcni.core.errors import KernelError, TryAgain
-from bondcni.core.options import BOND, MEMBER
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS
 from bondcni.kernel.link import IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO
 from bondcni.kernel.wire import (
     NLM_F_ACK,
@@ -193,10 +193,10 @@ def failure(request: Request, answer: Ack) -> KernelError:
 
 def option_at(path: tuple[int, ...]) -> str:
     """The kernel's name of the bond or member option at an attribute path, or ""."""
-    tables = {IFLA_INFO_DATA: BOND, IFLA_INFO_SLAVE_DATA: MEMBER}
+    tables = {IFLA_INFO_DATA: BOND_OPTIONS, IFLA_INFO_SLAVE_DATA: MEMBER_OPTIONS}
     if len(path) < 3 or path[0] != IFLA_LINKINFO or path[1] not in tables:
         return ""
-    return next((row.name for row in tables[path[1]] if row.number == path[2]), "")
+    return next((row.kernel for row in tables[path[1]] if row.number == path[2]), "")
 
 
 def _raise_refused(request: Request, message: Message) -> None:

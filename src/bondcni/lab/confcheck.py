@@ -72,9 +72,8 @@ def _problems(data: Any) -> list[Problem]:
 
 def _bond_problems(data: dict[str, Any]) -> list[Problem]:
     """As the plugin itself would answer; Multus gives it a name where the manifest has none."""
-    text = json.dumps({"name": "unnamed"} | data).encode()
     try:
-        bond_config.parse(text)
+        bond_config.parse(json.dumps({"name": "unnamed"} | data).encode())
     except ConfigError as error:
         return list(error.problems)
     except BondError as error:

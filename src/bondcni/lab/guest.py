@@ -36,6 +36,7 @@ from bondcni.lab.machine import Settings
 BOOT_SECONDS = 60.0
 IDLE_SECONDS = 7200.0
 GRACE_SECONDS = 10.0
+CHUNK = 48 * 1024
 
 
 class LostGuest(Exception):
@@ -78,7 +79,7 @@ class Process:
         self._lines = guest.ask(order | {"do": "run", "argv": self.argv})
         self._output = {"out": bytearray(), "err": bytearray()}
         self._status: int | None = None
-        for data in (given, b"") if given else (b"",):
+        for data in (*chunks(given), b""):
             self._lines.send({"do": "in", "data": base64.b64encode(data).decode()})
 
     def wait(self, timeout: float = 60.0) -> Completed:
@@ -127,6 +128,11 @@ class Process:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the command and what it started in its process group."""
         self._lines.send({"do": "signal", "signal": int(number)})
+
+
+def chunks(data: bytes) -> list[bytes]:
+    """``data`` in pieces that fit a message."""
+    return [data[place : place + CHUNK] for place in range(0, len(data), CHUNK)]
 
 
 class Cable:

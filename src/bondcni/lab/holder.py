@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bondcni.lab.agent import WINDOW
 from bondcni.lab.cable import Port, Wire, wires
 from bondcni.lab.lines import Lines, Message
 from bondcni.lab.machine import Machine, Settings
@@ -88,7 +89,7 @@ class Holder:
         self.wires = wires(settings.nics, self.folder)
         self.ports = [port for wire in self.wires for port in wire.ports]
         self.machine = Machine(settings, self.folder, [port.argument for port in self.ports])
-        self.agent = Lines(self.machine.line)
+        self.agent = Lines(self.machine.line, WINDOW)
         self.clients: dict[int | None, Client] = {}
         self.jobs = 0
         self.doors: list[Path] = []
@@ -145,6 +146,8 @@ class Holder:
         for message in messages:
             if "id" in message:
                 self.answer(message)
+            elif "got" in message:
+                self.agent.confirm(message["got"])
             elif "hello" in message:
                 self.agent.send(self.outfit())
             elif "ready" in message:

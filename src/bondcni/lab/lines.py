@@ -20,14 +20,18 @@ CHUNK = 1 << 18
 
 
 class Lines:
-    """One end of a conversation; owns its socket."""
+    """One end of a conversation; owns its socket.
 
-    def __init__(self, sock: socket.socket) -> None:
+    With a ``window`` at most that many bytes go out before the other side confirms some.
+    """
+
+    def __init__(self, sock: socket.socket, window: int | None = None) -> None:
         sock.setblocking(False)  # noqa: FBT003 the standard library's signature
         self._sock = sock
         self._out = bytearray()
         self._in = bytearray()
         self._messages: list[Message] = []
+        self._window = window
 
     def fileno(self) -> int:
         """The socket's descriptor, for a selector."""
@@ -35,8 +39,8 @@ class Lines:
 
     @property
     def pending(self) -> bool:
-        """Whether bytes wait for the other side to read."""
-        return bool(self._out)
+        """Whether bytes wait that may go out as soon as the socket takes them."""
+        return bool(self._out) and self._window != 0
 
     def send(self, message: Message) -> None:
         """Queue a message and write what goes out at once; a gone reader is not an error here."""
@@ -46,12 +50,21 @@ class Lines:
     def flush(self) -> None:
         """Write what the other side takes without waiting."""
         try:
-            while self._out:
-                del self._out[: self._sock.send(self._out[:CHUNK])]
+            while self.pending:
+                sent = self._sock.send(self._out[: self._window or CHUNK])
+                del self._out[:sent]
+                if self._window is not None:
+                    self._window -= sent
         except BlockingIOError:
             pass
         except OSError:  # its end is told by receive()
             self._out.clear()
+
+    def confirm(self, count: int) -> None:
+        """The other side has taken ``count`` bytes out of the window."""
+        if self._window is not None:
+            self._window += count
+        self.flush()
 
     def receive(self) -> list[Message]:
         """The messages that are here, perhaps none; EOFError once the other side has gone."""
@@ -63,12 +76,10 @@ class Lines:
             raise EOFError from error
         if not data:
             raise EOFError
-        begin = max(len(self._in) - 1, 0)
         self._in += data
-        if b"\n" not in self._in[begin:]:
+        if b"\n" not in data:
             return []
-        *whole, rest = self._in.split(b"\n")
-        self._in = rest
+        *whole, self._in = self._in.split(b"\n")
         return [json.loads(line) for line in whole]
 
     def wait(self, deadline: float) -> Message:
@@ -77,7 +88,7 @@ class Lines:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            writers = [self] if self._out else []
+            writers = [self] if self.pending else []
             readable, writable, _ = select.select([self], writers, [], left)
             if writable:
                 self.flush()

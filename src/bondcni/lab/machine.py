@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bondcni.lab import agent
 
-TAIL_LINES = int(os.environ.get("TAILN","20"))
+TAIL_LINES = 40  # a panic with its trace
 
 
 class Settings(NamedTuple):

@@ -3,8 +3,9 @@
 NetworkAttachmentDefinitions, Calico's IPPools, Pods and everything with a pod template are
 read; other documents are passed over. Networks are found in order as Multus does: in the
 pod's namespace unless the annotation says otherwise, interfaces ``net1`` to ``netN`` by
-position unless they are named. All that is wrong comes back at once, each `Finding` with
-file, line and what to do.
+position unless they are named. Several files are read together: a pod finds what its own file
+defines first, then what others do, so that examples with the same names can run side by side.
+All that is wrong comes back at once, each `Finding` with file, line and what to do.
 
 Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8sclient.go.
 """
@@ -57,6 +58,14 @@ class Attachment(NamedTuple):
     cni_args: Mapping[str, Any] = {}
 
 
+class Pool(NamedTuple):
+    """An IPPool."""
+
+    name: str
+    cidr: str
+    file: str = ""
+
+
 class Pod(NamedTuple):
     """A pod, or the pod that a workload makes on one node."""
 
@@ -64,8 +73,8 @@ class Pod(NamedTuple):
     namespace: str
     name: str
     attachments: tuple[Attachment, ...]
+    pools: tuple[Pool, ...] = ()  # in the order in which a name is looked up
     file: str = ""
-    line: int = 0
 
     @property
     def bonds(self) -> tuple[Attachment, ...]:
@@ -73,18 +82,10 @@ class Pod(NamedTuple):
         return tuple(one for one in self.attachments if one.network.bonds)
 
 
-class Pool(NamedTuple):
-    """An IPPool."""
-
-    name: str
-    cidr: str
-
-
 class Manifests(NamedTuple):
     """What the files hold. ``findings`` is empty when all is well."""
 
     pods: tuple[Pod, ...]  # those with a bond
-    pools: tuple[Pool, ...]
     findings: tuple[Finding, ...]
 
 
@@ -110,7 +111,8 @@ class _Reader:
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
-        self.networks: dict[tuple[str, str], Network | None] = {}  # None: there, but broken
+        # By file, namespace and name; None: it is there, but broken.
+        self.networks: dict[tuple[str, str, str], Network | None] = {}
         self.pools: list[Pool] = []
         self.pods: list[tuple[Node, Node]] = []  # document, pod (or its template)
         self.names: dict[tuple[str, ...], Node] = {}
@@ -129,7 +131,7 @@ class _Reader:
         if not bonded and not self.findings:
             self.findings.append(self._nothing_to_do(texts))
         order = sorted(self.findings, key=lambda one: (one.file, one.line))
-        return Manifests(bonded, tuple(self.pools), tuple(order))
+        return Manifests(bonded, tuple(order))
 
     def _nothing_to_do(self, texts: list[tuple[str, str]]) -> Finding:
         file = texts[0][0] if texts else "-"
@@ -153,7 +155,7 @@ class _Reader:
             "NetworkAttachmentDefinition": self.network,
             "IPPool": self.pool,
             "Pod": lambda node: self.pods.append((node, node)),
-            "List": lambda node: [self.document(one) for one in node.items("items")] and None,
+            "List": self._list,
         }
         if kind in TEMPLATES:
             self._template(document, document.at("spec", "template"))
@@ -163,6 +165,10 @@ class _Reader:
             readers[kind](document)
         if kind in (*TEMPLATES, *readers) and kind != "List":
             self._note_name(document, kind)
+
+    def _list(self, document: Node) -> None:
+        for one in document.items("items"):
+            self.document(one)
 
     def _template(self, document: Node, template: Node | None) -> None:
         if template is None:
@@ -177,11 +183,11 @@ class _Reader:
         if not name:
             self.findings.append(metadata.finding(f"this {kind} has no name", "Add metadata.name."))
             return
-        key = (kind, _namespace(document), name)
+        key = (document.file, kind, _namespace(document), name)
         first = self.names.setdefault(key, metadata)
         if first is not metadata:
             message = f"{kind} {name} is there twice"
-            advice = f"The first is at {first.file}:{first.line}. Rename or remove one."
+            advice = f"The first is at line {first.line}. Rename or remove one."
             self.findings.append(metadata.finding(message, advice))
 
     def pool(self, document: Node) -> None:
@@ -195,14 +201,15 @@ class _Reader:
             advice = 'Write the network the addresses come from, as "10.20.0.0/24".'
             self.findings.append(holder.finding(message, advice))
         else:
-            self.pools.append(Pool(name, document.text("spec", "cidr")))
+            self.pools.append(Pool(name, document.text("spec", "cidr"), document.file))
 
     def network(self, document: Node) -> None:
-        key = (_namespace(document), document.text("metadata", "name"))
+        names = (_namespace(document), document.text("metadata", "name"))
+        key = (document.file, *names)
         self.networks[key] = None
         holder = document.at("spec", "config")
         if holder is None:
-            message = f"network {key[1]} has no spec.config"
+            message = f"network {names[1]} has no spec.config"
             advice = "The lab does not read config files of nodes: write the config here."
             self.findings.append(document.finding(message, advice))
             return
@@ -215,7 +222,7 @@ class _Reader:
         self.findings += findings
         if not findings:
             resource = document.text("metadata", "annotations", RESOURCE)
-            self.networks[key] = Network(*key, config, resource)
+            self.networks[key] = Network(*names, config, resource)
 
     # Pods
 
@@ -237,26 +244,39 @@ class _Reader:
                     Attachment(network, ifname, request.mac, request.ips, request.cni_args)
                 )
         names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
-        return Pod(*names, tuple(attachments), document.file, document.line)
+        pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
+        return Pod(*names, tuple(attachments), tuple(pools), document.file)
 
     def find(self, document: Node, request: annotation.Request) -> Network | None:
-        """The network asked for; a finding when no file defines it."""
-        key = (request.namespace or _namespace(document), request.name)
-        if key not in self.networks:
-            self.findings.append(self._unknown(document.file, key, request.line))
-        return self.networks.get(key)
+        """The network asked for; a finding when no file defines it, or several others do."""
+        names = (request.namespace or _namespace(document), request.name)
+        own = (document.file, *names)
+        if own in self.networks:
+            return self.networks[own]
+        others = [key for key in self.networks if key[1:] == names]
+        if len(others) == 1:
+            return self.networks[others[0]]
+        if others:
+            files = " and ".join(key[0] for key in others)
+            message = f"the network {request.name} is defined in {files}"
+            advice = "Give one of these files, or define it in this one."
+            self.findings.append(Finding(document.file, request.line, message, advice))
+        else:
+            self.findings.append(self._unknown(document.file, names, request.line))
+        return None
 
-    def _unknown(self, file: str, key: tuple[str, str], line: int) -> Finding:
-        message = f"the network {key[1]} is not defined in namespace {key[0]}"
-        elsewhere = [one for one in self.networks if one[1] == key[1]]
-        near = difflib.get_close_matches(key[1], [one[1] for one in self.networks], 1)
+    def _unknown(self, file: str, names: tuple[str, str], line: int) -> Finding:
+        message = f"the network {names[1]} is not defined in namespace {names[0]}"
+        known = list(dict.fromkeys(key[1:] for key in self.networks))
+        elsewhere = [one for one in known if one[1] == names[1]]
+        near = difflib.get_close_matches(names[1], [one[1] for one in known], 1)
         if elsewhere:
             advice = f"It is in namespace {elsewhere[0][0]}: write {'/'.join(elsewhere[0])}."
         elif near:
             advice = f"Did you mean {near[0]}?"
         else:
-            known = ", ".join(one[1] for one in self.networks) or "none"
-            advice = f"Networks in these files: {known}. Give the file that defines it too."
+            listed = ", ".join(one[1] for one in known) or "none"
+            advice = f"Networks in these files: {listed}. Give the file that defines it too."
         return Finding(file, line, message, advice)
 
     def _check_capabilities(

@@ -72,7 +72,7 @@ def _calico(ipam: Config, pools: Sequence[Pool]) -> list[Config]:
 
 def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> str:
     """The CIDR of the first pool that is named (or given as a CIDR), or of any."""
-    named = {pool.name: pool.cidr for pool in pools}
+    named = {pool.name: pool.cidr for pool in reversed(pools)}
     names = [str(one) for one in wanted] if isinstance(wanted, list) and wanted else list(named)
     for name in names:
         cidr = named.get(name, name if "/" in name else "")

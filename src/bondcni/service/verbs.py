@@ -11,7 +11,7 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def add(service: Service, request: Request) -> Document:
             request.container_id,
             request.ifname,
             request.netns,
-            config.raw,
+            dict(config.raw),
             plan.wanted,
             plan.taken,
         )
@@ -163,7 +163,7 @@ def _take_down(service: Service, request: Request, record: Record, node: Node) -
     return left
 
 
-def _release(config: Document, request: Request, left: list[str]) -> None:
+def _release(config: Mapping[str, Any], request: Request, left: list[str]) -> None:
     """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved."""
     if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
         return
@@ -194,13 +194,9 @@ def delete(service: Service, request: Request) -> None:
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
-    try:
-        config = parse_leniently(request.stdin)
-    except InputError:
-        if record is None:
-            raise
-        service.warn("the configuration cannot be read; the record of ADD serves")
-        config = parse_leniently(b"{}")
+    config = parse_leniently(request.stdin)
+    if record is None and not config.raw:
+        raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
     with Node.open(_netns_if_there(request)) as node:
         if record:
             left = _take_down(service, request, record, node)
@@ -264,11 +260,8 @@ def status(service: Service, request: Request) -> None:
 
 def version(_service: Service, request: Request) -> Document:
     """VERSION: never fails; echoes a cniVersion that is supported."""
-    try:
-        asked = parse_leniently(request.stdin).cni_version
-    except InputError:
-        asked = ""
-    known = asked if asked in SUPPORTED else SUPPORTED[-1]
+    asked = parse_leniently(request.stdin)
+    known = asked.cni_version if "cniVersion" in asked.raw else SUPPORTED[-1]
     return {"cniVersion": known, "supportedVersions": list(SUPPORTED)}
 
 

@@ -1,0 +1,230 @@
+"""A network configuration: JSON to a ``BondConfig``, or to all of its problems.
+
+Tolerant as users write: option keys in any known spelling, at the top level or in
+``options``, numbers as text. Strict where a mistake would pass unseen: unknown keys in
+``options``, an option given twice, values that the kernel would refuse or drop. What the
+incumbent plugin accepts means the same here, but where it would harm (a link named
+twice, a negative miimon): that is an error. Foreign top-level keys are let be.
+
+``parse_leniently`` is for DEL, which must end whatever the configuration has become: the
+same reading, where everything broken is empty and every problem a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bondcni.core import fields, rules
+from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
+from bondcni.core.errors import BondError, ConfigError, InputError
+from bondcni.core.given import Given
+from bondcni.core.links import LinkRef, pci_address, read_links
+from bondcni.core.options import BOND_OPTIONS, bond_option, fold, member_option
+from bondcni.core.result import SUPPORTED
+from bondcni.core.state import OptionValue
+from bondcni.core.values import allowed, mac_text
+
+__all__ = ["BondConfig", "LinkRef", "parse", "parse_leniently"]
+
+PARAMETERS = (
+    *("cniVersion", "name", "type", "ifname", "mtu", "linksInContainer", "links", "options"),
+    *("ipam", "dns", "prevResult", "runtimeConfig", "args"),
+)
+"""The top-level keys that are ours, besides the options."""
+
+FOREIGN = (
+    # the runtime, Multus, the device plugin
+    *("capabilities", "disableCheck", "deviceID", "pciBusID", "resourceName", "delegate"),
+    # calico-ipam reads its settings from the top level
+    *("kubernetes", "datastore_type", "policy", "nodename", "nodename_file_optional"),
+    *("ipam_lock_file", "calico_api_group", "feature_control", "container_settings"),
+    # sriov-cni and other plugins whose configurations people start from
+    *("vlan", "vlanQoS", "vlanProto", "spoofChk", "trust", "link_state", "min_tx_rate"),
+    *("max_tx_rate", "logLevel", "logFile", "mac", "master", "description"),
+)
+"""Top-level keys of other tools: no warning."""
+
+FOREIGN_STARTS = ("log_", "etcd_", "_", "$")
+
+_PARAMETERS = {name.casefold(): name for name in PARAMETERS}
+_FOREIGN = {fold(name) for name in FOREIGN}
+
+
+class BondConfig(NamedTuple):
+    """A configuration without problems."""
+
+    cni_version: str
+    name: str
+    mode: int
+    options: Mapping[str, OptionValue]  # what was asked for, by kernel name; mode is not in it
+    links: tuple[LinkRef, ...]
+    links_in_container: bool = False
+    mtu: int | None = None  # bytes; None: nothing was asked for
+    mtu_inherit: bool = False  # the members' common MTU was asked for
+    ifname: str = ""
+    ipam: Mapping[str, Any] | None = None  # None: a bond without addresses
+    dns: Mapping[str, Any] = {}
+    prev_result: Mapping[str, Any] | None = None
+    mac: str = ""
+    ips: tuple[str, ...] = ()  # CIDR text
+    raw: Mapping[str, Any] = {}  # as received, its keys spelled as in PARAMETERS
+    warnings: tuple[str, ...] = ()
+
+
+def parse(text: bytes) -> BondConfig:
+    """The configuration in ``text``.
+
+    Raises InputError (no JSON object), VersionError (its details list what there is) or
+    ConfigError with every problem, each with a JSON pointer and what is allowed.
+    """
+    notes = Notes()
+    document = _canonical(read_object(text, notes), notes)
+    version = fields.version(document)
+    config, given = _read(document, version, notes)
+    if "mode" in given.values:
+        config = _checked(config, given.where, notes)
+    if notes.problems:
+        raise ConfigError(tuple(notes.problems))
+    return config._replace(warnings=tuple(notes.warnings))
+
+
+def parse_leniently(text: bytes) -> BondConfig:
+    """What can be taken from ``text``, for teardown; never raises.
+
+    A broken part is empty (mode 0, no links, no ipam, cniVersion 0.1.0); what was broken
+    is among the warnings.
+    """
+    notes = Notes()
+    version = SUPPORTED[0]
+    try:
+        document = _canonical(read_object(text, notes), notes)
+        version = fields.version(document)
+    except InputError as error:
+        document = {}
+        notes.warn("", error.message)
+    except BondError as error:
+        notes.warn("/cniVersion", error.message)
+    config, _ = _read(document, version, notes)
+    return config._replace(warnings=(*notes.warnings, *map(str, notes.problems)))
+
+
+def _canonical(document: Object, notes: Notes) -> Object:
+    """The object with our keys spelled as in PARAMETERS: Go does not look at case."""
+    found: Object = {}
+    for key, value in document.items():
+        name = _PARAMETERS.get(key.casefold(), key)
+        if name in found:
+            notes.warn(token(key), f"is {name} given twice: the last counts")
+        found[name] = value
+    return found
+
+
+def _read(document: Object, version: str, notes: Notes) -> tuple[BondConfig, Given]:
+    """The configuration without cross-checks, and its options as they were given."""
+    given = _options(document, notes)
+    mode = given.values.get("mode", 0)
+    mac, ips = fields.runtime(document, notes)
+    mtu, inherit = fields.mtu(document, notes)
+    fields.plugin_type(document, notes)
+    config = BondConfig(
+        cni_version=version,
+        name=fields.network_name(document, notes),
+        mode=mode if isinstance(mode, int) else 0,
+        options={name: value for name, value in given.values.items() if name != "mode"},
+        links=read_links(document, notes),
+        links_in_container=fields.switch(document, "linksInContainer", notes),
+        mtu=mtu,
+        mtu_inherit=inherit,
+        ifname=fields.interface_name(document, notes),
+        ipam=fields.ipam(document, notes),
+        dns=fields.dns(document, notes),
+        prev_result=fields.previous(document, notes),
+        mac=mac,
+        ips=ips,
+        raw=document,
+    )
+    return config, given
+
+
+def _options(document: Object, notes: Notes) -> Given:
+    given = Given(notes)
+    for key, raw in document.items():
+        row = None if key in PARAMETERS else bond_option(key)
+        if row is not None:
+            given.take(row, raw, token(key))
+        elif key not in PARAMETERS:
+            _unknown(key, notes)
+    inner = fields.object_field(document.get("options"), "/options", notes)
+    for key, raw in inner.items():
+        row = bond_option(key)
+        if row is not None:
+            given.take(row, raw, "/options" + token(key))
+        else:
+            _unknown_option(key, notes)
+    if "mode" not in given.where:
+        notes.problem("/mode", f"is required: {allowed(BOND_OPTIONS[0])}")
+    return given
+
+
+def _unknown(key: str, notes: Notes) -> None:
+    """A top-level key that is not ours: other tools put keys there."""
+    if fold(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
+        return
+    known = (*PARAMETERS, *(row.key for row in BOND_OPTIONS if not row.read_only))
+    notes.warn(token(key), f"unknown key, ignored{did_you_mean(key, known)}")
+
+
+def _unknown_option(key: str, notes: Notes) -> None:
+    pointer = "/options" + token(key)
+    member = member_option(key)
+    if key.casefold() in _PARAMETERS:
+        notes.problem(pointer, "is not a bonding option: it belongs to the top level")
+    elif member is not None and not member.read_only:
+        notes.problem(pointer, "is an option of a member: write it in an entry of links")
+    else:
+        near = did_you_mean(key, (row.key for row in BOND_OPTIONS if not row.read_only))
+        notes.problem(pointer, f"unknown option{near}")
+
+
+def _checked(config: BondConfig, where: Mapping[str, str], notes: Notes) -> BondConfig:
+    """The configuration with its options as the kernel will hold them, cross-checked."""
+    options = _canonical_links(config)
+    members = [ref.options for ref in config.links]
+    names = [ref.value for ref in config.links]
+    known = names if all(ref.by == "name" for ref in config.links) else None
+    if "miimon" not in where and not _arp_monitored(options):
+        notes.problem(
+            "/miimon",
+            'is required: write "miimon": 100 (milliseconds), or configure ARP monitoring '
+            "with arpInterval and arpIpTarget",
+        )
+    for finding in rules.problems(config.mode, options, known, members):
+        notes.problem(_pointer(finding, where), finding.message)
+    if "miimon" in options or _arp_monitored(options):
+        for finding in rules.warnings(config.mode, options, members):
+            notes.warn(_pointer(finding, where), finding.message)
+    return config._replace(options=rules.settled(config.mode, options))
+
+
+def _arp_monitored(options: Mapping[str, OptionValue]) -> bool:
+    targets = options.get("arp_ip_target") or options.get("ns_ip6_target")
+    return bool(options.get("arp_interval") and targets)
+
+
+def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:
+    """The options, where a link named by its MAC has it spelled as in ``links``."""
+    values = {ref.value for ref in config.links if ref.by != "name"}
+    options = dict(config.options)
+    for row in BOND_OPTIONS:
+        if row.codec == "ifindex" and row.kernel in options:
+            spelled = mac_text(options[row.kernel]) or pci_address(options[row.kernel])
+            if spelled in values and spelled is not None:
+                options[row.kernel] = spelled
+    return options
+
+
+def _pointer(finding: rules.Finding, where: Mapping[str, str]) -> str:
+    if finding.member < 0:
+        return where.get(finding.option, token(finding.option))
+    return f"/links/{finding.member}{token(finding.option)}"

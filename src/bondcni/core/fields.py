@@ -1,0 +1,226 @@
+"""The configuration's fields that are not bonding options, one function each.
+
+Every function reads its field from the object, notes what is wrong with it, and returns
+a value that is safe to go on with: the field's, or an empty one. JSON null means absent,
+as it does to Go. What the incumbent plugin accepts is accepted with the same meaning.
+
+Source: CNI SPEC 1.1.0, section 1 "Network configuration format"; CONVENTIONS.md for
+runtimeConfig and args.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bondcni.core.document import Notes, Object, token
+from bondcni.core.errors import VersionError
+from bondcni.core.result import SUPPORTED
+from bondcni.core.values import SWITCH, show, unicast_mac, whole
+
+MIN_MTU = 68
+MAX_MTU = 65535
+"""ETH_MIN_MTU and ETH_MAX_MTU, the bounds of every bond."""
+
+IFNAMSIZ = 16
+
+
+def version(document: Object) -> str:
+    """``cniVersion``; absent means 0.1.0. Raises VersionError, which tells what there is."""
+    value = document.get("cniVersion")
+    if value is None or value == "":
+        return SUPPORTED[0]
+    if value not in SUPPORTED:
+        raise VersionError(
+            f"cniVersion {show(value)} is not supported",
+            f"supported versions: {', '.join(SUPPORTED)}",
+        )
+    return str(value)
+
+
+def network_name(document: Object, notes: Notes) -> str:
+    """``name`` in the alphabet of CNI."""
+    value = document.get("name")
+    if value is None or value == "":
+        notes.problem("/name", "is required: the name of the network")
+    elif not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", value):
+        notes.problem(
+            "/name",
+            f"{show(value)} is not allowed: must start with a letter or digit, "
+            "then letters, digits, '_', '.', '-'",
+        )
+    else:
+        return value
+    return ""
+
+
+def plugin_type(document: Object, notes: Notes) -> None:
+    """``type``: the runtime found us by it, so nothing more is asked of it."""
+    value = document.get("type")
+    if value is None:
+        notes.warn("/type", 'is missing: the specification wants "type": "bond"')
+    elif not isinstance(value, str):
+        notes.problem("/type", f"{show(value)} is not allowed: must be a string")
+
+
+def interface_name(document: Object, notes: Notes) -> str:
+    """``ifname``, "" when absent."""
+    value = document.get("ifname")
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str) and is_interface_name(value):
+        return value
+    notes.problem(
+        "/ifname",
+        f"{show(value)} is not allowed: an interface name has at most {IFNAMSIZ - 1} bytes "
+        "without '/', ':' or white space, and is not '.' or '..'",
+    )
+    return ""
+
+
+def is_interface_name(name: str) -> bool:
+    """Whether the kernel takes an interface of that name (dev_valid_name)."""
+    if not name.isprintable() or name in (".", "..") or re.search(r"[/:\s]", name):
+        return False
+    return 0 < len(name.encode()) < IFNAMSIZ
+
+
+def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
+    """``mtu``: bytes or None, and whether it is the members'."""
+    value = document.get("mtu")
+    if isinstance(value, str):
+        if value.strip().casefold() == "inherit":
+            return None, True
+        number = whole(value.strip())
+    else:
+        number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if value is None or number == 0:
+        return None, False
+    if number is not None and MIN_MTU <= number <= MAX_MTU:
+        return number, False
+    notes.problem(
+        "/mtu",
+        f'{show(value)} is not allowed: must be {MIN_MTU} to {MAX_MTU} bytes, or "inherit"',
+    )
+    return None, False
+
+
+def switch(document: Object, key: str, notes: Notes) -> bool:
+    """A true or false field; absent is false."""
+    value = document.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str) and value.strip().casefold() in SWITCH:
+        return bool(SWITCH[value.strip().casefold()])
+    if value in (0, 1, "0", "1") and not isinstance(value, float):
+        return str(value) == "1"
+    notes.problem(token(key), f"{show(value)} is not allowed: must be true or false")
+    return False
+
+
+def object_field(value: Any, pointer: str, notes: Notes) -> Object:
+    """An object, {} when absent or no object."""
+    if value is None or isinstance(value, dict):
+        return value or {}
+    notes.problem(pointer, f"{show(value)} is not allowed: must be an object")
+    return {}
+
+
+def ipam(document: Object, notes: Notes) -> Object | None:
+    """``ipam``; None when there is no delegate to call."""
+    found = object_field(document.get("ipam"), "/ipam", notes)
+    kind = found.get("type")
+    if not found or kind == "":
+        return None
+    if kind is None:
+        notes.warn("/ipam", "has no type: the bond gets no addresses")
+        return None
+    if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
+        message = "must be the plain file name of an IPAM plugin"
+        notes.problem("/ipam/type", f"{show(kind)} is not allowed: {message}")
+    elif kind == "bond":
+        notes.problem("/ipam/type", "bond is not an IPAM plugin")
+    else:
+        return found
+    return None
+
+
+def dns(document: Object, notes: Notes) -> Object:
+    """``dns``: nameservers, search and options are lists of strings, domain is one."""
+    found = object_field(document.get("dns"), "/dns", notes)
+    good = dict(found)
+    for key, value in found.items():
+        strings = key == "domain" or _are_strings(value)
+        if value is None:
+            del good[key]
+        elif key == "domain" and not isinstance(value, str):
+            notes.problem("/dns/domain", f"{show(value)} is not allowed: must be a string")
+            del good[key]
+        elif key in ("nameservers", "search", "options") and not strings:
+            message = f"{show(value)} is not allowed: must be a list of strings"
+            notes.problem(f"/dns/{key}", message)
+            del good[key]
+    return good
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def previous(document: Object, notes: Notes) -> Object | None:
+    """``prevResult``, looked at from outside only; what is in it is ``result``'s."""
+    if document.get("prevResult") is None:
+        return None
+    return object_field(document["prevResult"], "/prevResult", notes)
+
+
+def runtime(document: Object, notes: Notes) -> tuple[str, tuple[str, ...]]:
+    """MAC and addresses that the runtime asks for; runtimeConfig beats args.cni."""
+    chosen = {"mac": "", "ips": ()}
+    for pointer, source in _sources(document, notes):
+        if source.get("mac") not in (None, "") and not chosen["mac"]:
+            chosen["mac"] = _mac(source["mac"], pointer + "/mac", notes)
+        if source.get("ips") and not chosen["ips"]:
+            chosen["ips"] = _ips(source["ips"], pointer + "/ips", notes)
+    return str(chosen["mac"]), tuple(chosen["ips"])
+
+
+def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield "/runtimeConfig", object_field(document.get("runtimeConfig"), "/runtimeConfig", notes)
+    args = document.get("args")
+    if isinstance(args, dict) and isinstance(args.get("cni"), dict):
+        yield "/args/cni", args["cni"]  # args belong to nobody: other shapes are let be
+
+
+def _mac(value: Any, pointer: str, notes: Notes) -> str:
+    mac = unicast_mac(value)
+    if mac is None:
+        notes.problem(pointer, f"{show(value)} is not allowed: must be a unicast MAC address")
+    return mac or ""
+
+
+def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        notes.problem(pointer, f"{show(value)} is not allowed: must be a list of addresses")
+        return ()
+    found = []
+    for index, entry in enumerate(value):
+        cidr = _cidr(entry)
+        if cidr is None:
+            message = "must be an address with prefix length, such as 10.0.0.5/24"
+            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed: {message}")
+        else:
+            found.append(cidr)
+    return tuple(found)
+
+
+def _cidr(value: Any) -> str | None:
+    import ipaddress  # noqa: PLC0415  # costs more than this package; few requests have ips
+
+    if not isinstance(value, str) or "%" in value:
+        return None
+    try:
+        return str(ipaddress.ip_interface(value.strip()))
+    except ValueError:
+        return None

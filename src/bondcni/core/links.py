@@ -1,0 +1,107 @@
+"""``links``: which interfaces the bond is made of, and the options of each member.
+
+A link is named by ``name`` (or alternative name), ``mac`` or ``pci``. The same name twice
+is an error here; that two different names mean one NIC is only seen on the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bondcni.core.document import Notes, Object, did_you_mean, token
+from bondcni.core.given import Given
+from bondcni.core.options import MEMBER_OPTIONS, member_option
+from bondcni.core.state import OptionValue
+from bondcni.core.values import link_name, show, unicast_mac
+
+
+class LinkRef(NamedTuple):
+    """A link as the configuration names it, and the options of that member.
+
+    ``value`` is a name or alternative name, a MAC in lower-case colon text, or a PCI
+    address such as ``0000:3b:02.1``.
+    """
+
+    by: str  # "name", "mac" or "pci"
+    value: str
+    options: Mapping[str, OptionValue] = {}  # by kernel name
+
+
+def read_links(document: Object, notes: Notes) -> tuple[LinkRef, ...]:
+    """Every link that can be read, in order; two that name the same thing are a problem."""
+    raw = document.get("links")
+    if raw is None:
+        notes.problem("/links", 'is required: two or more of {"name": "..."}')
+        return ()
+    if not isinstance(raw, list):
+        notes.problem("/links", f"{show(raw)} is not allowed: must be a list of objects")
+        return ()
+    if len(raw) < 2:
+        notes.problem("/links", f"a bond needs two or more links, here are {len(raw)}")
+    found: list[LinkRef] = []
+    for index, entry in enumerate(raw):
+        pointer = f"/links/{index}"
+        ref = _link(entry, pointer, notes)
+        if ref is not None and any(ref[:2] == other[:2] for other in found):
+            notes.problem(f"{pointer}/{ref.by}", f"link {ref.value} is named twice")
+        elif ref is not None:
+            found.append(ref)
+    return tuple(found)
+
+
+def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
+    if not isinstance(entry, dict):
+        example = f'{{"name": {show(entry)}}}' if isinstance(entry, str) else 'of {"name": "..."}'
+        notes.problem(pointer, f"{show(entry)} is not allowed: must be an object {example}")
+        return None
+    names: dict[str, Any] = {}
+    given = Given(notes)
+    for key, raw in entry.items():
+        row = member_option(key)
+        if key.casefold() in _REFERENCES:
+            names |= {} if raw is None else {key.casefold(): raw}
+        elif row is not None and not row.read_only:
+            given.take(row, raw, pointer + token(key))
+        else:
+            near = did_you_mean(key, (*_REFERENCES, *_KEYS))
+            notes.warn(pointer + token(key), f"unknown key, ignored{near}")
+    return _reference(names, given.values, pointer, notes)
+
+
+def _reference(
+    names: dict[str, Any], options: dict[str, OptionValue], pointer: str, notes: Notes
+) -> LinkRef | None:
+    if not names or (len(names) > 1 and "name" not in names):
+        notes.problem(pointer, "must have a name, a mac or a pci address, one of them")
+        return None
+    by = next(key for key in _REFERENCES if key in names)
+    if len(names) > 1:  # the incumbent knows names only
+        notes.warn(pointer, f"names a link by {' and '.join(names)}: the name counts")
+    reader, what = _REFERENCES[by]
+    value = reader(names[by])
+    if value is None:
+        notes.problem(f"{pointer}/{by}", f"{show(names[by])} is not allowed: must be {what}")
+        return None
+    return LinkRef(by, value, options)
+
+
+def pci_address(raw: Any) -> str | None:
+    """``0000:3b:02.1`` of a PCI address with or without its domain, or None."""
+    import re  # noqa: PLC0415  # json has loaded it already
+
+    if not isinstance(raw, str):
+        return None
+    text = raw.strip().lower()
+    match = re.fullmatch(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])", text)
+    return f"{match[1] or '0000'}:{match[2]}" if match else None
+
+
+_REFERENCES = {
+    "name": (link_name, "the name of a link"),
+    "mac": (unicast_mac, "a unicast MAC address such as 02:00:00:00:00:01"),
+    "pci": (pci_address, "a PCI address such as 0000:3b:02.1"),
+}
+"""How a link may be named, in order of preference: reader and what it takes."""
+
+_KEYS = tuple(row.key for row in MEMBER_OPTIONS if not row.read_only)

@@ -1,0 +1,168 @@
+"""What options of one bond do to each other and in its mode.
+
+``problems`` are what the kernel would refuse, or accept and silently not do; they come
+before anything is touched. ``warnings`` are what it accepts and what yet has no effect,
+or another one than was written. Both derive from the columns of the option table; a
+single value's range was checked when it was parsed.
+
+Findings name the option by its kernel name, so that the caller can say where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
+from bondcni.core.state import OptionValue
+
+TX_QUEUES = 16
+"""A bond's transmit queues unless the module's tx_queues says otherwise."""
+
+Options = Mapping[str, OptionValue]
+
+_ROWS = {row.kernel: row for row in BOND_OPTIONS}
+_MEMBER_ROWS = {row.kernel: row for row in MEMBER_OPTIONS}
+
+
+class Finding(NamedTuple):
+    """One thing to say. ``member`` is the index in links, -1 for the bond itself."""
+
+    option: str  # kernel name
+    message: str
+    member: int = -1
+
+
+def problems(
+    mode: int,
+    options: Options,
+    links: Sequence[str] | None = None,
+    members: Sequence[Options] = (),
+) -> list[Finding]:
+    """Hard errors, all of them.
+
+    ``links`` are the names that ``primary`` may be, None when they cannot be known;
+    ``members`` the options of each link, in order.
+    """
+    return [
+        *_bond_problems(mode, options),
+        *_strangers(options, links),
+        *_member_problems(mode, members),
+    ]
+
+
+def warnings(mode: int, options: Options, members: Sequence[Options] = ()) -> list[Finding]:
+    """What will have no effect, or not the one that was written."""
+    found = list(_unmonitored(mode, options))
+    for row, value in _rows(options):
+        if value != row.default_of(mode):
+            texts = (*_idle(row, mode, options), *_obsolete(row), *_changed(row, mode, options))
+            found += [Finding(row.kernel, text) for text in texts]
+    return [*found, *_member_warnings(options, members)]
+
+
+def settled(mode: int, options: Options) -> dict[str, OptionValue]:
+    """The options as the kernel will hold them: delays rounded down as it rounds them."""
+    return {
+        row.kernel: _rounded(row, value, mode, options) if row.multiple else value
+        for row, value in _rows(options)
+    }
+
+
+def in_effect(name: str, mode: int, options: Options) -> OptionValue | None:
+    """What an option is: as asked for, or the mode's default."""
+    return options[name] if name in options else _ROWS[name].default_of(mode)
+
+
+def _rows(options: Options) -> Iterator[tuple[Option, OptionValue]]:
+    return ((_ROWS[name], value) for name, value in options.items())
+
+
+def _in_modes(modes: tuple[int, ...]) -> str:
+    names = ", ".join(MODES[number] for number in modes)
+    return f"mode {names}" if len(modes) == 1 else f"modes {names}"
+
+
+def _only_in(row: Option, mode: int) -> Iterator[str]:
+    if mode not in row.takes:
+        yield f"only for {_in_modes(row.takes)}; the mode is {MODES[mode]}"
+
+
+def _bond_problems(mode: int, options: Options) -> Iterator[Finding]:
+    for row, value in _rows(options):
+        for text in (*_only_in(row, mode), *_unmet(row, value, mode, options)):
+            yield Finding(row.kernel, text)
+
+
+def _unmet(row: Option, value: OptionValue, mode: int, options: Options) -> Iterator[str]:
+    for name in row.needs:
+        if not in_effect(name, mode, options):
+            yield f"needs {_ROWS[name].key} above 0"
+    for name in row.conflicts:
+        if value and options.get(name) and _ROWS[name].number < row.number:
+            yield f"cannot be used together with {_ROWS[name].key}: leave one of them out"
+    if row.exact and value != _rounded(row, value, mode, options):
+        other = in_effect(row.multiple, mode, options)
+        yield f"{value} must be a multiple of {_ROWS[row.multiple].key}, which is {other}"
+
+
+def _rounded(row: Option, value: OptionValue, mode: int, options: Options) -> OptionValue:
+    step = in_effect(row.multiple, mode, options)
+    if isinstance(value, int) and isinstance(step, int) and step > 0:
+        return value - value % step
+    return value
+
+
+def _strangers(options: Options, links: Sequence[str] | None) -> Iterator[Finding]:
+    for row, value in _rows(options):
+        if row.codec == "ifindex" and links is not None and value not in links:
+            yield Finding(row.kernel, f"{value} is not one of the links: {', '.join(links)}")
+
+
+def _member_problems(mode: int, members: Sequence[Options]) -> Iterator[Finding]:
+    taken: dict[OptionValue, int] = {}
+    for index, options in enumerate(members):
+        for name in options:
+            for text in _only_in(_MEMBER_ROWS[name], mode):
+                yield Finding(name, text, index)
+        queue = options.get("queue_id", 0)
+        if queue and queue in taken:
+            yield Finding("queue_id", f"{queue} is taken by link {taken[queue]} already", index)
+        taken.setdefault(queue, index)
+
+
+def _unmonitored(mode: int, options: Options) -> Iterator[Finding]:
+    if not in_effect("miimon", mode, options) and not options.get("arp_interval"):
+        text = "no link monitoring: a failed member goes unnoticed; 100 is usual"
+        yield Finding("miimon", text)
+
+
+def _idle(row: Option, mode: int, options: Options) -> Iterator[str]:
+    if mode in row.takes and mode not in row.works:
+        yield f"has no effect in {MODES[mode]}, only in {_in_modes(row.works)}"
+    elif row.wants and not any(options.get(name) for name in row.wants):
+        others = " or ".join(_ROWS[name].key for name in row.wants)
+        yield f"has no effect without {others}"
+
+
+def _obsolete(row: Option) -> Iterator[str]:
+    if row.obsolete and row.default is not None:
+        yield f"kernels from {row.obsolete} on take only {name_of(row, row.default)}"
+
+
+def _changed(row: Option, mode: int, options: Options) -> Iterator[str]:
+    value = options[row.kernel]
+    down = _rounded(row, value, mode, options) if row.multiple else value
+    if down != value and not row.exact:
+        step = _ROWS[row.multiple].key
+        yield f"{value} is no multiple of {step}: the kernel rounds it down to {down}"
+
+
+def _member_warnings(options: Options, members: Sequence[Options]) -> Iterator[Finding]:
+    for index, member in enumerate(members):
+        if member.get("prio") and options.get("primary"):
+            yield Finding("prio", "has no effect while a primary is set", index)
+        queue = member.get("queue_id", 0)
+        if isinstance(queue, int) and queue > TX_QUEUES:
+            text = f"{queue}: a bond has {TX_QUEUES} transmit queues unless tx_queues says more"
+            yield Finding("queue_id", text, index)

@@ -1,0 +1,162 @@
+"""What users write for an option, to the value that the core holds; or what is allowed.
+
+Tolerant where the meaning is plain (100 and "100", 1 and "active", true and "on" for
+switches), strict where it is not: no floats, no true for a number, nothing out of range.
+Every refusal says what was written and what may be, with unit, from the option's row.
+
+MACs become lower-case colon text, addresses their canonical text; links stay names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bondcni.core.options import OFF_ON, Option
+from bondcni.core.state import OptionValue
+
+MAX_TARGETS = 16
+"""BOND_MAX_ARP_TARGETS and BOND_MAX_NS_TARGETS (include/net/bonding.h)."""
+
+MAX_NAME = 127
+"""Bytes of the longest alternative name (ALTIFNAMSIZ - 1)."""
+
+SWITCH = {"on": 1, "yes": 1, "true": 1, "y": 1, "off": 0, "no": 0, "false": 0, "n": 0}
+
+
+def show(raw: Any) -> str:
+    """A value for a message: JSON, printable, cut where it is long."""
+    import json  # noqa: PLC0415  # wanted in messages only
+
+    text = json.dumps(raw)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def allowed(option: Option) -> str:
+    """What the option may be, in words."""
+    if option.names == OFF_ON:
+        return "on or off (1 or 0)"
+    if option.names:
+        return f"one of {', '.join(option.names)} (or 0 to {option.top})"
+    if option.codec in _ALLOWED:
+        return _ALLOWED[option.codec]
+    unit = f" {option.unit}" if option.unit else ""
+    but = f", but not {', '.join(map(str, option.never))}" if option.never else ""
+    return f"a whole number from {option.low} to {option.top}{unit}{but}"
+
+
+_ALLOWED = {
+    "mac": "a MAC address such as 02:00:00:00:00:01, not multicast",
+    "ipv4-list": f"1 to {MAX_TARGETS} IPv4 addresses, not 0.0.0.0 or 255.255.255.255, none twice",
+    "ipv6-list": f"1 to {MAX_TARGETS} IPv6 addresses, not ::, ::1 or multicast, none twice",
+    "ifindex": "the name of one of the links",
+}
+
+
+def parse_value(option: Option, raw: Any) -> OptionValue:
+    """The value of ``raw``. Raises ValueError: what was written, what is allowed."""
+    if option.read_only:
+        raise ValueError("is read only: the kernel reports it, nobody sets it")
+    value = _PARSERS.get(option.codec, _number)(option, raw)
+    if value is None:
+        raise ValueError(f"{show(raw)} is not allowed: must be {allowed(option)}")
+    return value
+
+
+def _number(option: Option, raw: Any) -> int | None:
+    if isinstance(raw, str):
+        number = _named(option, raw.strip().casefold())
+    elif isinstance(raw, bool):
+        number = int(raw) if option.names == OFF_ON else None
+    else:
+        number = raw if isinstance(raw, int) else None
+    if number is None or number in option.never:
+        return None
+    return number if option.low <= number <= option.top else None
+
+
+def _named(option: Option, text: str) -> int | None:
+    if text in option.names:
+        return option.names.index(text)
+    if option.names == OFF_ON and text in SWITCH:
+        return SWITCH[text]
+    return whole(text)
+
+
+def whole(text: str) -> int | None:
+    """The number of decimal text, as Go's Atoi takes it: a sign and ASCII digits."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    digits = digits.lstrip("0") or digits[-1:]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
+        return None
+    return -int(digits) if text[0] == "-" else int(digits)
+
+
+def mac_text(raw: Any) -> str | None:
+    """Lower-case colon text of a six byte MAC written with ``:`` or ``-``, or None."""
+    if not isinstance(raw, str):
+        return None
+    octets = raw.strip().lower().replace("-", ":").split(":")
+    good = len(octets) == 6 and all(len(o) == 2 and _is_hex(o) for o in octets)
+    return ":".join(octets) if good else None
+
+
+def _is_hex(text: str) -> bool:
+    return all(c in "0123456789abcdef" for c in text)
+
+
+def unicast_mac(raw: Any) -> str | None:
+    """``mac_text`` of a MAC that an interface can have: not multicast, not zero."""
+    mac = mac_text(raw)
+    return mac if mac and not is_multicast(mac) and mac.strip("0:") else None
+
+
+def is_multicast(mac: str) -> bool:
+    """Whether the group bit of colon text is set (broadcast, too)."""
+    return bool(int(mac[:2], 16) & 1)
+
+
+def _mac(_option: Option, raw: Any) -> str | None:
+    mac = mac_text(raw)
+    return mac if mac and not is_multicast(mac) else None
+
+
+def link_name(raw: Any) -> str | None:
+    """A string that can be a link's name or alternative name, or None."""
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        return None
+    try:
+        return raw if len(raw.encode()) <= MAX_NAME else None
+    except UnicodeEncodeError:  # a lone surrogate from a JSON escape
+        return None
+
+
+def _link(_option: Option, raw: Any) -> str | None:
+    return link_name(raw)
+
+
+def _addresses(option: Option, raw: Any) -> tuple[str, ...] | None:
+    parts = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_TARGETS:
+        return None
+    found = [_target(option, part) for part in parts]
+    texts = tuple(text for text in found if text)
+    return texts if len(set(texts)) == len(parts) else None
+
+
+def _target(option: Option, raw: Any) -> str | None:
+    import ipaddress  # noqa: PLC0415  # costs more than this package; few bonds have targets
+
+    if not isinstance(raw, str) or "%" in raw:
+        return None
+    try:
+        address = ipaddress.ip_address(raw.strip())
+    except ValueError:
+        return None
+    if address.is_unspecified or f"ipv{address.version}-list" != option.codec:
+        return None
+    if address.version == 6:  # bond_is_ip6_target_ok()
+        return None if address.is_loopback or address.is_multicast else str(address)
+    return None if str(address) == "255.255.255.255" else str(address)
+
+
+_PARSERS = {"mac": _mac, "ifindex": _link, "ipv4-list": _addresses, "ipv6-list": _addresses}

@@ -1,0 +1,99 @@
+"""The events of a run as the one JSON document of ``bondctl lab run --json``.
+
+The shape is documented in docs/lab.md; a change here is a change there. Pure: events in, plain
+data out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bondcni.lab.events import (
+    Bond,
+    Call,
+    CaseBegin,
+    CaseEnd,
+    Drill,
+    Event,
+    Leases,
+    Nic,
+    Note,
+    Ping,
+)
+
+Json = dict[str, Any]
+
+
+class Record:
+    """Collects events; `document` may be asked for at any time."""
+
+    def __init__(self, kernel: str = "") -> None:
+        self.kernel = kernel
+        self.cases: list[Json] = []
+        self.lost = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case that began ended well."""
+        return not self.lost and bool(self.cases) and all(case["ok"] for case in self.cases)
+
+    def document(self) -> Json:
+        """Everything so far."""
+        whole: Json = {"kernel": self.kernel, "ok": self.ok, "cases": self.cases}
+        return whole | ({"lost": self.lost} if self.lost else {})
+
+    def add(self, event: Event) -> None:
+        """Put one event in its place."""
+        if isinstance(event, CaseBegin):
+            self.cases.append(_case(event))
+            return
+        case = self.cases[-1]
+        match event:
+            case Note():
+                case["notes"].append(event.text)
+            case Call():
+                case["calls"].append(_call(event))
+            case Bond():
+                case["bonds"].append(_bond(event))
+            case Ping():
+                case["pings"].append(event._asdict())
+            case Drill():
+                case["drills"].append(_drill(event))
+            case Nic():
+                case["nics"].append(event._asdict() | {"home": event.home})
+            case Leases():
+                case["leases_left"] = list(event.left)
+            case CaseEnd():
+                case |= {"ok": event.ok, "reasons": list(event.reasons)}
+
+
+def _case(event: CaseBegin) -> Json:
+    empty: Json = {name: [] for name in ("notes", "calls", "bonds", "pings", "drills", "nics")}
+    facts: Json = {"case": event.title, "file": event.file, "networks": list(event.networks)}
+    return facts | {"ok": False, "reasons": []} | empty | {"leases_left": []}
+
+
+def _call(event: Call) -> Json:
+    made = event._asdict()
+    made["milliseconds"] = round(event.milliseconds, 1)
+    return made
+
+
+def _bond(event: Bond) -> Json:
+    made = event._asdict()
+    made["members"] = [member._asdict() for member in event.members]
+    made["addresses"] = list(event.addresses)
+    made["ready_milliseconds"] = _time(made.pop("milliseconds"))
+    return made
+
+
+def _drill(event: Drill) -> Json:
+    made = event._asdict()
+    for name in ("gap", "noticed", "recovered"):
+        made[f"{name}_milliseconds"] = _time(made.pop(name))
+    return made
+
+
+def _time(milliseconds: float) -> float | None:
+    """Never is null."""
+    return None if milliseconds < 0 else round(milliseconds, 1)

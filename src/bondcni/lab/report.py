@@ -1,0 +1,131 @@
+"""The events of a run as a story for a person: a few plain sentences for each thing that happened.
+
+On a terminal there is colour and a line that moves while something is awaited; elsewhere the
+same words without either. Says nothing that the events do not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+from bondcni.lab.events import (
+    Bond,
+    Call,
+    CaseBegin,
+    CaseEnd,
+    Drill,
+    Event,
+    Leases,
+    Nic,
+    Note,
+    Ping,
+)
+from bondcni.lab.located import Finding
+
+GOOD, BAD = "[green]ok[/]", "[bold red]FAILED[/]"
+STILL = "  "
+
+
+class Story:
+    """Shows events on a console as they come."""
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        self.console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """A moving line while the block runs, on terminals only."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(text):
+            yield
+
+    def progress(self, text: str) -> None:
+        """One step of the preparation."""
+        self.console.print(f"[dim]lab: {escape(text)}[/]")
+
+    def findings(self, findings: tuple[Finding, ...]) -> None:
+        """All that is wrong with the files."""
+        for one in findings:
+            self.console.print(f"[bold]{escape(f'{one.file}:{one.line}:')}[/] {escape(one.message)}")
+            if one.advice:
+                self.console.print(f"    {escape(one.advice)}")
+
+    def error(self, text: str) -> None:
+        """One message about what stopped everything."""
+        self.console.print(f"[bold red]error:[/] {escape(text)}")
+
+    def show(self, event: Event) -> None:
+        """One event."""
+        for line in _lines(event):
+            self.console.print(line)
+
+
+def _lines(event: Event) -> Iterator[str]:
+    match event:
+        case CaseBegin():
+            yield ""
+            yield f"[bold]{escape(event.title)}[/] ({escape(event.file)})"
+            yield f"{STILL}networks: {escape(', '.join(event.networks))}"
+        case Note():
+            yield f"{STILL}[yellow]note[/] {escape(event.text)}"
+        case Call():
+            yield from _call(event)
+        case Bond():
+            yield from _bond(event)
+        case Ping():
+            good = GOOD if event.received == event.sent else f"{event.received} answers"
+            yield f"{STILL}ping {event.target} through {event.bond}: {event.sent} sent, {good}"
+        case Drill():
+            yield from _drill(event)
+        case Nic() if event.home:
+            yield f"{STILL}home {event.name} is as it was: {event.after}"
+        case Nic():
+            yield f"{STILL}home {event.name} {BAD} was {event.before}, is {event.after or 'gone'}"
+        case Leases():
+            yield f"{STILL}addresses still taken: {', '.join(event.left)}"
+        case CaseEnd():
+            yield f"{STILL}[bold]{GOOD if event.ok else BAD}[/]"
+            yield from (f"{STILL}{STILL}{escape(reason)}" for reason in event.reasons)
+
+
+def _call(event: Call) -> Iterator[str]:
+    what = f"{event.verb:<5} {event.network} ({event.type}) {event.ifname}"
+    verdict = GOOD if event.ok else f"{BAD} code {event.code}"
+    yield f"{STILL}{escape(what)}: {verdict}, {event.milliseconds:.0f} ms"
+    if event.message:
+        yield f"{STILL}{STILL}{escape(event.message)}"
+
+
+def _bond(event: Bond) -> Iterator[str]:
+    members = ", ".join(
+        f"{one.name} {one.mii.lower()}" + " (active)" * (one.name == event.active)
+        for one in event.members
+    )
+    yield f"{STILL}in the pod: {event.name} is {event.mode}, mtu {event.mtu}, mac {event.mac}"
+    yield f"{STILL}{STILL}members: {members}"
+    if event.addresses:
+        yield f"{STILL}{STILL}addresses: {', '.join(event.addresses)}"
+    if event.partner:
+        yield f"{STILL}{STILL}LACP: partner {event.partner}, {event.ports} ports agreed"
+    if event.milliseconds >= 0:
+        yield f"{STILL}{STILL}whole {event.milliseconds:.0f} ms after the last ADD"
+
+
+def _drill(event: Drill) -> Iterator[str]:
+    yield f"{STILL}drill: {event.leg} is cut ({event.how}) while {event.target} is pinged"
+    noticed = _after(event.noticed, "left the leg")
+    goes_on = f", traffic goes on over {event.active}" if event.active else ""
+    lost = f"{event.lost} of {event.sent} probes lost"
+    yield f"{STILL}{STILL}{event.bond} {noticed}{goes_on}"
+    yield f"{STILL}{STILL}{lost}, longest silence {event.gap:.0f} ms"
+    yield f"{STILL}{STILL}mended: {_after(event.recovered, 'whole again')}"
+
+
+def _after(milliseconds: float, what: str) -> str:
+    return f"never {what}" if milliseconds < 0 else f"{what} after {milliseconds:.0f} ms"

@@ -1,0 +1,62 @@
+"""A guest made ready for pods: plugins in their folders, hardware NICs on the shelf.
+
+This is the one place where the lab's files meet a guest. Everything it writes there is under
+``/run``, which is the guest's own memory whatever the guest is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bondcni.lab import build
+from bondcni.lab.hands import Hands, Machine
+from bondcni.lab.install import launcher, standins
+from bondcni.lab.kernels import delegates
+from bondcni.lab.story import Lab
+
+BIN = "/run/bondlab/bin"
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STANDARD_FOLDERS = ("/opt/cni/bin", "/usr/lib/cni")
+
+
+def nic_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """What to boot a guest with, so that the node has these NICs: both ends of each cable."""
+    return [(name, build.far(name)) for name in names]
+
+
+def plugin_folders(progress: Callable[[str], None]) -> list[str]:
+    """Where the reference plugins are on this machine; fetched if they are nowhere."""
+    there = [one for one in STANDARD_FOLDERS if Path(one).is_dir()]
+    if any(Path(one, "host-local").exists() for one in there):
+        return there
+    return [*there, str(delegates(progress))]
+
+
+def prepare(machine: Machine, nics: Sequence[str]) -> Hands:
+    """Write our plugins into the guest and put its hardware NICs away."""
+    hands = Hands(machine)
+    hands.write(f"{BIN}/bond", launcher().encode(), "755")
+    for name, text in standins().items():
+        hands.write(f"{BIN}/{name}", text.encode(), "755")
+    hands.batch(build.shelve(nics))
+    return hands
+
+
+def lab(
+    hands: Hands,
+    folders: Sequence[str],
+    *,
+    strict: bool,
+    hardware: bool,
+) -> Lab:
+    """The lab of a prepared guest."""
+    path = [BIN, *folders]
+    return Lab(hands, ":".join(path), _found(hands, path), strict, hardware)
+
+
+def _found(hands: Hands, folders: Sequence[str]) -> dict[str, str]:
+    """Every plugin by type; the first folder that has it wins, as in a runtime."""
+    words = " ".join(f"{folder}/*" for folder in reversed(folders))
+    text = hands.shell(f'for one in {words}; do [ -x "$one" ] && echo "$one"; done; true')
+    return {path.rpartition("/")[2]: path for path in text.split()}
