@@ -81,9 +81,8 @@ def parse(text: bytes) -> BondConfig:
     notes = Notes()
     document = _canonical(read_object(text, notes), notes)
     version = fields.version(document)
-    config, given = _read(document, version, notes)
-    if "mode" in given.values:
-        config = _checked(config, given.where, notes)
+    reading = _read(document, version, notes)
+    config = _checked(reading, notes) if "mode" in reading.given.values else reading.config
     if notes.problems:
         raise ConfigError(tuple(notes.problems))
     return config._replace(warnings=tuple(notes.warnings))
@@ -105,7 +104,7 @@ def parse_leniently(text: bytes) -> BondConfig:
         notes.warn("", error.message)
     except BondError as error:
         notes.warn("/cniVersion", error.message)
-    config, _ = _read(document, version, notes)
+    config = _read(document, version, notes).config
     return config._replace(warnings=(*notes.warnings, *map(str, notes.problems)))
 
 
@@ -120,19 +119,28 @@ def _canonical(document: Object, notes: Notes) -> Object:
     return found
 
 
-def _read(document: Object, version: str, notes: Notes) -> tuple[BondConfig, Given]:
-    """The configuration without cross-checks, and its options as they were given."""
+class _Reading(NamedTuple):
+    """A configuration before its cross-checks, and where its parts stood."""
+
+    config: BondConfig
+    given: Given
+    links: Mapping[int, LinkRef]  # by index in the configuration
+
+
+def _read(document: Object, version: str, notes: Notes) -> _Reading:
     given = _options(document, notes)
     mode = given.values.get("mode", 0)
     mac, ips = fields.runtime(document, notes)
     mtu, inherit = fields.mtu(document, notes)
     fields.plugin_type(document, notes)
+    name = fields.network_name(document, notes)
+    links = read_links(document, notes)
     config = BondConfig(
         cni_version=version,
-        name=fields.network_name(document, notes),
+        name=name,
         mode=mode if isinstance(mode, int) else 0,
-        options={name: value for name, value in given.values.items() if name != "mode"},
-        links=read_links(document, notes),
+        options={key: value for key, value in given.values.items() if key != "mode"},
+        links=tuple(links.values()),
         links_in_container=fields.switch(document, "linksInContainer", notes),
         mtu=mtu,
         mtu_inherit=inherit,
@@ -144,7 +152,7 @@ def _read(document: Object, version: str, notes: Notes) -> tuple[BondConfig, Giv
         ips=ips,
         raw=document,
     )
-    return config, given
+    return _Reading(config, given, links)
 
 
 def _options(document: Object, notes: Notes) -> Given:
@@ -187,23 +195,23 @@ def _unknown_option(key: str, notes: Notes) -> None:
         notes.problem(pointer, f"unknown option{near}")
 
 
-def _checked(config: BondConfig, where: Mapping[str, str], notes: Notes) -> BondConfig:
+def _checked(reading: _Reading, notes: Notes) -> BondConfig:
     """The configuration with its options as the kernel will hold them, cross-checked."""
+    config = reading.config
     options = _canonical_links(config)
-    members = [ref.options for ref in config.links]
-    names = [ref.value for ref in config.links]
-    known = names if all(ref.by == "name" for ref in config.links) else None
-    if "miimon" not in where and not _arp_monitored(options):
+    members = {index: ref.options for index, ref in reading.links.items()}
+    known = [ref.value for ref in config.links]
+    by_name = all(ref.by == "name" for ref in config.links)
+    if "miimon" not in reading.given.where and not _arp_monitored(options):
         notes.problem(
             "/miimon",
             'is required: write "miimon": 100 (milliseconds), or configure ARP monitoring '
             "with arpInterval and arpIpTarget",
         )
-    for finding in rules.problems(config.mode, options, known, members):
-        notes.problem(_pointer(finding, where), finding.message)
-    if "miimon" in options or _arp_monitored(options):
-        for finding in rules.warnings(config.mode, options, members):
-            notes.warn(_pointer(finding, where), finding.message)
+    for finding in rules.problems(config.mode, options, known if by_name else None, members):
+        notes.problem(_pointer(finding, reading), finding.message)
+    for finding in rules.warnings(config.mode, options, members):
+        notes.warn(_pointer(finding, reading), finding.message)
     return config._replace(options=rules.settled(config.mode, options))
 
 
@@ -224,7 +232,10 @@ def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:
     return options
 
 
-def _pointer(finding: rules.Finding, where: Mapping[str, str]) -> str:
+def _pointer(finding: rules.Finding, reading: _Reading) -> str:
     if finding.member < 0:
-        return where.get(finding.option, token(finding.option))
-    return f"/links/{finding.member}{token(finding.option)}"
+        return reading.given.where.get(finding.option, token(finding.option))
+    entry = reading.config.raw["links"][finding.member]
+    rows = ((key, member_option(key)) for key in entry)
+    key = next(key for key, row in rows if row and row.kernel == finding.option)
+    return f"/links/{finding.member}{token(key)}"

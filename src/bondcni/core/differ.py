@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bondcni.core.home import is_same
+from bondcni.core.home import sought
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, name_of
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import LATE, Member, Taken, Wanted
 from bondcni.core.state import Link, Namespace, OptionValue
 
 MOVING = ("active_slave",)
@@ -84,11 +84,16 @@ def _absent(member: Member, bond: Link, pod: Namespace) -> str:
 
 
 def located(wanted: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Wanted:
-    """``wanted`` with the ifindexes that its links have now, where they moved."""
+    """``wanted`` with the ifindexes that the bond and its links have now; 0: not in the pod."""
+    bond = pod.named(wanted.name)
     members = []
-    for member, item in zip(wanted.members, taken, strict=True):
-        now = pod.indexed(member.index)
-        if now is None or not is_same(item.link, now):
-            now = next((link for link in pod.links if is_same(item.link, link)), None)
-        members.append(member._replace(index=now.index) if now else member)
-    return wanted._replace(members=tuple(members))
+    for member, one in zip(wanted.members, sought(wanted, taken), strict=True):
+        now = one.among(pod, "pod")[1]
+        members.append(member._replace(index=now.index if now else 0))
+    moved = {old.index: new.index for old, new in zip(wanted.members, members, strict=True)}
+    options = {
+        key: moved.get(value, value) if key in LATE and isinstance(value, int) else value
+        for key, value in wanted.options.items()
+    }
+    index = bond.index if bond else wanted.index
+    return wanted._replace(index=index, options=options, members=tuple(members))

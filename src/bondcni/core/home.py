@@ -12,19 +12,82 @@ does not stop the others. A link is known by device, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
-from bondcni.core.plan import AddAltname, ChangeLink, DeleteLink, Step, Taken, Wanted
+from bondcni.core.plan import (
+    AddAltname,
+    ChangeLink,
+    DeleteLink,
+    DropAltname,
+    Member,
+    Step,
+    Taken,
+    Wanted,
+)
 from bondcni.core.state import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link, Namespace
 
 KEPT_FLAGS = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
 
+STRANGER = 9
+"""The likeness of a link that is another device."""
+
 
 class Home(NamedTuple):
-    """The next steps (none: all is done) and the host links that are nowhere."""
+    """The next steps (none: all is done), and what cannot be as it was, in sentences."""
 
     steps: tuple[Step, ...]
-    missing: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+class Sought(NamedTuple):
+    """A link that was taken, with the signs by which it is found again."""
+
+    home: str  # "pod" or "host"
+    link: Link  # as it was
+    inside: int  # its ifindex in the pod
+    macs: frozenset[str]  # what bonding may have left it as its MAC
+
+    def likeness(self, now: Link, where: str) -> int:
+        """How sure it is that ``now``, in namespace ``where``, is this device; 0 is surest.
+
+        Its kind and, where it has them, its parent device and permanent MAC must agree;
+        a PCI function with several ports, or a VF whose permanent MAC was assigned anew,
+        by one more sign. A virtual link has neither, and an ifindex says nothing by
+        itself, for each namespace counts its own: there two signs must agree.
+        """
+        was = self.link
+        if (was.kind, was.type, was.parent) != (now.kind, now.type, now.parent):
+            return STRANGER
+        if was.permanent_mac and was.permanent_mac == now.permanent_mac:
+            return 0
+        if was.permanent_mac and not was.parent:
+            return STRANGER
+        held = str((now.member or {}).get("perm_hwaddr", now.mac))
+        named = now.name == was.name
+        if now.index not in ((self.inside,) if where == "pod" else (was.index, self.inside)):
+            return 2 if named and held == was.mac else STRANGER
+        if was.parent or held == was.mac:
+            return 1
+        known = named or now.mac in self.macs or not {*was.altnames}.isdisjoint(now.altnames)
+        return 3 if known else STRANGER
+
+    def among(self, space: Namespace, where: str) -> tuple[int, Link | None]:
+        """The link in one namespace, with its likeness."""
+        rated = [(self.likeness(now, where), now.name != self.link.name, now) for now in space.links]
+        best = min(rated, key=lambda entry: entry[:2], default=(STRANGER, True, None))
+        return best[0], best[2] if best[0] < STRANGER else None
+
+
+def sought(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[Sought, ...]:
+    """The links of a record, in its order."""
+    macs = frozenset({bond.mac, *(item.link.mac for item in taken)} - {""})
+    inside = [member.index for member in bond.members]
+    inside += [item.link.index for item in taken[len(inside) :]]
+    return tuple(
+        Sought(item.home, item.link, index, macs)
+        for item, index in zip(taken, inside, strict=True)
+    )
 
 
 def plan_home(
@@ -35,14 +98,21 @@ def plan_home(
     if held is not None:
         return Home((DeleteLink("pod", held.index, held.name),), ())
     steps: list[Step] = []
-    missing: list[str] = []
-    for item in taken:
-        where, now = _where_is(item, host, pod)
-        if now is not None:
-            steps += _bring(item, now, host) if where != item.home else _mend(item, now, host, pod)
-        elif item.home == "host":
-            missing.append(item.link.name)
-    return Home(tuple(steps), tuple(missing))
+    told: list[str] = []
+    places = [(one, *_where_is(one, host, pod)) for one in sought(bond, taken)]
+    names = {one.link.name for one, _, now in places if now}
+    for one, where, now in places:
+        space = host if one.home == "host" else pod
+        if now is None or space is None:
+            told += [f"link {one.link.name} is nowhere any more"] if one.home == "host" else []
+        elif where != one.home:
+            steps += _bring(one.link, now, host, names)
+        elif now.master:
+            told.append(f"link {one.link.name} has a master now and is left as it is")
+        else:
+            steps += _mend(one, now, space, names)
+            told += _lost(one.link, now, space)
+    return Home(tuple(steps), tuple(told))
 
 
 def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:
@@ -51,7 +121,8 @@ def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | N
     if held is None or held.kind != "bond":
         return None
     named = {bond.name, bond.altname} & {held.name, *held.altnames}
-    ours = [m for m in pod.members(held) if any(is_same(item.link, m) for item in taken)]
+    members = Namespace(pod.members(held))
+    ours = any(one.among(members, "pod")[1] for one in sought(bond, taken))
     return held if named or ours else None
 
 
@@ -61,61 +132,53 @@ def adopt(
     """A bond that has no record (another plugin's work, or a record that was lost).
 
     It is taken for ours when it is a bond, has the attachment's name, and every member is
-    one of the configured links. What its members were before is not known but for the
-    name and the MAC that the driver keeps; MTU 0 stands for unknown.
+    one of the configured links, by name, MAC or PCI address. What its members were before
+    is not known but for the name and the MAC that the driver keeps; MTU 0 stands for
+    unknown.
     """
     bond = pod.named(ifname)
     if bond is None or bond.kind != "bond":
         return None
     members = pod.members(bond)
-    if any(not {m.name, *m.altnames} & set(links) for m in members):
-        return None
-    taken = tuple(
-        Taken(home, m._replace(mac=str((m.member or {}).get("perm_hwaddr", m.mac)), mtu=0, flags=0))
-        for m in members
-    )
-    return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", ()), taken
+    before = [m._replace(mac=str((m.member or {}).get("perm_hwaddr", m.mac))) for m in members]
+    for link in before:
+        if not {link.name, *link.altnames, link.mac, link.permanent_mac, link.parent} & set(links):
+            return None
+    taken = tuple(Taken(home, link._replace(mtu=0, flags=0)) for link in before)
+    inside = tuple(Member(link.index, link.name, {}) for link in before)
+    return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", inside), taken
 
 
-def _where_is(item: Taken, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:
-    for where, space in (("pod", pod), ("host", host)):
-        if space is None or (where == "host" and item.home == "pod"):
-            continue
-        same = [now for now in space.links if is_same(item.link, now)]
-        same.sort(key=lambda now: (now.index != item.link.index, now.name != item.link.name))
-        if same:
-            return where, same[0]
-    return "", None
+def _where_is(one: Sought, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:
+    inside, in_pod = one.among(pod, "pod") if pod else (STRANGER, None)
+    outside, on_host = one.among(host, "host") if one.home == "host" else (STRANGER, None)
+    return ("pod", in_pod) if in_pod and inside <= outside else ("host", on_host)
 
 
-def is_same(was: Link, now: Link) -> bool:
-    """Whether ``now`` is the device that ``was`` describes.
+def _aside(index: int, space: Namespace, names: set[str]) -> str:
+    """A free name, as the kernel names orphans where it can be."""
+    tries = (f"dev{index}" + (f"_{n}" if n else "") for n in count())
+    return next(name for name in tries if name not in names and space.named(name) is None)
 
-    Its kind and, where it has them, its parent device and permanent MAC must agree; a
-    PCI function with several ports, or a VF whose permanent MAC was assigned anew,
-    by one more sign. A virtual link has neither: there it is the ifindex, or the name
-    together with the MAC that it had before bonding.
+
+def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[Step]:
+    """One message that moves a link home, with name, MAC, MTU and flags as they were.
+
+    Alternative names that it got in the pod stay behind: one that is taken at home would
+    hold up the move (kernel commit 7663d522099e).
     """
-    if (was.kind, was.type, was.parent) != (now.kind, now.type, now.parent):
-        return False
-    held = str((now.member or {}).get("perm_hwaddr", now.mac))
-    if was.permanent_mac and was.permanent_mac == now.permanent_mac:
-        return True
-    if was.permanent_mac and not was.parent:
-        return False
-    return was.index == now.index or (was.name == now.name and was.mac == held)
-
-
-def _bring(item: Taken, now: Link, host: Namespace) -> Iterator[Step]:
-    """One message that moves a link home, with name, MAC, MTU and flags as they were."""
-    was = item.link
+    for altname in now.altnames:
+        if altname not in was.altnames or host.named(altname) is not None:
+            yield DropAltname("pod", now.index, was.name, altname)
     free = host.named(was.name) is None
+    again = now.index != was.index and host.indexed(was.index) is None
     yield ChangeLink(
         "pod",
         now.index,
         was.name,
         to="host",
-        name=was.name if free else f"dev{now.index}",  # as the kernel names orphans
+        new_index=was.index if again else 0,
+        name=was.name if free else _aside(now.index, host, names),
         mac=was.mac if now.mac != was.mac else "",
         mtu=was.mtu if now.mtu != was.mtu else 0,
         flags=was.flags & KEPT_FLAGS,
@@ -123,16 +186,11 @@ def _bring(item: Taken, now: Link, host: Namespace) -> Iterator[Step]:
     )
 
 
-def _mend(item: Taken, now: Link, host: Namespace, pod: Namespace | None) -> Iterator[Step]:
-    """Put right what still differs on a link that is at home, unless it is another's now."""
-    was, where = item.link, item.home
-    space = host if where == "host" else pod
-    if now.master or space is None:
-        return
-    if now.name != was.name and space.named(was.name) in (None, now):
-        if now.up:  # kernels before 6.2 rename only what is down
-            yield ChangeLink(where, now.index, was.name, change=IFF_UP)
-        yield ChangeLink(where, now.index, was.name, name=was.name)
+def _mend(one: Sought, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
+    """Put right what still differs on a link that is at home."""
+    was, where = one.link, one.home
+    renaming = tuple(_rename(one, now, space, names))
+    yield from renaming
     if was.mac and now.mac != was.mac:
         yield ChangeLink(where, now.index, was.name, mac=was.mac)
     if was.mtu and now.mtu != was.mtu:
@@ -141,8 +199,38 @@ def _mend(item: Taken, now: Link, host: Namespace, pod: Namespace | None) -> Ite
         yield ChangeLink(where, now.index, was.name, txqlen=was.txqlen)
     if now.alias != was.alias:
         yield ChangeLink(where, now.index, was.name, alias=was.alias)
-    if (now.flags ^ was.flags) & KEPT_FLAGS:
-        yield ChangeLink(where, now.index, was.name, flags=was.flags, change=KEPT_FLAGS)
+    if renaming or (now.flags ^ was.flags) & KEPT_FLAGS:
+        flags = was.flags & KEPT_FLAGS
+        yield ChangeLink(where, now.index, was.name, flags=flags, change=KEPT_FLAGS)
     for altname in was.altnames:
         if space.named(altname) is None:
             yield AddAltname(where, now.index, was.name, altname)
+
+
+def _rename(one: Sought, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
+    """Its own name again; or out of the way, when another of ours waits for the one it has.
+
+    So two links that came home with their names swapped are put right in two rounds.
+    """
+    was, where = one.link, one.home
+    if now.name == was.name:
+        return
+    name = was.name
+    if space.named(was.name) not in (None, now):
+        if now.name not in names:
+            return
+        name = _aside(now.index, space, names)
+    if name in now.altnames:
+        yield DropAltname(where, now.index, was.name, name)
+    if now.up:  # kernels before 6.2 rename only what is down
+        yield ChangeLink(where, now.index, was.name, change=IFF_UP)
+    yield ChangeLink(where, now.index, was.name, name=name)
+
+
+def _lost(was: Link, now: Link, space: Namespace) -> Iterator[str]:
+    """Names that another link has by now."""
+    if space.named(was.name) not in (None, now):
+        yield f"link {was.name} is at home as {now.name}: another link has its name"
+    for altname in was.altnames:
+        if space.named(altname) not in (None, now):
+            yield f"link {was.name}: another link has its alternative name {altname}"

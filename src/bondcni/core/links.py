@@ -28,26 +28,26 @@ class LinkRef(NamedTuple):
     options: Mapping[str, OptionValue] = {}  # by kernel name
 
 
-def read_links(document: Object, notes: Notes) -> tuple[LinkRef, ...]:
-    """Every link that can be read, in order; two that name the same thing are a problem."""
+def read_links(document: Object, notes: Notes) -> dict[int, LinkRef]:
+    """Every link that can be read, by its index; one that is named again is a problem."""
     raw = document.get("links")
     if raw is None:
         notes.problem("/links", 'is required: two or more of {"name": "..."}')
-        return ()
+        return {}
     if not isinstance(raw, list):
         notes.problem("/links", f"{show(raw)} is not allowed: must be a list of objects")
-        return ()
+        return {}
     if len(raw) < 2:
         notes.problem("/links", f"a bond needs two or more links, here are {len(raw)}")
-    found: list[LinkRef] = []
+    found: dict[int, LinkRef] = {}
     for index, entry in enumerate(raw):
         pointer = f"/links/{index}"
         ref = _link(entry, pointer, notes)
-        if ref is not None and any(ref[:2] == other[:2] for other in found):
+        if ref is not None and any(ref[:2] == other[:2] for other in found.values()):
             notes.problem(f"{pointer}/{ref.by}", f"link {ref.value} is named twice")
         elif ref is not None:
-            found.append(ref)
-    return tuple(found)
+            found[index] = ref
+    return found
 
 
 def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:

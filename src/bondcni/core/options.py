@@ -13,8 +13,6 @@ reading back decides there.
 Source: include/uapi/linux/if_link.h, drivers/net/bonding/bond_options.c, bonding.rst.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ written before the first change already names the bond, and so that the members
 can be enslaved in the same breath.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -77,7 +75,16 @@ class AddAltname(NamedTuple):
     altname: str
 
 
-Step = CreateBond | ChangeLink | DeleteLink | AddAltname
+class DropAltname(NamedTuple):
+    """Take an alternative name from a link."""
+
+    where: str
+    index: int
+    label: str
+    altname: str
+
+
+Step = CreateBond | ChangeLink | DeleteLink | AddAltname | DropAltname
 
 
 class Taken(NamedTuple):
@@ -124,14 +131,17 @@ def plan_add(config: BondConfig, ifname: str, host: Namespace, pod: Namespace) -
     """
     home = "pod" if config.links_in_container else "host"
     space = pod if config.links_in_container else host
-    reasons = list(_names_taken(config, ifname, pod))
+    names = tuple(dict.fromkeys((ifname, config.ifname or ifname)))
+    reasons = [f"interface name {n} is already taken in the pod" for n in names if pod.named(n)]
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
         link, why = find_link(ref, space, home)
-        reasons += [why] if link is None else reasons_against(link, ifname, home, space, pod)
+        reasons += [why] if link is None else reasons_against(link, names, home, space, pod)
         found += [] if link is None else [(ref, link)]
     links = [link for _, link in found]
     reasons += reasons_between(links, config)
+    if len(found) == len(config.links):
+        reasons += _strangers(config, found)
     if reasons:
         raise Refused(tuple(dict.fromkeys(reasons)))
     mtu, warnings = choose_mtu(config, links)
@@ -141,10 +151,22 @@ def plan_add(config: BondConfig, ifname: str, host: Namespace, pod: Namespace) -
     return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
 
 
-def _names_taken(config: BondConfig, ifname: str, pod: Namespace) -> Iterator[str]:
-    for name in dict.fromkeys((ifname, config.ifname or ifname)):
-        if pod.named(name) is not None:
-            yield f"interface name {name} is already taken in the pod"
+def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterator[str]:
+    for option in LATE:
+        name = config.options.get(option)
+        if name is not None and str(name).lower() not in _positions(found):
+            yield f"{option} {name} is none of the links"
+
+
+def _positions(found: list[tuple[LinkRef, Link]]) -> dict[str, int]:
+    """All that may be written for a link, to its place among the links; names win."""
+    spellings = [(n, i) for i, (_, link) in enumerate(found) for n in (link.name, *link.altnames)]
+    for i, (ref, link) in enumerate(found):
+        spellings += [(s, i) for s in (ref.value, link.permanent_mac, link.mac, link.parent) if s]
+    places: dict[str, int] = {}
+    for spelling, place in spellings:
+        places.setdefault(spelling.lower(), place)
+    return places
 
 
 def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
@@ -190,13 +212,9 @@ def _wanted(
         clash = not config.links_in_container and link.index in in_pod
         target = index + 1 + number if clash else link.index
         members.append(Member(target, link.name, ref.options))
-    by_name = {
-        name: member.index
-        for (ref, link), member in zip(found, members, strict=True)
-        for name in (link.name, *link.altnames, ref.value)
-    }
+    place = _positions(found)
     options = {
-        key: by_name.get(str(value), 0) if key in LATE else value
+        key: members[place[str(value).lower()]].index if key in LATE else value
         for key, value in config.options.items()
     }
     altname = config.ifname if config.ifname != ifname else ""

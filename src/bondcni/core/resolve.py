@@ -52,15 +52,20 @@ def _matches(ref: LinkRef, link: Link) -> bool:
 
 
 def reasons_against(
-    link: Link, ifname: str, home: str, space: Namespace, pod: Namespace
+    link: Link, names: tuple[str, ...], home: str, space: Namespace, pod: Namespace
 ) -> list[str]:
-    """Why this link cannot be a member, whatever the others are."""
+    """Why this link cannot be a member, whatever the others are.
+
+    ``names`` are the bond's own: its name and its alternative name.
+    """
     reasons = list(_unfit(link, space))
-    if link.name == ifname or ifname in link.altnames:
+    own = (link.name, *link.altnames)
+    if not set(own).isdisjoint(names):
         reasons.append(f"link {link.name} has the name that the bond itself shall have")
     if home == "host":
-        if pod.named(link.name) is not None and link.name != ifname:
-            reasons.append(f"link {link.name}: the pod already has an interface of that name")
+        for name in own:  # both move with it (kernel commit 7663d522099e for the altnames)
+            if name not in names and pod.named(name) is not None:
+                reasons.append(f"link {link.name}: the pod already has an interface named {name}")
         reasons += _in_use(link, space)
     return reasons
 
@@ -96,11 +101,12 @@ def _is_global(address: Address) -> bool:
 
 def reasons_between(links: list[Link], config: BondConfig) -> list[str]:
     """Why these links cannot be members of one bond of this configuration."""
+    once = list({link.index: link for link in links}.values())
     return [
         *_twice(links),
-        *_types(links, config.mode),
-        *_macs(links, config),
-        *_mtus(links, config),
+        *_types(once, config.mode),
+        *_macs(once, config),
+        *_mtus(once, config),
     ]
 
 
@@ -121,12 +127,13 @@ def _types(links: list[Link], mode: int) -> Iterator[str]:
 
 
 def _macs(links: list[Link], config: BondConfig) -> Iterator[str]:
-    if config.mac and config.options.get("fail_over_mac") == 1:
+    follows = MODES[config.mode] == "active-backup" and config.options.get("fail_over_mac") == 1
+    if config.mac and follows:
         yield f"mac {config.mac} cannot be held: fail_over_mac active gives it the active link's"
     if MODES[config.mode] not in ("balance-tlb", "balance-alb"):
         return
     for mac, count in Counter(link.mac for link in links).items():
-        if count > 1:
+        if mac and count > 1:
             names = ", ".join(link.name for link in links if link.mac == mac)
             yield f"links {names} have the same MAC {mac}: not possible in {MODES[config.mode]}"
 

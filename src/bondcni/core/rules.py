@@ -21,6 +21,7 @@ TX_QUEUES = 16
 
 Options = Mapping[str, OptionValue]
 
+_NONE: Mapping[int, Options] = {}
 _ROWS = {row.kernel: row for row in BOND_OPTIONS}
 _MEMBER_ROWS = {row.kernel: row for row in MEMBER_OPTIONS}
 
@@ -37,12 +38,12 @@ def problems(
     mode: int,
     options: Options,
     links: Sequence[str] | None = None,
-    members: Sequence[Options] = (),
+    members: Mapping[int, Options] = _NONE,
 ) -> list[Finding]:
     """Hard errors, all of them.
 
     ``links`` are the names that ``primary`` may be, None when they cannot be known;
-    ``members`` the options of each link, in order.
+    ``members`` the options of each link by its index in the configuration.
     """
     return [
         *_bond_problems(mode, options),
@@ -51,7 +52,9 @@ def problems(
     ]
 
 
-def warnings(mode: int, options: Options, members: Sequence[Options] = ()) -> list[Finding]:
+def warnings(
+    mode: int, options: Options, members: Mapping[int, Options] = _NONE
+) -> list[Finding]:
     """What will have no effect, or not the one that was written."""
     found = list(_unmonitored(mode, options))
     for row, value in _rows(options):
@@ -119,9 +122,9 @@ def _strangers(options: Options, links: Sequence[str] | None) -> Iterator[Findin
             yield Finding(row.kernel, f"{value} is not one of the links: {', '.join(links)}")
 
 
-def _member_problems(mode: int, members: Sequence[Options]) -> Iterator[Finding]:
+def _member_problems(mode: int, members: Mapping[int, Options]) -> Iterator[Finding]:
     taken: dict[OptionValue, int] = {}
-    for index, options in enumerate(members):
+    for index, options in members.items():
         for name in options:
             for text in _only_in(_MEMBER_ROWS[name], mode):
                 yield Finding(name, text, index)
@@ -158,8 +161,8 @@ def _changed(row: Option, mode: int, options: Options) -> Iterator[str]:
         yield f"{value} is no multiple of {step}: the kernel rounds it down to {down}"
 
 
-def _member_warnings(options: Options, members: Sequence[Options]) -> Iterator[Finding]:
-    for index, member in enumerate(members):
+def _member_warnings(options: Options, members: Mapping[int, Options]) -> Iterator[Finding]:
+    for index, member in members.items():
         if member.get("prio") and options.get("primary"):
             yield Finding("prio", "has no effect while a primary is set", index)
         queue = member.get("queue_id", 0)

@@ -6,8 +6,6 @@ and importing ``dataclasses`` costs it more than all of this package.
 Names are the kernel's (include/uapi/linux/if_link.h).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,6 +47,7 @@ class Link(NamedTuple):
 
     @property
     def up(self) -> bool:
+        """Whether it is administratively up."""
         return bool(self.flags & IFF_UP)
 
 

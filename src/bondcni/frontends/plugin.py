@@ -29,7 +29,10 @@ configuration on standard input. CNI versions: {versions}. People want bondctl."
 
 def main() -> None:
     """Answer the request of this process's environment and standard input."""
-    sys.exit(run(dict(os.environ), sys.stdin.fileno(), sys.stdout, sys.stderr))
+    status = run(dict(os.environ), sys.stdin.fileno(), sys.stdout, sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # nothing is left to tear down, and tearing down takes 4 ms
 
 
 def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> int:

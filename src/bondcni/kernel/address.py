@@ -8,11 +8,12 @@ Numbers and names are the kernel's (include/uapi/linux/if_addr.h, rtnetlink.h).
 from __future__ import annotations
 
 import struct
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from collections.abc import Iterator, Mapping
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from bondcni.core.state import Address, Route
 from bondcni.kernel.wire import (
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     Request,
@@ -25,10 +26,8 @@ from bondcni.kernel.wire import (
 )
 
 RTM_NEWADDR = 20
-RTM_DELADDR = 21
 RTM_GETADDR = 22
 RTM_NEWROUTE = 24
-RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 
 IFA_ADDRESS = 1
@@ -51,9 +50,7 @@ RTAX_MTU = 2
 RTAX_ADVMSS = 8
 RTN_UNICAST = 1
 RTPROT_BOOT = 3
-RT_SCOPE_NOWHERE = 255
 RT_TABLE_UNSPEC = 0
-RTNH_F_ONLINK = 4
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
@@ -91,30 +88,21 @@ def _broadcast(packed: bytes, prefix: int) -> bytes:
     return (int.from_bytes(packed, "big") | host).to_bytes(4, "big")
 
 
-def _address(kind: int, verb: str, address: Address, name: str, flags: int) -> Request:
-    family, packed, prefix = _pack_cidr(address.address)
-    flags8 = address.flags if address.flags <= _BYTE else 0
-    body = _IFADDRMSG.pack(family, prefix, flags8, address.scope, address.index)
-    body += pack_attr(IFA_LOCAL, packed) + pack_attr(IFA_ADDRESS, packed)
-    if family == AF_INET and prefix < 31 and kind == RTM_NEWADDR:
-        body += pack_attr(IFA_BROADCAST, _broadcast(packed, prefix))
-    if address.flags > _BYTE:
-        body += pack_attr(IFA_FLAGS, pack_u32(address.flags))
-    operation = f"{verb} {address.address} {'to' if verb == 'add' else 'from'} {name}"
-    return Request(kind, flags, body, _IFADDRMSG.size, operation)
-
-
 def add_address(address: Address, name: str) -> Request:
     """RTM_NEWADDR; IPv4 below /31 gets its broadcast address. EEXIST when it is there.
 
     ``name`` is the link's, for the error's sentence.
     """
-    return _address(RTM_NEWADDR, "add", address, name, NLM_F_CREATE | NLM_F_EXCL)
-
-
-def delete_address(address: Address, name: str) -> Request:
-    """RTM_DELADDR. EADDRNOTAVAIL when it is not there."""
-    return _address(RTM_DELADDR, "remove", address, name, 0)
+    family, packed, prefix = _pack_cidr(address.address)
+    flags8 = address.flags if address.flags <= _BYTE else 0
+    body = _IFADDRMSG.pack(family, prefix, flags8, address.scope, address.index)
+    body += pack_attr(IFA_LOCAL, packed) + pack_attr(IFA_ADDRESS, packed)
+    if family == AF_INET and prefix < 31:
+        body += pack_attr(IFA_BROADCAST, _broadcast(packed, prefix))
+    if address.flags > _BYTE:
+        body += pack_attr(IFA_FLAGS, pack_u32(address.flags))
+    operation = f"add {address.address} to {name}"
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, _IFADDRMSG.size, operation)
 
 
 def get_addresses(index: int = 0) -> Request:
@@ -164,32 +152,18 @@ def _route_attrs(route: Route) -> bytes:
     )
 
 
-def _route(kind: int, route: Route, protocol: int, scope: int, bits: int) -> Request:
-    family, _, prefix = _pack_cidr(route.dst)
-    table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
-    head = _RTMSG.pack(family, prefix, 0, 0, table, protocol, scope, RTN_UNICAST, bits)
-    body = head + _route_attrs(route)
-    words = f"route {route.dst}" + (f" via {route.gw}" if route.gw else "")
-    if kind == RTM_DELROUTE:
-        return Request(kind, 0, body, _RTMSG.size, f"remove {words}")
-    return Request(kind, NLM_F_CREATE | NLM_F_EXCL, body, _RTMSG.size, f"add {words}")
-
-
-def add_route(route: Route, *, onlink: bool = False) -> Request:
+def add_route(route: Route) -> Request:
     """RTM_NEWROUTE. EEXIST when it is there, ENETUNREACH when the gateway is not on a link.
 
-    ``onlink`` takes the gateway as reachable on the link whatever its addresses say.
+    One to the same destination by another way is no hindrance: this one comes after it.
     ``mtu``, ``advmss`` and ``priority`` 0 leave the kernel's default.
     """
-    return _route(RTM_NEWROUTE, route, RTPROT_BOOT, route.scope, RTNH_F_ONLINK if onlink else 0)
-
-
-def delete_route(route: Route) -> Request:
-    """RTM_DELROUTE of any protocol and scope, with all its next hops.
-
-    ESRCH when it is not there.
-    """
-    return _route(RTM_DELROUTE, route, 0, RT_SCOPE_NOWHERE, 0)
+    family, _, prefix = _pack_cidr(route.dst)
+    table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
+    head = _RTMSG.pack(family, prefix, 0, 0, table, RTPROT_BOOT, route.scope, RTN_UNICAST, 0)
+    words = f"add route {route.dst}" + (f" via {route.gw}" if route.gw else "")
+    flags = NLM_F_CREATE | NLM_F_APPEND
+    return Request(RTM_NEWROUTE, flags, head + _route_attrs(route), _RTMSG.size, words)
 
 
 def get_routes() -> Request:

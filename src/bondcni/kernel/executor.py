@@ -9,6 +9,7 @@ round by round, until nothing is left to do or nothing moves any more.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,15 @@ from typing import Any, NamedTuple
 from bondcni.core.errors import BondError, TryAgain
 from bondcni.core.home import plan_home
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode
-from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Step, Taken, Wanted
+from bondcni.core.plan import (
+    AddAltname,
+    ChangeLink,
+    CreateBond,
+    DropAltname,
+    Step,
+    Taken,
+    Wanted,
+)
 from bondcni.core.state import Address, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
@@ -113,6 +122,8 @@ class Node:
             )
         if isinstance(step, AddAltname):
             return messages.add_altnames(step.index, step.label, step.altname)
+        if isinstance(step, DropAltname):
+            return messages.delete_altnames(step.index, step.label, step.altname)
         if isinstance(step, ChangeLink):
             return messages.change_link(step.index, _words(step), self._change(step))
         return messages.delete_link(step.index, step.label)
@@ -188,7 +199,12 @@ class Node:
 
     def add_routes(self, routes: Sequence[Route]) -> None:
         """Add routes; one that is there already is fine."""
-        self._side("pod").rtnl.execute([add_route(route) for route in routes], _deadline())
+        requests = [add_route(route) for route in routes]
+        for request, ack in zip(
+            requests, self._side("pod").rtnl.send(requests, _deadline()), strict=True
+        ):
+            if ack.number not in (0, errno.EEXIST):
+                raise failure(request, ack)
 
 
 def _encoded(table: tuple[Option, ...], values: Mapping[str, OptionValue]) -> dict[int, bytes]:

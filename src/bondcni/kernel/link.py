@@ -9,8 +9,6 @@ Numbers and names are the kernel's (include/uapi/linux/if_link.h, rtnetlink.h); 
 order in which one message takes effect is told where it matters.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -37,7 +35,6 @@ RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
 RTM_NEWLINKPROP = 108
-RTM_DELLINKPROP = 109
 
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
@@ -82,7 +79,8 @@ class Change(NamedTuple):
     flags, and the master last (net/core/rtnetlink.c, rtnl_newlink and do_setlink). So
     one message moves a NIC and enslaves it there, but a member's options want a later
     one: before the master is set there is nobody to take them (EOPNOTSUPP). A failure
-    in the middle leaves what came before it done.
+    in the middle leaves what came before it done: a link whose new name is taken there
+    is refused with EEXIST and has moved all the same.
 
     ``namespace`` is a file descriptor; ``master`` an ifindex there, 0 to leave it; MACs
     are colon text; ``flags`` are the IFF_* values of the bits in ``mask``; ``alias`` ""
@@ -180,23 +178,13 @@ def delete_link(index: int, name: str) -> Request:
     return _request(RTM_DELLINK, f"delete {name}", b"", index)
 
 
-def _altnames(altnames: tuple[str, ...]) -> bytes:
-    return pack_nest(
-        IFLA_PROP_LIST, *(pack_attr(IFLA_ALT_IFNAME, pack_text(name)) for name in altnames)
-    )
-
-
 def add_altnames(index: int, name: str, *altnames: str) -> Request:
     """RTM_NEWLINKPROP. EEXIST when a name is taken, be it by this very link."""
+    names = (pack_attr(IFLA_ALT_IFNAME, pack_text(altname)) for altname in altnames)
+    body = pack_nest(IFLA_PROP_LIST, *names)
     operation = f"give {name} the alternative name {', '.join(altnames)}"
-    request = _request(RTM_NEWLINKPROP, operation, _altnames(altnames), index)
+    request = _request(RTM_NEWLINKPROP, operation, body, index)
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)
-
-
-def delete_altnames(index: int, name: str, *altnames: str) -> Request:
-    """RTM_DELLINKPROP. ENOENT when the link has no such alternative name."""
-    operation = f"take the alternative name {', '.join(altnames)} from {name}"
-    return _request(RTM_DELLINKPROP, operation, _altnames(altnames), index)
 
 
 _NO_STATS = pack_attr(IFLA_EXT_MASK, pack_u32(RTEXT_FILTER_SKIP_STATS))
@@ -210,15 +198,6 @@ def get_links() -> Request:
 def get_link(index: int) -> Request:
     """RTM_GETLINK of one ifindex. ENODEV when there is none."""
     return _request(RTM_GETLINK, f"read link {index}", _NO_STATS, index)
-
-
-def get_link_named(name: str) -> Request:
-    """RTM_GETLINK by name or alternative name. ENODEV when there is none.
-
-    IFLA_ALT_IFNAME finds both kinds and may be longer than IFNAMSIZ.
-    """
-    body = _NO_STATS + pack_attr(IFLA_ALT_IFNAME, pack_text(name))
-    return _request(RTM_GETLINK, f"read link {name}", body)
 
 
 def _lower(index: int, kind: str, found: Mapping[int, bytes]) -> int:

@@ -20,7 +20,7 @@ from bondcni.kernel.address import (
     get_addresses,
     get_routes,
 )
-from bondcni.kernel.link import decode_link, get_link, get_link_named, get_links
+from bondcni.kernel.link import decode_link, get_link, get_links
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.wire import Request
 
@@ -43,11 +43,6 @@ def snapshot(rtnl: Rtnetlink, deadline: float) -> Namespace:
 def link_by_index(rtnl: Rtnetlink, index: int, deadline: float) -> Link | None:
     """The link of that ifindex, None when there is none."""
     return _link(rtnl, get_link(index), deadline)
-
-
-def link_by_name(rtnl: Rtnetlink, name: str, deadline: float) -> Link | None:
-    """The link of that name or alternative name, None when there is none."""
-    return _link(rtnl, get_link_named(name), deadline)
 
 
 def wait_dad(rtnl: Rtnetlink, index: int, deadline: float) -> None:

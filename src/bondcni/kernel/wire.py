@@ -10,8 +10,6 @@ moves forward. Integers are in host order, as netlink has them
 (include/uapi/linux/netlink.h, lib/nlattr.c).
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,6 +24,7 @@ NLM_F_ACK_TLVS = 0x200
 NLM_F_EXCL = 0x200
 NLM_F_DUMP = 0x300
 NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
 NLMSGERR_ATTR_MSG = 1
 NLMSGERR_ATTR_OFFS = 2
 NLA_TYPE_MASK = 0x3FFF

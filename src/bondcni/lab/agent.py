@@ -1,12 +1,12 @@
 """The lab's hand inside a guest: process 1, which runs the commands asked of it.
 
-It is started by the guest's kernel (or by ``unshare`` on the machine's own), dresses the
-machine from a read-only root, and then speaks JSON lines with the holder over one channel:
+It is started by the guest's kernel (or by ``unshare`` on the machine's own), has the machine
+dressed (`dress`), and then speaks JSON lines with the holder over one channel:
 a serial line in user-mode Linux, a socket otherwise. Orders are ``run``, ``in``, ``signal``,
 ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with the
 order's ``id``, so that many commands run at once and a status is never read from text.
 
-It is started with ``python3 -I -S`` and imports the standard library only, little of it: under
+It is started without ``site`` and imports the standard library only, little of it: under
 user-mode Linux every import and every fork counts. It guarantees that all output a command
 wrote before it ended is sent before its status, and that orphans are reaped. Deadlines are
 the business of whoever asks.
@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 import termios
 import traceback
 from typing import Any
+
+from bondcni.lab.dress import ENVIRONMENT, dress, find, name_links, power_off
 
 Message = dict[str, Any]
 
@@ -36,110 +36,6 @@ CHUNK = 65536
 # any more: line_throttle() in arch/um/drivers/line.c takes it off epoll for good. So the holder
 # has at most WINDOW bytes under way, and every CONFIRM bytes are confirmed.
 WINDOW, CONFIRM = 3072, 1024
-# The lines the kernel's own headers hold: linux/mount.h, linux/reboot.h, linux/sockios.h.
-MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE = 1, 4096, 16384, 1 << 18
-MNT_DETACH = 2
-RB_POWER_OFF = 0x4321FEDC
-SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFNAME, IFF_UP = 0x8913, 0x8914, 0x8923, 1
-
-ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-    "TERM": "dumb",
-}
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def check(result: int, what: str) -> None:
-    """Raise OSError with the C library's errno if ``result`` is negative."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-
-
-def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Mount, making the target folder if it is missing."""
-    os.makedirs(target, exist_ok=True)
-    arguments = (source.encode(), target.encode(), kind.encode(), flags, data.encode())
-    check(libc.mount(*arguments), f"mount {kind or source} on {target}")
-
-
-def finish(*argv: str) -> None:
-    """Run a command of the set-up to its end; raises OSError if it fails."""
-    pid = os.posix_spawn(find(argv[0], ENVIRONMENT, "/"), argv, ENVIRONMENT)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status:
-        raise OSError(f"{' '.join(argv)} ended with {status}")
-
-
-def find(program: str, env: dict[str, str], cwd: str) -> str:
-    """Where ``program`` is along the command's own PATH; itself if it is nowhere."""
-    if "/" in program:
-        return program
-    for folder in env.get("PATH", "").split(":"):
-        path = os.path.join(cwd, folder, program)
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    return program
-
-
-def overlay_root(modules: str) -> None:
-    """Put a writable overlay on tmpfs over the read-only root and make it the root.
-
-    pivot_root and not chroot: the kernel refuses new user namespaces in a chroot.
-    """
-    mount("proc", "/proc", "proc")
-    finish("modprobe", "-d", modules, "overlay")
-    mount("tmpfs", "/tmp", "tmpfs")  # noqa: S108 the one folder every root has
-    for folder in ("upper", "work", "root"):
-        os.mkdir(f"/tmp/{folder}")  # noqa: S108
-    layers = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work"
-    mount("overlay", "/tmp/root", "overlay", 0, layers)  # noqa: S108
-    os.chdir("/tmp/root")  # noqa: S108
-    check(libc.pivot_root(b".", b"."), "pivot_root")
-    check(libc.umount2(b".", MNT_DETACH), "leave the old root")
-    os.chdir("/")
-
-
-def dress(order: Message) -> None:
-    """Fresh kernel file systems, modules and shares, in the order they need each other."""
-    if order["overlay"]:
-        overlay_root(order["modules"])
-        mount("devtmpfs", "/dev", "devtmpfs")
-        mount("devpts", "/dev/pts", "devpts", 0, "mode=620,ptmxmode=666")
-        mount("tmpfs", "/dev/shm", "tmpfs")  # noqa: S108
-        mount(order["modules"] + "/lib/modules", "/lib/modules", "", MS_BIND)
-    else:
-        mount("none", "/", "", MS_REC | MS_PRIVATE)
-    mount("proc", "/proc", "proc")
-    mount("sysfs", "/sys", "sysfs")
-    mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
-    mount("tmpfs", "/var/lib/cni", "tmpfs", 0, "mode=700")
-    for path, folder in order["shares"].items():
-        share(path, folder, through_hostfs=order["overlay"])
-    with open("/proc/sys/kernel/hostname", "w", encoding="ascii") as file:
-        file.write("lab")
-    finish("modprobe", "bonding", "max_bonds=0")
-
-
-def share(path: str, folder: str, *, through_hostfs: bool) -> None:
-    """Make the host's ``folder`` writable at ``path``."""
-    if through_hostfs:
-        mount("none", path, "hostfs", 0, folder)
-    else:
-        mount(folder, path, "", MS_BIND)
-
-
-def name_links(names: dict[str, str]) -> None:
-    """Give each NIC its name while it is still down, and set loopback up."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
-        for old, new in names.items():
-            fcntl.ioctl(door, SIOCSIFNAME, struct.pack("16s16s", old.encode(), new.encode()))
-        answer = fcntl.ioctl(door, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
-        flags = struct.unpack("16sH14x", answer)[1]
-        fcntl.ioctl(door, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
 
 
 def open_line(path: str) -> int:
@@ -334,10 +230,11 @@ class Agent:
             os.read(self.wake, CHUNK)
             self.reap()
         if self.channel.fd in ready:
-            return all([self.obey(order) for order in self.channel.receive()])
+            return all(self.obey(order) for order in self.channel.receive())
         return True
 
     def poll(self) -> dict[int, int]:
+        """Wait; the descriptors that want attention and their events, poll(2)."""
         poller = select.poll()
         interest = {self.channel.fd: select.POLLIN, self.wake: select.POLLIN}
         for job in self.jobs.values():
@@ -368,6 +265,7 @@ class Agent:
         return True
 
     def run(self, order: Message) -> None:
+        """Start the command, or say why it could not be started."""
         try:
             self.jobs[order["id"]] = Job(order)
         except OSError as error:
@@ -391,6 +289,7 @@ class Agent:
                     self.end(job, os.waitstatus_to_exitcode(dead[1]))
 
     def end(self, job: Job, status: int) -> None:
+        """Send what is left of the output and then the status."""
         for fd in list(job.outputs):
             while self.forward(job, fd) and fd in job.outputs:
                 pass
@@ -402,11 +301,11 @@ class Agent:
         """Write the shares out and end; with process 1 the guest ends."""
         os.sync()
         if self.machine:
-            check(libc.reboot(RB_POWER_OFF), "power off")
+            power_off()
 
 
 def main() -> None:
-    """``agent.py LINE``: LINE is a serial line's path, or the number of a descriptor."""
+    """``agent LINE``: LINE is a serial line's path, or the number of a descriptor."""
     line = sys.argv[1]
     machine = not line.isdigit()
     channel = Channel(open_line(line) if machine else int(line))

@@ -8,6 +8,7 @@ come from looking at the bond again and again, so they are right to some tens of
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ HOLD_SECONDS = 1.0  # how long a leg stays cut after the bond has left it
 NOTICE_SECONDS = 15.0
 PATIENCE_SECONDS = 110.0  # LACP's long timeout is 90 s (IEEE 802.1AX, Long_Timeout_Time)
 LOOK_SECONDS = 0.05
+LACP = "802.3ad"
+CARRIES = 0x30  # collecting and distributing (drivers/net/bonding: LACP_STATE_*)
 ANSWER = re.compile(r"^\[(\d+\.\d+)\] .*bytes from .*icmp_seq=(\d+)", re.MULTILINE)
 SUMMARY = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
@@ -68,7 +71,7 @@ def counts(text: str) -> tuple[int, int]:
 def silence(text: str) -> float:
     """The longest time in milliseconds by which an answer was later than it should be."""
     times = [float(one) for one, _ in ANSWER.findall(text)]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     return max(0.0, max(gaps, default=0.0) - INTERVAL) * 1000
 
 
@@ -160,12 +163,17 @@ def whole(bond: Bond | None, fabric: Fabric) -> bool:
     if bond is None or len(bond.members) < len(fabric.legs):
         return False
     up = bond.carrier and all(member.mii == "UP" for member in bond.members)
-    agreed = bond.ports == len(bond.members) and bond.partner != "00:00:00:00:00:00"
-    return up and (agreed or bond.mode != "802.3ad")
+    return up and (bond.mode != LACP or _agreed(bond))
+
+
+def _agreed(bond: Bond) -> bool:
+    """Whether both ends of every member collect and distribute: the last state of LACP."""
+    states = [state for one in bond.members for state in (one.actor, one.partner)]
+    return bond.ports == len(bond.members) and all(one & CARRIES == CARRIES for one in states)
 
 
 def carrying(tools: Tools, fabric: Fabric, links: Sequence[seen.Link]) -> str:
-    """The member that traffic takes: the active one, else the one that sent most since ``links``."""
+    """The member that traffic takes: the active one, else what sent most since ``links``."""
     now = tools.hands.links(tools.netns)
     bond = seen.bond(now, fabric.ifname)
     if bond is None:
@@ -182,7 +190,7 @@ def _left(tools: Tools, fabric: Fabric, leg: Leg) -> bool:
     if bond is None:
         return False
     down = any(one.name == leg.member and one.mii != "UP" for one in bond.members)
-    alone = bond.mode == "802.3ad" and bond.ports < len(bond.members)
+    alone = bond.mode == LACP and bond.ports < len(bond.members)
     return (down or alone) and bond.active != leg.member
 
 

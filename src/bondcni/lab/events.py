@@ -43,12 +43,14 @@ class Call(NamedTuple):
 
 
 class Member(NamedTuple):
-    """One member as the pod sees it."""
+    """One member as the pod sees it; ``actor`` and ``partner`` are LACP port states."""
 
     name: str
     mii: str
     state: str
     aggregator: int
+    actor: int
+    partner: int
     failures: int
 
 

@@ -13,11 +13,10 @@ has used it for a while. No process, file or mount remains. How: see `holder`.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,139 +24,40 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from bondcni.lab import terminal
-from bondcni.lab.kernels import DEFAULT, HOST, Kernel, Progress, cache_folder, fetch
-from bondcni.lab.kernels import usable_host_kernel as usable_host_kernel
-from bondcni.lab.lines import Lines, Message
+from bondcni.lab.door import GRACE_SECONDS, Door, LostGuest, connect, gone, hear, verified
+from bondcni.lab.kernels import (
+    DEFAULT,
+    HOST,
+    Kernel,
+    Progress,
+    Unavailable,
+    cache_folder,
+    fetch,
+    usable_host_kernel,
+)
+from bondcni.lab.lines import Lines
 from bondcni.lab.machine import Settings
+from bondcni.lab.process import Cable, CableState, Completed, Process
+
+__all__ = [
+    "Cable",
+    "CableState",
+    "Completed",
+    "Guest",
+    "LostGuest",
+    "Process",
+    "attach",
+    "boot",
+    "kept_path",
+    "open_guest",
+    "usable_host_kernel",
+]
 
 BOOT_SECONDS = 60.0
 IDLE_SECONDS = 7200.0
-GRACE_SECONDS = 10.0
-CHUNK = 48 * 1024
-
-
-class LostGuest(Exception):
-    """The guest died or does not answer; no command's fault.
-
-    ``why`` is one sentence, ``console`` the last lines it printed, ``log`` the file they are
-    in, which is there as long as the guest is held.
-    """
-
-    def __init__(self, why: str, console: Sequence[str] = (), log: str = "") -> None:
-        self.why = why
-        self.console = list(console)
-        self.log = log
-        where = f"\nlast on its console ({log}):" if console else ""
-        super().__init__("\n  ".join([f"the guest is lost: {why}{where}", *console]))
-
-
-class Completed(NamedTuple):
-    """How a command ended: its status (minus the signal's number if killed) and its output."""
-
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-
-
-class CableState(NamedTuple):
-    """A cable: whether it is whole, and the frames it carried and dropped since boot."""
-
-    whole: bool
-    carried: int
-    dropped: int
-
-
-class Process:
-    """A command that runs in the guest; the guest kills it when this is closed."""
-
-    def __init__(self, guest: Guest, argv: Sequence[str], order: Message, given: bytes) -> None:
-        self.argv = list(argv)
-        self._guest = guest
-        self._lines = guest.ask(order | {"do": "run", "argv": self.argv})
-        self._output = {"out": bytearray(), "err": bytearray()}
-        self._status: int | None = None
-        for data in (*chunks(given), b""):
-            self._lines.send({"do": "in", "data": base64.b64encode(data).decode()})
-
-    def wait(self, timeout: float = 60.0) -> Completed:
-        """Its end, at most ``timeout`` seconds from now.
-
-        Raises subprocess.TimeoutExpired (and the command is killed), OSError if it could not
-        be started, LostGuest.
-        """
-        self.follow(lambda stream, data: self._output[stream].extend(data), timeout)
-        return Completed(self._status or 0, bytes(self._output["out"]), bytes(self._output["err"]))
-
-    def follow(self, on_data: Callable[[str, bytes], object], timeout: float) -> int:
-        """Call ``on_data("out" | "err", bytes)`` as output comes; its status. Raises as `wait`."""
-        deadline = time.monotonic() + timeout
-        try:
-            self._listen(on_data, deadline)
-        except TimeoutError:
-            self._end_late(on_data)
-            partial = {name: bytes(data) for name, data in self._output.items()}
-            raise subprocess.TimeoutExpired(
-                self.argv, timeout, partial["out"], partial["err"]
-            ) from None
-        finally:
-            self._lines.close()
-        assert self._status is not None  # noqa: S101 _listen returns with a status or raises
-        return self._status
-
-    def _listen(self, on_data: Callable[[str, bytes], object], deadline: float) -> None:
-        while self._status is None:
-            message = self._guest.hear(self._lines, deadline)
-            if "exit" in message:
-                self._status = message["exit"]
-            elif "error" in message:
-                raise OSError(message["errno"], message["error"])
-            for stream in message.keys() & self._output.keys():
-                on_data(stream, base64.b64decode(message[stream]))
-
-    def _end_late(self, on_data: Callable[[str, bytes], object]) -> None:
-        """Kill the command; a guest that does not even do that is lost."""
-        self.kill()
-        try:
-            self._listen(on_data, time.monotonic() + GRACE_SECONDS)
-        except TimeoutError:
-            raise self._guest.lost(f"it does not end {self.argv[0]} when told to") from None
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the command and what it started in its process group."""
-        self._lines.send({"do": "signal", "signal": int(number)})
-
-
-def chunks(data: bytes) -> list[bytes]:
-    """``data`` in pieces that fit a message."""
-    return [data[place : place + CHUNK] for place in range(0, len(data), CHUNK)]
-
-
-class Cable:
-    """The cable between two NICs of a guest; see `bondcni.lab.cable` for what a cut does."""
-
-    def __init__(self, guest: Guest, name: str) -> None:
-        self.name = name
-        self._guest = guest
-
-    def cut(self) -> None:
-        """Drop every frame from now on, both ways; the NICs' carrier stays."""
-        self._turn(whole=False)
-
-    def mend(self) -> None:
-        """Carry frames again."""
-        self._turn(whole=True)
-
-    @property
-    def state(self) -> CableState:
-        """Whether it is whole, and its frame counters."""
-        return self._turn(whole=None)
-
-    def _turn(self, *, whole: bool | None) -> CableState:
-        answer = self._guest.question({"do": "cable", "name": self.name, "whole": whole})
-        return CableState(answer["whole"], answer["carried"], answer["dropped"])
 
 
 class Guest:
@@ -166,10 +66,10 @@ class Guest:
     def __init__(
         self, control: str, holder: subprocess.Popen[bytes] | None, lifeline: Lines | None
     ) -> None:
-        self._control = control
+        self._door = Door(control)
         self._holder = holder
         self._lifeline = lifeline
-        facts = self.question({"do": "describe"})
+        facts = self._door.question({"do": "describe"})
         self.kernel: str = facts["kernel"]
         self.release: str = facts["release"]
         self.cables: list[str] = facts["cables"]
@@ -199,7 +99,7 @@ class Guest:
         cwd: str | None = None,
     ) -> Process:
         """Start a command and do not wait; ``env`` is added to a plain root environment."""
-        return Process(self, argv, {"env": dict(env or {}), "cwd": cwd}, input)
+        return Process(self._door, argv, {"env": dict(env or {}), "cwd": cwd}, input)
 
     def run(
         self,
@@ -238,9 +138,7 @@ class Guest:
             on_line(line.decode(errors="replace"))
         return status
 
-    def shell(
-        self, argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None
-    ) -> int:
+    def shell(self, argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
         """A shell on this process's own standard input and output; its exit status.
 
         With a terminal there it has one inside too; with a pipe or a file it reads that to
@@ -249,12 +147,12 @@ class Guest:
         size = terminal.size() if terminal.present() else None
         extra = {"TERM": os.environ.get("TERM", "dumb")} | dict(env or {})
         order = {"do": "run", "argv": list(argv or ["bash"]), "env": extra, "pty": size}
-        lines = self.ask(order)
+        lines = self._door.ask(order)
         with contextlib.closing(lines):
             try:
-                return terminal.converse(lines, self.verified)
+                return terminal.converse(lines, verified)
             except EOFError:
-                raise self._gone() from None
+                raise gone() from None
 
     # Cables and life
 
@@ -262,7 +160,7 @@ class Guest:
         """The cable called ``name``, or the one that ends in the NIC of that name (LookupError)."""
         for cable in self.cables:
             if name == cable or name in cable.split("/"):
-                return Cable(self, cable)
+                return Cable(self._door, cable)
         raise LookupError(f"no cable {name}; there are {', '.join(self.cables) or 'none'}")
 
     def keep(self, path: Path, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -275,7 +173,7 @@ class Guest:
             raise FileExistsError(f"a guest is kept at {path} already")
         path.unlink(missing_ok=True)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.question({"do": "keep", "path": str(path), "idle": idle_seconds})
+        self._door.question({"do": "keep", "path": str(path), "idle": idle_seconds})
         if self._lifeline:
             self._lifeline.close()
         self._lifeline = None
@@ -283,7 +181,7 @@ class Guest:
     def halt(self) -> None:
         """End the guest and wait until nothing of it is left; ended already is fine."""
         with contextlib.suppress(LostGuest, EOFError, TimeoutError):
-            lines = self.ask({"do": "halt"})
+            lines = self._door.ask({"do": "halt"})
             with contextlib.closing(lines):
                 lines.wait(time.monotonic() + 2 * GRACE_SECONDS)
         if self._lifeline:
@@ -295,61 +193,7 @@ class Guest:
             except subprocess.TimeoutExpired:
                 self._holder.kill()  # and the guest with it: its leash is prctl's
                 self._holder.wait()
-
-    # Talking with the holder
-
-    def ask(self, order: Message) -> Lines:
-        """A new conversation with the holder, opened with ``order``."""
-        lines = connect(self._control)
-        lines.send(order)
-        return lines
-
-    def question(self, order: Message) -> Message:
-        """One order, one answer; the holder's refusal is an OSError."""
-        lines = self.ask(order)
-        with contextlib.closing(lines):
-            try:
-                answer = self.hear(lines, time.monotonic() + GRACE_SECONDS)
-            except TimeoutError:
-                raise LostGuest("the process that holds it does not answer") from None
-        if "error" in answer:
-            raise OSError(answer["errno"], answer["error"])
-        return answer
-
-    def hear(self, lines: Lines, deadline: float) -> Message:
-        """The next message; raises LostGuest, and TimeoutError at ``deadline``."""
-        try:
-            return self.verified(lines.wait(deadline))
-        except EOFError:
-            raise self._gone() from None
-
-    def verified(self, message: Message) -> Message:
-        """The message itself, unless it says that the guest is lost (LostGuest)."""
-        if "lost" in message:
-            raise LostGuest(message["lost"], message["console"], message["log"])
-        return message
-
-    def lost(self, why: str) -> LostGuest:
-        """The exception for ``why``, with what the console says now."""
-        try:
-            self.question({"do": "console", "why": why})
-        except LostGuest as error:
-            return error
-        return LostGuest(why)
-
-    def _gone(self) -> LostGuest:
-        return LostGuest("the process that held it has ended")
-
-
-def connect(path: str) -> Lines:
-    """A connection to a holder; LostGuest if nobody listens there."""
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.connect(path)
-    except OSError as error:
-        sock.close()
-        raise LostGuest(f"nobody holds a guest at {path} ({error.strerror})") from None
-    return Lines(sock)
+            shutil.rmtree(Path(self._door.path).parent, ignore_errors=True)  # if it was killed
 
 
 def is_answering(path: Path) -> bool:
@@ -384,13 +228,16 @@ def boot(
     """Boot ``kernel`` and come back when it takes commands.
 
     ``nics`` are pairs of NIC names, a cable between each; ``shares`` are folders of this
-    machine the guest may write to, by their path inside. Raises LostGuest.
+    machine the guest may write to, by their path inside. Raises LostGuest, and Unavailable
+    for NICs on the machine's own kernel: only user-mode Linux has NICs that come home.
     """
+    if kernel.binary is None and nics:
+        raise Unavailable("NICs with cables need user-mode Linux, not the machine's own kernel")
     settings = Settings(
         kernel=kernel.name,
-        binary=kernel.binary and str(kernel.binary),
+        binary=str(kernel.binary) if kernel.binary else None,
         modules=str(kernel.root),
-        libraries=kernel.libraries and str(kernel.libraries),
+        libraries=str(kernel.libraries) if kernel.libraries else None,
         options=list(kernel.options),
         nics=[list(pair) for pair in nics],
         memory_mb=memory_mb,
@@ -415,7 +262,7 @@ def start_holder(settings: Settings) -> tuple[subprocess.Popen[bytes], Lines]:
     """A holder in a session of its own, so that the terminal's signals do not reach it."""
     ours, theirs = socket.socketpair()
     with theirs:
-        holder = subprocess.Popen(  # noqa: S603 our own command
+        holder = subprocess.Popen(
             [
                 *(sys.executable, "-S", "-P", "-m", "bondcni.lab.holder"),
                 *(str(theirs.fileno()), json.dumps(settings._asdict())),
@@ -432,12 +279,9 @@ def start_holder(settings: Settings) -> tuple[subprocess.Popen[bytes], Lines]:
 def await_boot(lifeline: Lines, deadline: float) -> str:
     """The control socket's path, once the guest is ready; raises LostGuest."""
     try:
-        message = lifeline.wait(deadline)
-    except (EOFError, TimeoutError):
+        return str(hear(lifeline, deadline)["ready"])
+    except TimeoutError:
         raise LostGuest("the process that should hold it does not answer") from None
-    if "lost" in message:
-        raise LostGuest(message["lost"], message["console"], message["log"])
-    return str(message["ready"])
 
 
 def open_guest(

@@ -148,5 +148,7 @@ def _member(link: Link) -> Member:
         mii=str(data.get("mii_status", "")),
         state=str(data.get("state", "")),
         aggregator=int(data.get("ad_aggregator_id", 0)),
+        actor=int(data.get("ad_actor_oper_port_state", 0)),
+        partner=int(data.get("ad_partner_oper_port_state", 0)),
         failures=int(data.get("link_failure_count", 0)),
     )

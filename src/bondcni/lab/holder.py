@@ -11,10 +11,8 @@ decides nothing but whether the guest is still there, and says so to everybody w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
 import shutil
 import signal
 import socket
@@ -23,51 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bondcni.lab.agent import WINDOW
 from bondcni.lab.cable import Port, Wire, wires
 from bondcni.lab.lines import Lines, Message
+from bondcni.lab.loop import Loop
 from bondcni.lab.machine import Machine, Settings
 
 HALT_SECONDS = 5.0
-
-
-class Loop:
-    """Readable things and what to do about each; sockets of `Lines` are also written."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self.deadline: float | None = None
-
-    def watch(self, source: Any, react: Callable[[], None]) -> None:
-        """Call ``react`` whenever ``source`` (a descriptor or what has one) can be read."""
-        self._selector.register(source, selectors.EVENT_READ, react)
-
-    def forget(self, source: Any) -> None:
-        """Watch it no more; missing is fine."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(source)
-
-    def turn(self) -> bool:
-        """Wait for the next things and deal with them; False if the deadline came first."""
-        wait = None if self.deadline is None else self.deadline - time.monotonic()
-        if wait is not None and wait <= 0:
-            return False
-        for key, events in self._selector.select(wait):
-            if events & selectors.EVENT_WRITE and isinstance(key.fileobj, Lines):
-                key.fileobj.flush()
-            if events & selectors.EVENT_READ:
-                key.data()
-        self._want_writes()
-        return True
-
-    def _want_writes(self) -> None:
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, Lines):
-                write = selectors.EVENT_WRITE if key.fileobj.pending else 0
-                if key.events != selectors.EVENT_READ | write:
-                    self._selector.modify(key.fileobj, selectors.EVENT_READ | write, key.data)
 
 
 class Client:
@@ -138,6 +99,7 @@ class Holder:
     # The guest
 
     def hear_agent(self) -> None:
+        """Deal with what the agent says; its end is told by its process."""
         try:
             messages = self.agent.receive()
         except EOFError:
@@ -165,6 +127,7 @@ class Holder:
         }
 
     def booted(self, release: str) -> None:
+        """The agent takes orders from now on."""
         self.loop.deadline = None
         self.ready = {
             "ready": str(self.folder / "control"),
@@ -175,6 +138,7 @@ class Holder:
         self.tell_launcher(self.ready)
 
     def answer(self, message: Message) -> None:
+        """Pass an answer on to the client whose command it is about."""
         client = self.clients.get(message["id"])
         if client:
             client.lines.send(message)
@@ -182,6 +146,7 @@ class Holder:
                 client.job = None
 
     def machine_ended(self) -> None:
+        """The guest's process ended, and nobody had asked for it."""
         self.loop.forget(self.machine.pidfd)
         self.hear_agent()
         self.lose(f"its kernel ended by itself (status {self.machine.stop(0)})")
@@ -204,6 +169,7 @@ class Holder:
     # The launcher
 
     def tell_launcher(self, message: Message) -> None:
+        """Say it on the lifeline, while there is one."""
         if self.lifeline:
             self.lifeline.send(message)
 
@@ -232,6 +198,7 @@ class Holder:
         self.loop.watch(door, lambda: self.welcome(door))
 
     def welcome(self, door: socket.socket) -> None:
+        """A client connects; its number is also its command's."""
         client = Client(Lines(door.accept()[0]))
         self.jobs += 1
         number = self.jobs
@@ -240,6 +207,7 @@ class Holder:
         self.rest()
 
     def hear_client(self, number: int, client: Client) -> None:
+        """Deal with what a client says."""
         try:
             messages = client.lines.receive()
         except EOFError:
@@ -291,6 +259,7 @@ class Holder:
     # The cables
 
     def turn_cable(self, message: Message) -> Message:
+        """Cut or mend a cable, or neither; its state."""
         wire = next(wire for wire in self.wires if wire.name == message["name"])
         if message["whole"] is not None:
             wire.whole = message["whole"]
@@ -300,7 +269,8 @@ class Holder:
         """What to do when the guest opens the NIC of ``port``."""
 
         def plug() -> None:
-            self.loop.forget(port.connection)
+            if port.connection:
+                self.loop.forget(port.connection)
             port.accept()
             self.loop.watch(port.connection, carry)
 

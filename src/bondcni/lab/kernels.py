@@ -103,8 +103,8 @@ def delegates(progress: Progress) -> Path:
 
 def missing_packages() -> list[str]:
     """The Debian packages a guest needs of the machine and that are not installed."""
-    found = subprocess.run(  # noqa: S603
-        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *GUEST_TOOLS],  # noqa: S607
+    found = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *GUEST_TOOLS],
         capture_output=True,
         check=False,
         text=True,
@@ -130,7 +130,7 @@ def usable_host_kernel() -> str | None:
 
 def succeeds(*argv: str) -> bool:
     """Whether a command ends with status 0."""
-    return not subprocess.run(argv, capture_output=True, check=False).returncode  # noqa: S603
+    return not subprocess.run(argv, capture_output=True, check=False).returncode
 
 
 def cache_folder() -> Path:
@@ -191,7 +191,7 @@ def with_interpreter(image: bytes, path: str) -> bytes:
     """
     table, size, count = struct.unpack_from("<32xQ14xHH", image)
     for start in range(table, table + size * count, size):
-        if struct.unpack_from("<I", image, start)[0] == 3:  # noqa: PLR2004 PT_INTERP
+        if struct.unpack_from("<I", image, start)[0] == 3:  # PT_INTERP
             name = os.fsencode(path) + b"\0"
             patched = bytearray(image + name)
             struct.pack_into("<Q", patched, start + 8, len(image))
@@ -245,7 +245,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 def run(*argv: str, cwd: Path | None = None) -> None:
     """Run a command; Unavailable with what it said if it fails or is not there."""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             argv, cwd=cwd, capture_output=True, check=False, text=True, errors="replace"
         )
     except OSError as error:

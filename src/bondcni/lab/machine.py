@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bondcni.lab import agent
-
 TAIL_LINES = 40  # a panic with its trace
 
 
@@ -38,10 +36,11 @@ class Settings(NamedTuple):
 
 def command(settings: Settings, line: int, folder: Path, nics: list[str]) -> list[str]:
     """The command that starts the guest; ``line`` is the descriptor of the agent's channel."""
-    python = [os.path.realpath(sys.executable), "-I", "-S", agent.__file__]
+    python = [os.path.realpath(sys.executable), "-S", "-P", "-m", "bondcni.lab.agent"]
+    path = f"PYTHONPATH={Path(__file__).parents[2]}"
     leash = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
     if settings.binary is None:
-        return [*leash, "--net", "--mount", "--uts", "--ipc", "--", *python, str(line)]
+        return [*leash, "--net", "--mount", "--uts", "--ipc", "--", "env", path, *python, str(line)]
     if os.geteuid():
         leash += ["--user", "--map-current-user"]
     # For the kernel alone: the machine's own programs can not use another suite's C library.
@@ -50,8 +49,14 @@ def command(settings: Settings, line: int, folder: Path, nics: list[str]) -> lis
         *leash, "--", "sh", "-c", '"$@"; exit $?', "guest", *libraries, settings.binary, f"mem={settings.memory_mb}M",
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "panic=-1",
         f"uml_dir={folder}", "umid=guest", "con=null", "con0=null,fd:1", f"ssl0=fd:{line}",
-        *settings.options, *nics, f"init={python[0]}", "--", *python[1:], "/dev/ttyS0",
+        *settings.options, *nics, quoted(path), quoted(f"init={python[0]}"), "--", *python[1:], "/dev/ttyS0",
     ]  # fmt: skip
+
+
+def quoted(parameter: str) -> str:
+    """A kernel parameter as its command line wants it: ``key="a value"``, next_arg() in lib/."""
+    key, _, value = parameter.partition("=")
+    return f'{key}="{value}"' if " " in value else parameter
 
 
 class Machine:
@@ -61,7 +66,7 @@ class Machine:
         self.log = folder / "console"
         self.line, theirs = socket.socketpair()
         with theirs, self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 our own command
+            self._process = subprocess.Popen(
                 command(settings, theirs.fileno(), folder, nics),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -62,7 +62,7 @@ def converse(lines: Lines, verified: Callable[[Message], Message]) -> int:
             if shown and shown != (now := size()):
                 lines.send({"do": "size", "size": now})
                 shown = now
-            sources = [lines, 0] if typing and not lines.pending else [lines]
+            sources: list[Lines | int] = [lines, 0] if typing and not lines.pending else [lines]
             writers = [lines] if lines.pending else []
             ready, writable, _ = select.select(sources, writers, [], RESIZE_SECONDS)
             if writable:

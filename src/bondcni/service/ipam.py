@@ -15,7 +15,6 @@ import errno
 import json
 import os
 import select
-import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -118,6 +117,8 @@ def _start(
 
 def _collect(pid: int, reading: int, until: float) -> tuple[bytes, int | None]:
     """Output up to ``LIMIT`` and exit status; None when it had to be killed at the deadline."""
+    import signal  # noqa: PLC0415  its enums are paid by requests with IPAM only
+
     out = b""
     process = os.pidfd_open(pid)
     try:

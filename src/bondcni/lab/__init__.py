@@ -1,0 +1,1 @@
+"""A guest kernel to run bonds in, and what is run there."""

@@ -1,0 +1,170 @@
+"""What stands at the other end of the cables, and readers that are not ours.
+
+A partner is a bond in the switch's namespace: a static LAG, or one that speaks LACP. A cut
+takes the far end down, so that the pod's NIC loses its carrier. A flow is traffic that runs
+while something is cut. ``attributes`` reads what ``ip`` of this Debian does not know yet.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.kernel.conftest import CLONE_NEWNET, Document, Node, Space, setns, wait_for
+
+SWITCH = "10.9.0.1"
+POD = "10.9.0.2/24"
+LEGS = ("m1", "m2")
+LACP_OPTIONS = "mode 802.3ad miimon 100 lacp_rate fast"
+
+
+def bridged(node: Node) -> dict[str, str]:
+    """Two NICs on the switch's bridge; the far end of each."""
+    far = {leg: node.veth(leg) for leg in LEGS}
+    node.switch.ip("addr", "add", f"{SWITCH}/24", "dev", "br0")
+    return far
+
+
+def lag(node: Node, options: str, legs: tuple[str, ...] = LEGS) -> dict[str, str]:
+    """NICs that end in ports of the switch's bond ``lag``; the far end of each."""
+    far = {leg: node.veth(leg, bridged=False) for leg in legs}
+    node.switch.batch(
+        f"link add lag type bond {options}",
+        *(f"link set {end} down" for end in far.values()),
+        *(f"link set {end} master lag" for end in far.values()),
+        f"addr add {SWITCH}/24 dev lag",
+        "link set lag up",
+    )
+    return far
+
+
+class Legs:
+    """The bond ``bond0`` in a pod, whose legs end at ``far`` on the switch."""
+
+    def __init__(self, node: Node, pod: Space, far: dict[str, str]) -> None:
+        self.node = node
+        self.pod = pod
+        self.far = far
+
+    def cut(self, leg: str) -> None:
+        """Take carrier from a leg and wait until the bond has seen it."""
+        self.node.switch.ip("link", "set", self.far[leg], "down")
+        wait_for(lambda: member(self.pod, leg)["mii_status"] == "DOWN")
+
+    def mend(self, leg: str) -> None:
+        """Give a leg its carrier back and wait until the bond has seen it."""
+        self.node.switch.ip("link", "set", self.far[leg], "up")
+        wait_for(lambda: member(self.pod, leg)["mii_status"] == "UP")
+
+
+def member(space: Space, name: str) -> Document:
+    """What ``ip`` shows of a link as a member of a bond."""
+    data: Document = space.link(name)["linkinfo"]["info_slave_data"]
+    return data
+
+
+def carrier(link: Document) -> bool:
+    """Whether ``ip`` shows a link with carrier."""
+    return "LOWER_UP" in link["flags"]
+
+
+class Flow:
+    """Pings from a namespace for as long as the context lasts, one each 20 ms."""
+
+    EACH = 0.02
+
+    def __init__(self, space: Space, address: str = SWITCH) -> None:
+        self._argv = ["ping", "-n", "-q", "-i", str(self.EACH), "-W", "1", address]
+        self._space = space
+        self.sent = self.received = 0
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            ["ip", "netns", "exec", self._space.name, *self._argv],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGINT)
+        out = self._process.communicate(timeout=10)[0]
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", out)
+        self.sent, self.received = map(int, found.groups()) if found else (0, 0)
+
+    @property
+    def gap(self) -> float:
+        """Seconds of traffic that were lost in all."""
+        assert self.sent > 5, "the flow never ran"
+        return (self.sent - self.received) * self.EACH
+
+
+@contextmanager
+def inside(space: Space) -> Iterator[None]:
+    """This thread in another namespace."""
+    with Path("/proc/thread-self/ns/net").open() as before:
+        setns(space.path)
+        try:
+            yield
+        finally:
+            assert ctypes.CDLL(None).setns(before.fileno(), CLONE_NEWNET) == 0
+
+
+def attributes(space: Space, name: str, *path: int) -> dict[int, bytes]:
+    """A link's raw netlink attributes, or those of a nest in them, by number."""
+    with inside(space):
+        rtnl = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with rtnl:
+        body = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
+        wanted = struct.pack("=HH", 4 + len(name) + 1, 3) + name.encode().ljust(16, b"\0")
+        text = body + wanted[: 4 + (len(name) + 4) // 4 * 4]
+        rtnl.send(struct.pack("=IHHII", 16 + len(text), 18, 1, 1, 0) + text)
+        answer = rtnl.recv(1 << 16)
+    length, kind = struct.unpack_from("=IH", answer)
+    assert kind == 16, f"no link {name}"
+    found = _split(answer[32:length])
+    for number in path:
+        found = _split(found.get(number, b""))
+    return found
+
+
+def _split(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= 4:
+        length, number = struct.unpack_from("=HH", data)
+        found[number & 0x3FFF] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def bond_attributes(space: Space, name: str) -> dict[int, bytes]:
+    """A bond's options as the kernel sends them (IFLA_LINKINFO, IFLA_INFO_DATA)."""
+    return attributes(space, name, 18, 2)
+
+
+def member_attributes(space: Space, name: str) -> dict[int, bytes]:
+    """A member's options as the kernel sends them (IFLA_LINKINFO, IFLA_INFO_SLAVE_DATA)."""
+    return attributes(space, name, 18, 5)
+
+
+def proc(space: Space, bond: str) -> str:
+    """The driver's own report of a bond."""
+    with inside(space):
+        return Path(f"/proc/thread-self/net/bonding/{bond}").read_text(encoding="ascii")
+
+
+def shown(space: Space, *args: str) -> Any:
+    """What ``ip -j`` answers."""
+    return json.loads(space.ip("-j", *args) or "[]")
