@@ -17,7 +17,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,10 +85,6 @@ class Space:
     def ip(self, *args: str, check: bool = True) -> str:
         return sh("ip", "-n", self.name, *args, check=check)
 
-    def batch(self, *lines: str) -> None:
-        """Many ``ip`` commands in one process: starting one costs 26 ms in the guest."""
-        sh("ip", "-n", self.name, "-batch", "-", given="\n".join(lines))
-
     def batch(self, *lines: str, flags: tuple[str, ...] = ()) -> str:
         """Several ``ip`` commands in one process: starting one costs more than its work."""
         text = "".join(f"{line}\n" for line in lines)
@@ -146,11 +142,20 @@ class Space:
             Path(self.path).unlink()
 
 
+def flat(document: Document, start: str) -> Document:
+    """One level, keys joined: so that a failed comparison shows only what differs."""
+    whole: Document = {}
+    for key, value in document.items():
+        path = f"{start}.{key}"
+        whole |= flat(value, path) if isinstance(value, dict) else {path: value}
+    return whole
+
+
 def _lasting(link: Document) -> Document:
     """Without what the kernel changes by itself: addresses it makes, life times."""
     infos = [info for info in link.get("addr_info", []) if info["scope"] != "link"]
     addresses = sorted(f"{info['local']}/{info['prefixlen']}" for info in infos)
-    moving = ("addr_info", "operstate")
+    moving = ("addr_info", "operstate", "qdisc")
     flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP"})
     rest = {key: value for key, value in link.items() if key not in moving}
     return {**rest, "flags": flags, "addresses": addresses}
@@ -203,6 +208,28 @@ class Node:
             for name, link in self.space.links().items()
             if name != "lo"
         }
+
+    def leases(self) -> set[str]:
+        """The addresses that host-local has given out, of ``host_local`` configurations."""
+        return {path.name for path in self.folder.glob("leases/*/*[.:]*[0-9a-f]")} - {
+            path.name for path in self.folder.glob("leases/*/last_reserved_ip*")
+        }
+
+    def records(self) -> set[str]:
+        """The journal's files."""
+        return {path.name for path in self.state.glob("*.json*")}
+
+    def everything(self, *pods: Space) -> Document:
+        """Links, addresses and routes of node and pods, leases and records."""
+        whole = {"leases": self.leases(), "records": self.records()}
+        for space in (self.space, *pods):
+            whole |= flat(space.everything(), space.name)
+        return whole
+
+    def host_local(self, subnet: str = "10.1.0.0/24", **extra: Any) -> Document:
+        """IPAM by the reference plugin, its leases in this node's folder."""
+        ranges = {"subnet": subnet, "dataDir": str(self.folder / "leases")}
+        return {"type": "host-local", **ranges, **extra}
 
     def cni(
         self,
@@ -290,7 +317,7 @@ def pod(node: Node) -> Space:
     return node.pod()
 
 
-def config(links: list[str], mode: str = "active-backup", **extra: Any) -> Document:
+def config(links: Sequence[str | Document], mode: str = "active-backup", **extra: Any) -> Document:
     """A configuration as users write it."""
     return {
         "cniVersion": "1.0.0",
@@ -298,6 +325,6 @@ def config(links: list[str], mode: str = "active-backup", **extra: Any) -> Docum
         "type": "bond",
         "mode": mode,
         "miimon": 100,
-        "links": [{"name": name} for name in links],
+        "links": [{"name": link} if isinstance(link, str) else link for link in links],
         **extra,
     }

@@ -149,6 +149,12 @@ def _split(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def sysctl(space: Space, key: str, value: int) -> None:
+    """Set net.KEY, such as ``ipv4/conf/all/arp_ignore``, in a namespace."""
+    with inside(space):
+        Path(f"/proc/sys/net/{key}").write_text(str(value), encoding="ascii")
+
+
 def bond_attributes(space: Space, name: str) -> dict[int, bytes]:
     """A bond's options as the kernel sends them (IFLA_LINKINFO, IFLA_INFO_DATA)."""
     return attributes(space, name, 18, 2)

@@ -16,6 +16,7 @@ from tests.kernel.lan import (
     carrier,
     lag,
     member,
+    sysctl,
 )
 
 STATIC = "mode balance-xor miimon 50"
@@ -145,6 +146,7 @@ def test_arp_monitoring_sees_a_cut_that_carrier_does_not_show(
     node: Node, pod: Space, validate: str
 ) -> None:
     far = bridged(node)
+    sysctl(node.switch, "ipv4/conf/all/arp_ignore", 1)  # answer on the bridge only
     before = node.home()
     options = {"arpInterval": 100, "arpIpTarget": [SWITCH], "arpValidate": validate}
     asked = config(list(LEGS), **IPS, options=options) | {"miimon": None}

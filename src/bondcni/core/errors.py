@@ -14,7 +14,8 @@
     ├── VerifyError         103  the kernel said yes and holds something else
     ├── DelegateError       104  the IPAM plugin failed (its own CNI code where it gave one)
     ├── CheckError          105  CHECK: what differs from what was asked
-    └── Incomplete          106  teardown went on after errors; all of them
+    ├── Incomplete          106  teardown went on after errors; all of them
+    └── PolicyError         107  the node's policy file has mistakes; all of them
 
 Codes: CNI SPEC 1.1.0, section "Error"; 100 and above are ours. The edge that
 answers the runtime prints the error; nothing else does.
@@ -150,3 +151,9 @@ class Incomplete(BondError):
     """Teardown did all it could; the message lists what failed."""
 
     code = 106
+
+
+class PolicyError(BondError):
+    """The node's policy file cannot be read; no host link is taken while that is so."""
+
+    code = 107

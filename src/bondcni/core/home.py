@@ -34,10 +34,15 @@ STRANGER = 9
 
 
 class Home(NamedTuple):
-    """The next steps (none: all is done), and what cannot be as it was, in sentences."""
+    """The next steps (none: all is done), and what cannot be as it was, in sentences.
+
+    ``awaited`` names hardware of the host that is nowhere: its namespace may be dying, and
+    the kernel gives it back then. A virtual link that is nowhere is gone for good.
+    """
 
     steps: tuple[Step, ...]
     told: tuple[str, ...]
+    awaited: tuple[str, ...] = ()
 
 
 class Sought(NamedTuple):
@@ -74,7 +79,9 @@ class Sought(NamedTuple):
 
     def among(self, space: Namespace, where: str) -> tuple[int, Link | None]:
         """The link in one namespace, with its likeness."""
-        rated = [(self.likeness(now, where), now.name != self.link.name, now) for now in space.links]
+        rated = [
+            (self.likeness(now, where), now.name != self.link.name, now) for now in space.links
+        ]
         best = min(rated, key=lambda entry: entry[:2], default=(STRANGER, True, None))
         return best[0], best[2] if best[0] < STRANGER else None
 
@@ -85,8 +92,7 @@ def sought(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[Sought, ...]:
     inside = [member.index for member in bond.members]
     inside += [item.link.index for item in taken[len(inside) :]]
     return tuple(
-        Sought(item.home, item.link, index, macs)
-        for item, index in zip(taken, inside, strict=True)
+        Sought(item.home, item.link, index, macs) for item, index in zip(taken, inside, strict=True)
     )
 
 
@@ -99,12 +105,14 @@ def plan_home(
         return Home((DeleteLink("pod", held.index, held.name),), ())
     steps: list[Step] = []
     told: list[str] = []
+    awaited: list[str] = []
     places = [(one, *_where_is(one, host, pod)) for one in sought(bond, taken)]
     names = {one.link.name for one, _, now in places if now}
     for one, where, now in places:
         space = host if one.home == "host" else pod
         if now is None or space is None:
             told += [f"link {one.link.name} is nowhere any more"] if one.home == "host" else []
+            awaited += [one.link.name] if one.home == "host" and not one.link.kind else []
         elif where != one.home:
             steps += _bring(one.link, now, host, names)
         elif now.master:
@@ -112,7 +120,7 @@ def plan_home(
         else:
             steps += _mend(one, now, space, names)
             told += _lost(one.link, now, space)
-    return Home(tuple(steps), tuple(told))
+    return Home(tuple(steps), tuple(told), tuple(awaited))
 
 
 def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:

@@ -9,11 +9,12 @@ written before the first change already names the bond, and so that the members
 can be enslaved in the same breath.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused
+from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import find_link, reasons_against, reasons_between
 from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
 
@@ -21,6 +22,11 @@ LATE = ("primary", "active_slave")
 """Options that name a member: the kernel ignores an ifindex it does not know yet."""
 
 DEFAULT_MTU = 1500
+
+
+def no_rules(link: Link) -> Verdict:
+    """The policy of a node without a policy file."""
+    return Policy().verdict(link, "", "")
 
 
 class CreateBond(NamedTuple):
@@ -123,8 +129,14 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def plan_add(config: BondConfig, ifname: str, host: Namespace, pod: Namespace) -> Plan:
-    """The steps that give the pod its bond.
+def plan_add(
+    config: BondConfig,
+    ifname: str,
+    host: Namespace,
+    pod: Namespace,
+    judge: Callable[[Link], Verdict] = no_rules,
+) -> Plan:
+    """The steps that give the pod its bond. ``judge`` is the node's policy on host links.
 
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
     of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
@@ -136,7 +148,7 @@ def plan_add(config: BondConfig, ifname: str, host: Namespace, pod: Namespace) -
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
         link, why = find_link(ref, space, home)
-        reasons += [why] if link is None else reasons_against(link, names, home, space, pod)
+        reasons += [why] if link is None else reasons_against(link, names, home, space, pod, judge)
         found += [] if link is None else [(ref, link)]
     links = [link for _, link in found]
     reasons += reasons_between(links, config)

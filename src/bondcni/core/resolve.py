@@ -9,10 +9,11 @@ stacked on it) is never taken.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.options import MODES
+from bondcni.core.policy import Verdict
 from bondcni.core.state import (
     ARPHRD_INFINIBAND,
     IFF_LOOPBACK,
@@ -29,7 +30,7 @@ RT_SCOPE_UNIVERSE = 0
 
 def find_link(ref: LinkRef, space: Namespace, home: str) -> tuple[Link | None, str]:
     """The link that ``ref`` means, or None and why."""
-    found = [link for link in space.links if _matches(ref, link)]
+    found = [link for link in space.links if matches(ref, link)]
     if ref.by == "mac" and len(found) > 1:  # what is stacked on a NIC has its MAC too
         found = [n for n in found if n.permanent_mac == ref.value] or found
         found = [n for n in found if not n.lower] or found
@@ -42,7 +43,8 @@ def find_link(ref: LinkRef, space: Namespace, home: str) -> tuple[Link | None, s
     return None, f"link {ref.by} {ref.value} is ambiguous {place}: {names}; name it by name"
 
 
-def _matches(ref: LinkRef, link: Link) -> bool:
+def matches(ref: LinkRef, link: Link) -> bool:
+    """Whether ``ref`` names this link; a member by the MAC it had before, too."""
     if ref.by == "pci":
         return link.parent == ref.value and link.parent_bus in ("", "pci")
     if ref.by == "mac":
@@ -52,21 +54,32 @@ def _matches(ref: LinkRef, link: Link) -> bool:
 
 
 def reasons_against(
-    link: Link, names: tuple[str, ...], home: str, space: Namespace, pod: Namespace
+    link: Link,
+    names: tuple[str, ...],
+    home: str,
+    space: Namespace,
+    pod: Namespace,
+    judge: Callable[[Link], Verdict],
 ) -> list[str]:
     """Why this link cannot be a member, whatever the others are.
 
-    ``names`` are the bond's own: its name and its alternative name.
+    ``names`` are the bond's own: its name and its alternative name. ``judge`` is the
+    node's policy; it is asked about links of the host.
     """
     reasons = list(_unfit(link, space))
     own = (link.name, *link.altnames)
     if not set(own).isdisjoint(names):
         reasons.append(f"link {link.name} has the name that the bond itself shall have")
     if home == "host":
-        for name in own:  # both move with it (kernel commit 7663d522099e for the altnames)
-            if name not in names and pod.named(name) is not None:
-                reasons.append(f"link {link.name}: the pod already has an interface named {name}")
-        reasons += _in_use(link, space)
+        # Alternative names move with it, too (kernel commit 7663d522099e).
+        reasons += [
+            f"link {link.name}: the pod already has an interface named {name}"
+            for name in own
+            if name not in names and pod.named(name)
+        ]
+        verdict = judge(link)
+        reasons += [] if verdict.allowed else [f"host link {link.name}: {verdict.why}"]
+        reasons += [] if verdict.force else list(in_use(link, space))
     return reasons
 
 
@@ -82,7 +95,7 @@ def _unfit(link: Link, space: Namespace) -> Iterator[str]:
             yield f"link {link.name} has the {upper.kind} {upper.name} on it"
 
 
-def _in_use(link: Link, host: Namespace) -> Iterator[str]:
+def in_use(link: Link, host: Namespace) -> Iterator[str]:
     """Reasons why the host itself needs the link."""
     for route in host.routes:
         if route.index == link.index and route.dst in ("0.0.0.0/0", "::/0"):

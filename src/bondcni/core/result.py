@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """Every cniVersion that requests may have, oldest first."""
 
+DNS_LISTS = ("nameservers", "search", "options")
+
 Object = dict[str, Any]
 
 
@@ -33,23 +35,50 @@ def at_least(version: str, least: str) -> bool:
     return SUPPORTED.index(version) >= SUPPORTED.index(least)
 
 
-def read(document: Mapping[str, Any]) -> Result:
+def read(document: Any) -> Result:
     """A result document of any version. Raises ``ValueError`` with what is wrong."""
-    if "ip4" in document or "ip6" in document:
-        return _read_020(document)
-    dns = document.get("dns") or {}
-    if not isinstance(dns, dict):
-        raise ValueError("dns must be an object")
-    ips = tuple(_without(ip, "version") for ip in _objects(document, "ips"))
-    for ip in ips:
-        if not isinstance(ip.get("address"), str):
-            raise ValueError("every entry of ips needs an address in CIDR form")
+    if not isinstance(document, dict):
+        raise ValueError("a result must be an object")
+    old = "ip4" in document or "ip6" in document
+    result = _read_020(document) if old else _read_030(document)
+    for ip in result.ips:
+        _typed("an entry of ips", ip, _IP)
+    for route in result.routes:
+        _typed("a route", route, _ROUTE)
+    return result
+
+
+_IP: Mapping[str, type] = {"address": str, "gateway": str, "interface": int}
+_ROUTE: Mapping[str, type] = {
+    "dst": str,
+    "gw": str,
+    **dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), int),
+}
+
+
+def _typed(what: str, part: Object, types: Mapping[str, type]) -> None:
+    """The first key of ``types`` is required; the others may be left out."""
+    required = next(iter(types))
+    if not part.get(required):
+        raise ValueError(f"{what} has no {required}")
+    for key, kind in types.items():
+        if part.get(key) is not None and type(part[key]) is not kind:
+            raise ValueError(f"{what} has a {key} that is no {_KIND[kind]}")
+
+
+_KIND = {str: "text", int: "whole number"}
+
+
+def _read_030(document: Object) -> Result:
     return Result(
-        _objects(document, "interfaces"), ips, _objects(document, "routes"), _filled(dns)
+        _objects(document, "interfaces"),
+        tuple(_without(ip, "version") for ip in _objects(document, "ips")),
+        _objects(document, "routes"),
+        _dns(document),
     )
 
 
-def _read_020(document: Mapping[str, Any]) -> Result:
+def _read_020(document: Object) -> Result:
     ips: list[Object] = []
     routes: list[Object] = []
     for family in ("ip4", "ip6"):
@@ -59,7 +88,21 @@ def _read_020(document: Mapping[str, Any]) -> Result:
         if part:
             ips.append(_filled({"address": part["ip"], "gateway": part.get("gateway")}))
             routes += _objects(part, "routes")
-    return Result((), tuple(ips), tuple(routes), _filled(document.get("dns") or {}))
+    return Result((), tuple(ips), tuple(routes), _dns(document))
+
+
+def _dns(document: Object) -> Object:
+    dns = document.get("dns") or {}
+    if not isinstance(dns, dict):
+        raise ValueError("dns must be an object")
+    for key, value in _filled(dns).items():
+        if key == "domain" and not isinstance(value, str):
+            raise ValueError("the domain of dns must be text")
+        if key in DNS_LISTS and not (
+            isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        ):
+            raise ValueError(f"the {key} of dns must be a list of text")
+    return _filled(dns)
 
 
 def _objects(document: Mapping[str, Any], key: str) -> tuple[Object, ...]:
@@ -98,7 +141,7 @@ def merge_dns(*parts: Mapping[str, Any]) -> Object:
     merged: Object = {}
     for part in parts:
         for key, value in _filled(part).items():
-            if isinstance(value, list):
+            if key in DNS_LISTS:
                 joined = [*merged.get(key, []), *value]
                 merged[key] = [v for i, v in enumerate(joined) if v not in joined[:i]]
             else:

@@ -52,9 +52,7 @@ def problems(
     ]
 
 
-def warnings(
-    mode: int, options: Options, members: Mapping[int, Options] = _NONE
-) -> list[Finding]:
+def warnings(mode: int, options: Options, members: Mapping[int, Options] = _NONE) -> list[Finding]:
     """What will have no effect, or not the one that was written."""
     found = list(_unmonitored(mode, options))
     for row, value in _rows(options):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -22,6 +23,7 @@ from bondcni.lab import byhand, guest, kernels, manifests, session, story, topol
 from bondcni.lab.guest import Guest, LostGuest
 from bondcni.lab.hands import CommandFailed
 from bondcni.lab.manifests import Manifests
+from bondcni.lab.multus import Sandbox
 from bondcni.lab.record import Record
 from bondcni.lab.report import Story
 from bondcni.lab.substitutes import Impossible
@@ -55,30 +57,38 @@ def version() -> None:
 @main.group()
 def lab() -> None:
     """Try things on a kernel of their own: nothing on this machine is touched."""
-    missing = kernels.missing_packages()
-    if missing:
-        stop(Story(stderr=True), f"install first: apt-get install {' '.join(missing)}")
 
 
-def stop(teller: Story, text: str, code: int = BAD_INPUT) -> None:
-    """Say one thing and exit."""
-    teller.error(text)
-    sys.exit(code)
+class Stop(Exception):
+    """The program ends here; the text is the one message, ``code`` the exit code."""
+
+    def __init__(self, text: str, code: int = BAD_INPUT) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @contextlib.contextmanager
-def honest(teller: Story) -> Iterator[None]:
-    """What can stop everything, as one message and an exit code."""
+def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
+    """What can stop everything, as one message, an entry in the record and an exit code."""
     try:
         yield
-    except LostGuest as error:
-        stop(teller, f"{error}\nNo case failed; run it again, or try another --kernel.", LOST)
-    except kernels.Unavailable as error:
-        stop(teller, str(error))
-    except Impossible as error:
-        stop(teller, str(error))
-    except CommandFailed as error:
-        stop(teller, f"the lab could not be set up: {error}", LOST)
+    except (Stop, LostGuest, kernels.Unavailable, Impossible, CommandFailed) as error:
+        code = _code(error)
+        text = str(error)
+        if record:
+            record.error = text
+        advice = "\nNo case failed: run it again, or try another --kernel." * (code == LOST)
+        teller.error(text + advice)
+        sys.exit(code)
+    except subprocess.TimeoutExpired as error:
+        teller.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
+        sys.exit(LOST)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, Stop):
+        return error.code
+    return LOST if isinstance(error, LostGuest | CommandFailed) else BAD_INPUT
 
 
 @lab.command()
@@ -91,51 +101,53 @@ def run(
     files: tuple[Path, ...], kernel: str | None, *, strict: bool, as_json: bool, keep: bool
 ) -> None:
     """Run the pods of manifests and tell what happens to their bonds."""
-    teller = Story(stderr=as_json)
-    found = checked(teller, files)
-    record = Record()
+    teller, record = Story(stderr=as_json), Record()
     try:
-        with honest(teller):
-            tell(teller, record, found, kernel, strict=strict, keep=keep)
+        with honest(teller, record):
+            found = checked(teller, files, record)
+            tell(teller, record, found, Choice(kernel, strict=strict, keep=keep))
     finally:
         if as_json:
             click.echo(json.dumps(record.document(), indent=2))
     sys.exit(0 if record.ok else FAILED)
 
 
-def checked(teller: Story, files: Sequence[Path]) -> Manifests:
-    """The manifests; all that is wrong with them ends the program."""
+class Choice(NamedTuple):
+    """How the user wants the cases run."""
+
+    kernel: str | None
+    strict: bool
+    keep: bool
+
+
+def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
+    """The manifests; all that is wrong with them is told and ends the program."""
     if not files:
-        stop(teller, "no manifests: bondctl lab run FILE.yaml (there are some in examples/)")
+        raise Stop("no manifests: bondctl lab run FILE.yaml (there are some in examples/)")
     found = manifests.load(files)
     if found.findings:
+        record.findings = found.findings
         teller.findings(found.findings)
-        stop(teller, f"{len(found.findings)} to correct; nothing was run")
+        raise Stop(f"{len(found.findings)} to correct; nothing was run")
     return found
 
 
-def tell(
-    teller: Story,
-    record: Record,
-    found: Manifests,
-    kernel: str | None,
-    *,
-    strict: bool,
-    keep: bool,
-) -> None:
+def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> None:
     """Boot, tell all cases, perhaps keep the guest."""
+    if choice.keep and guest.is_answering(guest.kept_path()):
+        raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
     folders = session.plugin_folders(teller.progress)
-    hardware = kernel != kernels.HOST
+    hardware = choice.kernel != kernels.HOST
     nics = topology.host_nics(found.pods) if hardware else []
-    with booted(teller, kernel, nics) as machine:
+    with booted(teller, choice.kernel, nics) as machine:
         record.kernel = machine.release
         try:
             hands = session.prepare(machine, nics)
-            room = session.lab(hands, folders, strict=strict, hardware=hardware)
+            room = session.lab(hands, folders, strict=choice.strict, hardware=hardware)
             for event in story.tell(room, found.pods):
                 record.add(event)
                 teller.show(event)
-            if keep:
+            if choice.keep:
                 settle(teller, machine, room, found)
         except LostGuest as error:
             record.lost = error.why
@@ -147,8 +159,17 @@ def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> 
     case = story.Case(room, found.pods[-1])
     for event in case.stay():
         teller.show(event)
+    for one in case.runtime.attached:
+        for config in one.configs:
+            if config.get("type") == "bond":
+                byhand.furnish(
+                    room.hands, case.sandbox, one.ifname, room.cni_path, config, one.result
+                )
     machine.keep(guest.kept_path())
-    teller.progress(f"kept, with the pod in the namespace {case.sandbox.netns}: bondctl lab shell")
+    teller.progress(
+        f"kept, with the pod in the namespace {case.sandbox.netns}: look around with "
+        "`bondctl lab shell`, end it with `bondctl lab stop`"
+    )
 
 
 @contextlib.contextmanager
@@ -160,6 +181,9 @@ def booted(
     shares: Sequence[Path] = (),
 ) -> Iterator[Guest]:
     """A guest; its boot is shown."""
+    missing = kernels.missing_packages()
+    if missing:
+        raise Stop(f"a guest needs packages: apt-get install {' '.join(missing)}")
     with teller.waiting("booting a guest"):
         machine = guest.open_guest(
             kernel,
@@ -179,12 +203,9 @@ def shell(files: tuple[Path, ...], kernel: str | None) -> None:
     """Open a shell in the kept guest, or in a new one with two spare NICs."""
     teller = Story(stderr=True)
     with honest(teller):
-        path = guest.kept_path()
-        if guest.is_answering(path) and not files:
-            machine = guest.attach(path)
-            env = byhand.environment(":".join([session.BIN, *session.plugin_folders(print)]))
-            sys.exit(machine.shell(env=env))
-        found = checked(teller, files) if files else Manifests((), ())
+        if guest.is_answering(guest.kept_path()) and not files:
+            sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", byhand.ENTER]))
+        found = checked(teller, files, Record()) if files else Manifests((), ())
         sys.exit(new_shell(teller, found, kernel))
 
 
@@ -192,14 +213,26 @@ def new_shell(teller: Story, found: Manifests, kernel: str | None) -> int:
     """Boot, furnish, and leave the user to it; the shell's status."""
     folders = session.plugin_folders(teller.progress)
     pod = byhand.pod_by_hand(found.pods)
-    hardware = kernel != kernels.HOST
-    nics = byhand.hardware(pod) if hardware else []
+    cables = kernel != kernels.HOST
+    nics = byhand.hardware(pod) if cables else []
     with booted(teller, kernel, nics) as machine:
         hands = session.prepare(machine, nics)
         path = ":".join([session.BIN, *folders])
-        env = byhand.furnish(hands, pod, path, hardware=hardware)
-        script = f"cat {byhand.HOME}/motd >&2; exec bash"
-        return machine.shell(["sh", "-c", script], env=env)
+        byhand.surround(hands, pod, cables=cables)
+        sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")
+        byhand.furnish(hands, sandbox, "net1", path, byhand.SAMPLE)
+        return machine.shell(["sh", "-c", byhand.ENTER])
+
+
+@lab.command("stop")
+def stop() -> None:
+    """End the guest that `lab run --keep` left."""
+    path = guest.kept_path()
+    if guest.is_answering(path):
+        guest.attach(path).halt()
+        click.echo("ended")
+    else:
+        click.echo("no guest is kept")
 
 
 @lab.command("kernels")
@@ -259,11 +292,11 @@ def stream(
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env["PATH"] = f"{env.get('PATH', '')}:{session.STANDARD_PATH}"
     env["CNI_PATH"] = cni_path
-    files = {"out": click.get_binary_stream("stdout"), "err": click.get_binary_stream("stderr")}
 
     def copy(name: str, data: bytes) -> None:
-        files[name].write(data)
-        files[name].flush()
+        file = (sys.stdout if name == "out" else sys.stderr).buffer
+        file.write(data)
+        file.flush()
 
     try:
         return machine.start(command, env=env, cwd=os.getcwd()).follow(copy, timeout)

@@ -11,13 +11,16 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TextIO
 
-from bondcni.core.errors import BondError
+from bondcni.core.errors import BondError, InputError
 from bondcni.core.result import SUPPORTED
+from bondcni.service.attachment import Service
 from bondcni.service.journal import DEFAULT_FOLDER, Journal
+from bondcni.service.policy import DEFAULT_FILE, load
 from bondcni.service.request import read_request
-from bondcni.service.verbs import Service, serve
+from bondcni.service.verbs import serve
 
 LIMIT = 1 << 24
 """Bytes of standard input that are read; a configuration with prevResult is far smaller."""
@@ -29,7 +32,7 @@ configuration on standard input. CNI versions: {versions}. People want bondctl."
 
 def main() -> None:
     """Answer the request of this process's environment and standard input."""
-    status = run(dict(os.environ), sys.stdin.fileno(), sys.stdout, sys.stderr)
+    status = run(dict(os.environ), 0, sys.stdout, sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # nothing is left to tear down, and tearing down takes 4 ms
@@ -40,8 +43,9 @@ def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> i
     if "CNI_COMMAND" not in env and os.isatty(stdin):
         print(USAGE.format(versions=", ".join(SUPPORTED)), file=stderr)
         return 0
-    journal = Journal(env.get("BONDCNI_STATE", DEFAULT_FOLDER))
-    service = Service(journal, lambda text: print(f"bond: warning: {text}", file=stderr))
+    journal = Journal(env.get("BONDCNI_STATE") or DEFAULT_FOLDER)
+    policy = partial(load, env.get("BONDCNI_POLICY") or DEFAULT_FILE)
+    service = Service(journal, lambda text: print(f"bond: warning: {text}", file=stderr), policy)
     text = b""
     try:
         text = _read(stdin)
@@ -67,9 +71,14 @@ def _known(error: Exception, stderr: TextIO) -> BondError:
 def _read(descriptor: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while size < LIMIT and (chunk := os.read(descriptor, 1 << 16)):
-        chunks.append(chunk)
-        size += len(chunk)
+    try:
+        while chunk := os.read(descriptor, 1 << 16):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > LIMIT:
+                raise InputError(f"standard input is more than {LIMIT} bytes")
+    except OSError as error:
+        raise InputError(f"standard input cannot be read: {error.strerror}") from error
     return b"".join(chunks)
 
 

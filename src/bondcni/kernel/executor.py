@@ -58,6 +58,14 @@ class Side(NamedTuple):
     fd: int
 
 
+class Back(NamedTuple):
+    """What came of bringing links home: what the kernel refused, what to tell, what to await."""
+
+    errors: tuple[str, ...]
+    told: tuple[str, ...]
+    awaited: tuple[str, ...]
+
+
 class Node:
     """The host's namespace and a pod's, as one request sees them.
 
@@ -118,7 +126,11 @@ class Node:
     def _request(self, step: Step) -> Request:
         if isinstance(step, CreateBond):
             return messages.create_bond(
-                step.name, _encoded(BOND_OPTIONS, step.options), step.mac or None, step.mtu, step.index
+                step.name,
+                _encoded(BOND_OPTIONS, step.options),
+                step.mac or None,
+                step.mtu,
+                step.index,
             )
         if isinstance(step, AddAltname):
             return messages.add_altnames(step.index, step.label, step.altname)
@@ -144,24 +156,21 @@ class Node:
             member=_encoded(MEMBER_OPTIONS, step.member_options),
         )
 
-    def bring_home(self, bond: Wanted, taken: tuple[Taken, ...]) -> list[str]:
-        """Everything as it was before, as far as it can be; what could not be done.
-
-        A link that is nowhere (unplugged, or in another pod) is told and is no reason to
-        stop.
-        """
+    def bring_home(self, bond: Wanted, taken: tuple[Taken, ...]) -> Back:
+        """Everything as it was before, as far as it can be, round by round."""
         errors: list[str] = []
         before: tuple[Step, ...] = ()
         for _ in range(ROUNDS):
             pod = self.inside() if self.pod else None
             home = plan_home(bond, taken, snapshot(self.host.rtnl, _deadline()), pod)
             if not home.steps:
-                return []
+                return Back((), home.told, home.awaited)
             if home.steps == before:
-                return errors or [f"{_words_of(step)}: no effect" for step in home.steps]
+                errors = errors or [f"{_words_of(step)}: no effect" for step in home.steps]
+                break
             errors = [error.message for error in self._try(home.steps)]
             before = home.steps
-        return errors
+        return Back(tuple(errors), home.told, home.awaited)
 
     def interface(self, index: int) -> dict[str, Any]:
         """The bond as an entry of a CNI result's interfaces."""

@@ -35,6 +35,7 @@ RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
 RTM_NEWLINKPROP = 108
+RTM_DELLINKPROP = 109
 
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
@@ -178,13 +179,22 @@ def delete_link(index: int, name: str) -> Request:
     return _request(RTM_DELLINK, f"delete {name}", b"", index)
 
 
+def _altnames(altnames: tuple[str, ...]) -> bytes:
+    names = (pack_attr(IFLA_ALT_IFNAME, pack_text(altname)) for altname in altnames)
+    return pack_nest(IFLA_PROP_LIST, *names)
+
+
 def add_altnames(index: int, name: str, *altnames: str) -> Request:
     """RTM_NEWLINKPROP. EEXIST when a name is taken, be it by this very link."""
-    names = (pack_attr(IFLA_ALT_IFNAME, pack_text(altname)) for altname in altnames)
-    body = pack_nest(IFLA_PROP_LIST, *names)
     operation = f"give {name} the alternative name {', '.join(altnames)}"
-    request = _request(RTM_NEWLINKPROP, operation, body, index)
+    request = _request(RTM_NEWLINKPROP, operation, _altnames(altnames), index)
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)
+
+
+def delete_altnames(index: int, name: str, *altnames: str) -> Request:
+    """RTM_DELLINKPROP. ENOENT when the link has no such alternative name."""
+    operation = f"take the alternative name {', '.join(altnames)} from {name}"
+    return _request(RTM_DELLINKPROP, operation, _altnames(altnames), index)
 
 
 _NO_STATS = pack_attr(IFLA_EXT_MASK, pack_u32(RTEXT_FILTER_SKIP_STATS))

@@ -234,7 +234,7 @@ class Agent:
         return True
 
     def poll(self) -> dict[int, int]:
-        """Wait; the descriptors that want attention and their events, poll(2)."""
+        """Wait for descriptors that want attention; which, and with what events."""
         poller = select.poll()
         interest = {self.channel.fd: select.POLLIN, self.wake: select.POLLIN}
         for job in self.jobs.values():

@@ -10,6 +10,7 @@ Pure: commands out. Whether they worked is seen by ``story``.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from bondcni.lab.topology import ETHERNET_MTU, HOST, LAN, SILICON, Fabric, Form,
 
 SHELF = "lab-shelf"
 FUNCTIONS = "/run/bondlab/functions.json"
+LONGEST_FAR = 11  # with "far-" in front it still fits an interface name
 NODE = "1"  # process 1 lives in the node's namespace
 LACP_LINK_LOCAL = 4  # bit 2 of group_fwd_mask: 01:80:c2:00:00:02 (net/bridge/br_input.c)
 
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
 
 def far(nic: str) -> str:
     """The name of the other end of a hardware NIC's cable while it is on the shelf."""
-    return f"far-{nic}"[:15]
+    return f"far-{nic}" if len(nic) <= LONGEST_FAR else f"far-{zlib.crc32(nic.encode()):x}"
 
 
 def shelve(nics: Iterable[str]) -> list[Batch]:
@@ -144,12 +146,12 @@ _MAKERS = {
 
 
 def _dress(nic: Nic) -> Iterator[str]:
-    """MAC, MTU and state of the node's end: up, as an administrator leaves a spare NIC."""
+    """MAC, MTU and state of the node's end."""
     if nic.mac:
         yield f"link set {nic.name} address {nic.mac}"
     if nic.mtu != ETHERNET_MTU:
         yield f"link set {nic.name} mtu {nic.mtu}"
-    yield f"link set {nic.name} up"
+    yield f"link set {nic.name} {'up' if nic.up else 'down'}"
 
 
 def _switch(fabric: Fabric, nics: Iterable[Nic]) -> Batch:

@@ -17,7 +17,7 @@ from bondcni.core.errors import BondError, ConfigError, Problem
 from bondcni.lab.located import Finding, Node
 
 FIXES = {
-    "/type": "Add \"type\", the name of the plugin's executable.",
+    "/type": 'Add "type", the name of the plugin\'s executable.',
     "/ipam": "Correct the address at this line.",
 }
 

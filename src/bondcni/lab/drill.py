@@ -94,11 +94,9 @@ class Cutter(NamedTuple):
 
     def how(self) -> str:
         """What is done, in words."""
-        if self.leg.cable and self.unseen:
-            return "its cable carries no more frames"
-        if self.leg.cable:
-            return "its cable is cut and the NIC down"
-        return "frames stop, carrier stays" if self.unseen and self.leg.seen else "its link is cut"
+        if self.unseen:
+            return "frames are lost, carrier stays"
+        return "cable cut, both ends down" if self.leg.cable else "carrier lost"
 
     def turn(self, state: str) -> None:
         """Set everything ``down`` or ``up``."""
@@ -132,12 +130,14 @@ def run(tools: Tools, fabric: Fabric, leg: Leg, target: str) -> Drill:
     _begin(tools, fabric.ifname, target)
     try:
         tools.pause(WARM_SECONDS)
-        cutter.turn("down")
-        noticed = tools.until(lambda: _left(tools, fabric, leg), _patience(fabric, cutter))
-        tools.pause(HOLD_SECONDS)
-        while_cut = tools.bond(fabric.ifname)
-        late = tools.hands.shell(f"tail -n 4 {LOG}.log")
-        cutter.turn("up")
+        try:
+            cutter.turn("down")
+            noticed = tools.until(lambda: _left(tools, fabric, leg), _patience(fabric, cutter))
+            tools.pause(HOLD_SECONDS)
+            while_cut = tools.bond(fabric.ifname)
+            late = tools.hands.shell(f"tail -n 4 {LOG}.log")
+        finally:
+            cutter.turn("up")
         recovered = tools.until(lambda: whole(tools.bond(fabric.ifname), fabric), NOTICE_SECONDS)
         tools.pause(WARM_SECONDS)
     finally:

@@ -13,28 +13,21 @@ from typing import Any, Protocol
 
 from bondcni.lab.build import Batch
 from bondcni.lab.events import Bond, Member
+from bondcni.lab.guest import Completed
 
 Link = dict[str, Any]
 
 SECONDS = 60.0
 
 
-class Completed(Protocol):
-    """How a command ended."""
-
-    @property
-    def returncode(self) -> int: ...
-    @property
-    def stdout(self) -> bytes: ...
-    @property
-    def stderr(self) -> bytes: ...
-
-
 class Cable(Protocol):
     """A cable that can be cut: frames are dropped, carrier stays."""
 
-    def cut(self) -> None: ...
-    def mend(self) -> None: ...
+    def cut(self) -> None:
+        """Drop frames from now on."""
+
+    def mend(self) -> None:
+        """Carry them again."""
 
 
 class Machine(Protocol):
@@ -47,9 +40,11 @@ class Machine(Protocol):
         env: Mapping[str, str] | None = None,
         input: bytes = b"",  # noqa: A002 subprocess's word
         timeout: float = SECONDS,
-    ) -> Completed: ...
+    ) -> Completed:
+        """Run a command to its end."""
 
-    def cable(self, name: str) -> Cable: ...
+    def cable(self, name: str) -> Cable:
+        """The cable of the NIC of that name."""
 
 
 class CommandFailed(Exception):

@@ -163,6 +163,7 @@ class Holder:
         self.ended = self.lifeline is None
 
     def report(self, why: str) -> Message:
+        """The message that the guest is lost."""
         log = self.machine.log
         return {"lost": why, "console": self.machine.last_words(), "log": str(log)}
 

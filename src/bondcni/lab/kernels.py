@@ -148,8 +148,10 @@ def unpacked(suite: Suite, packages: Sequence[str], progress: Progress) -> Path:
         folders = sorted(path for path in cache.glob(f"{stem}*") if path.is_dir())
         if folders:
             return folders[-1]
+        for leftover in cache.glob(f"part-{stem}*"):  # of a fetch that was killed
+            shutil.rmtree(leftover)
         progress(f"fetching {', '.join(packages)} from Debian {suite.name}")
-        with tempfile.TemporaryDirectory(prefix="part-", dir=cache) as temporary:
+        with tempfile.TemporaryDirectory(prefix=f"part-{stem}", dir=cache) as temporary:
             archives = download(suite, packages, Path(temporary))
             return settle(archives, Path(temporary) / "root", cache, stem)
 
@@ -255,10 +257,10 @@ def run(*argv: str, cwd: Path | None = None) -> None:
         raise Unavailable(f"{words} ended with {done.returncode}: {done.stderr.strip()}")
 
 
-def mirror() -> str:
-    """The address of the Debian mirror in the machine's own apt sources."""
-    parts = APT_FOLDER / "sources.list.d"
-    lists = [APT_FOLDER / "sources.list", *sorted(parts.glob("*.list"))]
+def mirror(folder: Path = APT_FOLDER) -> str:
+    """The address of the Debian mirror in the machine's own apt sources. Raises Unavailable."""
+    parts = folder / "sources.list.d"
+    lists = [folder / "sources.list", *sorted(parts.glob("*.list"))]
     entries = [
         *(entry for path in sorted(parts.glob("*.sources")) for entry in stanzas(path.read_text())),
         *(entry for path in lists if path.exists() for entry in one_liners(path.read_text())),
@@ -266,7 +268,7 @@ def mirror() -> str:
     for entry in entries:
         if is_main_archive(entry):
             return entry["uris"].split()[0]
-    raise Unavailable(f"no Debian mirror in {APT_FOLDER}/sources.list or {parts}")
+    raise Unavailable(f"no Debian mirror in {folder}/sources.list or {parts}")
 
 
 def is_main_archive(entry: dict[str, str]) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 BLOCK_STYLES = ("|", ">")
 BLANK_ESCAPES = "nrtvfb0 _NLPe"
@@ -107,7 +107,7 @@ def documents(file: str, text: str) -> list[Node]:
     except (YAMLError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise Broken(Finding(file, 1, f"not YAML: {first}", "Is it a text file?")) from error
-    return [_node(file, node, text, lambda offset: None) for node in nodes if node is not None]
+    return [_node(file, node, text, lambda _: None) for node in nodes if node is not None]
 
 
 def embedded(holder: Node) -> tuple[Any, Node]:
@@ -153,13 +153,10 @@ def _node(file: str, node: Any, source: str, line_at: Any) -> Node:
     """A composed node and all below as `Node`; ``line_at`` places JSON in its file."""
     line = line_at(node.start_mark.index) or node.start_mark.line + 1
     if isinstance(node, MappingNode):
-        pairs = {
-            str(key.value): _node(file, value, source, line_at) for key, value in node.value
-        }
+        pairs = {str(key.value): _node(file, value, source, line_at) for key, value in node.value}
         return Node(pairs, file, line)
     if isinstance(node, SequenceNode):
         return Node([_node(file, part, source, line_at) for part in node.value], file, line)
-    assert isinstance(node, ScalarNode)
     if node.tag is not None and str(node.tag).endswith(":null"):
         return Node(None, file, line)
     raw = source[node.start_mark.index : node.end_mark.index]

@@ -236,7 +236,7 @@ class _Reader:
             ifname = request.interface or f"net{place}"
             if ifname in [one.ifname for one in attachments]:
                 message = f"two networks of this pod want the interface {ifname}"
-                advice = "Give one of them another name with @name or \"interface\"."
+                advice = 'Give one of them another name with @name or "interface".'
                 self.findings.append(Finding(document.file, request.line, message, advice))
             if network:
                 self._check_capabilities(document.file, network, request)
@@ -279,9 +279,7 @@ class _Reader:
             advice = f"Networks in these files: {listed}. Give the file that defines it too."
         return Finding(file, line, message, advice)
 
-    def _check_capabilities(
-        self, file: str, network: Network, request: annotation.Request
-    ) -> None:
+    def _check_capabilities(self, file: str, network: Network, request: annotation.Request) -> None:
         """multi-net-spec 4.1.2.1: ips and mac must fail where no plugin has the capability."""
         offered: set[str] = set()
         for plugin in network.plugins:

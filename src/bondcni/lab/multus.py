@@ -83,9 +83,7 @@ def with_result(config: Config, result: Any) -> Config:
     return config | {"prevResult": result}
 
 
-def environment(
-    verb: str, sandbox: Sandbox, ifname: str, cni_path: str
-) -> dict[str, str]:
+def environment(verb: str, sandbox: Sandbox, ifname: str, cni_path: str) -> dict[str, str]:
     """The variables of one call; CNI_ARGS as Multus sends them."""
     pod = sandbox.pod
     arguments = {

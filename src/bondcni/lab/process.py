@@ -89,7 +89,7 @@ class Process:
         try:
             self._listen(on_data, time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
-            raise self._door.lost(f"it does not end {self.argv[0]} when told to") from None
+            raise self._door.lost(f"no answer: {self.argv[0]} could not be ended") from None
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the command and what it started in its process group."""

@@ -20,6 +20,7 @@ from bondcni.lab.events import (
     Note,
     Ping,
 )
+from bondcni.lab.located import Finding
 
 Json = dict[str, Any]
 
@@ -30,7 +31,9 @@ class Record:
     def __init__(self, kernel: str = "") -> None:
         self.kernel = kernel
         self.cases: list[Json] = []
-        self.lost = ""
+        self.lost = ""  # why the guest was lost
+        self.error = ""  # why nothing could be run
+        self.findings: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -39,8 +42,14 @@ class Record:
 
     def document(self) -> Json:
         """Everything so far."""
-        whole: Json = {"kernel": self.kernel, "ok": self.ok, "cases": self.cases}
-        return whole | ({"lost": self.lost} if self.lost else {})
+        return {
+            "kernel": self.kernel,
+            "ok": self.ok,
+            "lost": self.lost,
+            "error": self.error,
+            "findings": [finding._asdict() for finding in self.findings],
+            "cases": self.cases,
+        }
 
     def add(self, event: Event) -> None:
         """Put one event in its place."""

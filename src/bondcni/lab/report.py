@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import singledispatch
 
 from rich.console import Console
 from rich.markup import escape
@@ -52,7 +53,9 @@ class Story:
     def findings(self, findings: tuple[Finding, ...]) -> None:
         """All that is wrong with the files."""
         for one in findings:
-            self.console.print(f"[bold]{escape(f'{one.file}:{one.line}:')}[/] {escape(one.message)}")
+            self.console.print(
+                f"[bold]{escape(f'{one.file}:{one.line}:')}[/] {escape(one.message)}"
+            )
             if one.advice:
                 self.console.print(f"    {escape(one.advice)}")
 
@@ -66,35 +69,25 @@ class Story:
             self.console.print(line)
 
 
+@singledispatch
 def _lines(event: Event) -> Iterator[str]:
-    match event:
-        case CaseBegin():
-            yield ""
-            yield f"[bold]{escape(event.title)}[/] ({escape(event.file)})"
-            yield f"{STILL}networks: {escape(', '.join(event.networks))}"
-        case Note():
-            yield f"{STILL}[yellow]note[/] {escape(event.text)}"
-        case Call():
-            yield from _call(event)
-        case Bond():
-            yield from _bond(event)
-        case Ping():
-            good = GOOD if event.received == event.sent else f"{event.received} answers"
-            yield f"{STILL}ping {event.target} through {event.bond}: {event.sent} sent, {good}"
-        case Drill():
-            yield from _drill(event)
-        case Nic() if event.home:
-            yield f"{STILL}home {event.name} is as it was: {event.after}"
-        case Nic():
-            yield f"{STILL}home {event.name} {BAD} was {event.before}, is {event.after or 'gone'}"
-        case Leases():
-            yield f"{STILL}addresses still taken: {', '.join(event.left)}"
-        case CaseEnd():
-            yield f"{STILL}[bold]{GOOD if event.ok else BAD}[/]"
-            yield from (f"{STILL}{STILL}{escape(reason)}" for reason in event.reasons)
+    raise TypeError(event)
 
 
-def _call(event: Call) -> Iterator[str]:
+@_lines.register
+def _(event: CaseBegin) -> Iterator[str]:
+    yield ""
+    yield f"[bold]{escape(event.title)}[/] ({escape(event.file)})"
+    yield f"{STILL}networks: {escape(', '.join(event.networks))}"
+
+
+@_lines.register
+def _(event: Note) -> Iterator[str]:
+    yield f"{STILL}[yellow]note[/] {escape(event.text)}"
+
+
+@_lines.register
+def _(event: Call) -> Iterator[str]:
     what = f"{event.verb:<5} {event.network} ({event.type}) {event.ifname}"
     verdict = GOOD if event.ok else f"{BAD} code {event.code}"
     yield f"{STILL}{escape(what)}: {verdict}, {event.milliseconds:.0f} ms"
@@ -102,7 +95,8 @@ def _call(event: Call) -> Iterator[str]:
         yield f"{STILL}{STILL}{escape(event.message)}"
 
 
-def _bond(event: Bond) -> Iterator[str]:
+@_lines.register
+def _(event: Bond) -> Iterator[str]:
     members = ", ".join(
         f"{one.name} {one.mii.lower()}" + " (active)" * (one.name == event.active)
         for one in event.members
@@ -114,17 +108,46 @@ def _bond(event: Bond) -> Iterator[str]:
     if event.partner:
         yield f"{STILL}{STILL}LACP: partner {event.partner}, {event.ports} ports agreed"
     if event.milliseconds >= 0:
-        yield f"{STILL}{STILL}whole {event.milliseconds:.0f} ms after the last ADD"
+        yield f"{STILL}{STILL}all members carry, {event.milliseconds:.0f} ms after the last ADD"
 
 
-def _drill(event: Drill) -> Iterator[str]:
+@_lines.register
+def _(event: Ping) -> Iterator[str]:
+    good = GOOD if event.received == event.sent else f"{event.received} answers"
+    yield f"{STILL}ping {event.target} through {event.bond}: {event.sent} sent, {good}"
+
+
+@_lines.register
+def _(event: Drill) -> Iterator[str]:
     yield f"{STILL}drill: {event.leg} is cut ({event.how}) while {event.target} is pinged"
-    noticed = _after(event.noticed, "left the leg")
+    noticed = _after(event.noticed, "left it")
     goes_on = f", traffic goes on over {event.active}" if event.active else ""
-    lost = f"{event.lost} of {event.sent} probes lost"
     yield f"{STILL}{STILL}{event.bond} {noticed}{goes_on}"
-    yield f"{STILL}{STILL}{lost}, longest silence {event.gap:.0f} ms"
-    yield f"{STILL}{STILL}mended: {_after(event.recovered, 'whole again')}"
+    yield (
+        f"{STILL}{STILL}{event.lost} of {event.sent} probes lost, "
+        f"longest silence {event.gap:.0f} ms"
+    )
+    yield f"{STILL}{STILL}mended: {_after(event.recovered, 'all members carry again')}"
+
+
+@_lines.register
+def _(event: Nic) -> Iterator[str]:
+    if event.home:
+        yield f"{STILL}home  {event.name} is as it was: {event.after}"
+    else:
+        now = event.after or "gone"
+        yield f"{STILL}home  {event.name} {BAD} was {event.before}, is {now}"
+
+
+@_lines.register
+def _(event: Leases) -> Iterator[str]:
+    yield f"{STILL}addresses still taken: {', '.join(event.left)}"
+
+
+@_lines.register
+def _(event: CaseEnd) -> Iterator[str]:
+    yield f"{STILL}[bold]{GOOD if event.ok else BAD}[/]"
+    yield from (f"{STILL}{STILL}{escape(reason)}" for reason in event.reasons)
 
 
 def _after(milliseconds: float, what: str) -> str:

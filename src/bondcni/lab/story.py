@@ -23,9 +23,10 @@ from bondcni.lab.hands import CommandFailed, Hands, Link
 from bondcni.lab.manifests import Pod
 from bondcni.lab.multus import Sandbox, configs
 from bondcni.lab.substitutes import LEASES, Impossible, runnable
-from bondcni.lab.topology import LAN, Fabric, Topology
+from bondcni.lab.topology import LAN, Fabric, Form, Topology
 
 READY_SECONDS = 15.0
+HOME_SECONDS = 5.0
 LENT = "192.0.2.2/24"  # TEST-NET-1 (RFC 5737), for bonds without an address
 
 
@@ -56,8 +57,8 @@ class Case:
         self.lab = lab
         self.hands = lab.hands
         self.pod = pod
-        token = secrets.token_hex(4)
-        sandbox = Sandbox(pod, secrets.token_hex(32), str(uuid.uuid4()), f"pod-{token}")
+        netns = f"{pod.name[:40]}-{secrets.token_hex(3)}"
+        sandbox = Sandbox(pod, secrets.token_hex(32), str(uuid.uuid4()), netns)
         self.sandbox = sandbox
         self.tools = Tools(lab.hands, sandbox.netns)
         self.runtime = Runtime(lab.hands, sandbox, lab.cni_path, lab.plugins)
@@ -85,6 +86,8 @@ class Case:
             yield from events
         except (Failed, Impossible, CommandFailed) as error:
             self.reasons.append(str(error))
+        except OSError as error:
+            self.reasons.append(f"a command could not be started: {error}")
         except subprocess.TimeoutExpired as error:
             self.reasons.append(f"no end of {error.cmd} after {error.timeout:g} s")
 
@@ -168,6 +171,7 @@ class Case:
             raise Failed(f"{bond.name} was not whole {READY_SECONDS:g} s after ADD: {_state(bond)}")
 
     def address(self, fabric: Fabric, verb: str, address: str) -> None:
+        """Add or remove an address of the bond."""
         line = f"addr {verb} {address} dev {fabric.ifname}"
         self.hands.batch([build.Batch(self.sandbox.netns, (line,))])
 
@@ -181,6 +185,7 @@ class Case:
         return peer
 
     def probe(self, fabric: Fabric, targets: Sequence[str]) -> Iterator[Event]:
+        """Ping each target, then a drill on every leg, the one that carries first."""
         before = self.hands.links(self.sandbox.netns)
         for target in targets:
             calm = drill.ping(self.tools, fabric.ifname, target)
@@ -213,8 +218,27 @@ class Case:
         if left:
             yield Leases(left)
             self.reasons.append(f"addresses still taken after DEL: {', '.join(left)}")
-        gone = build.Batch("", (f"netns del {self.sandbox.netns}",), force=True)
-        self.hands.batch([gone, *build.unmake(made)])
+        self.hands.batch([build.Batch("", (f"netns del {self.sandbox.netns}",), force=True)])
+        self.rescue(made)
+        self.hands.batch(build.unmake(made))
+
+    def rescue(self, made: Topology) -> None:
+        """Wait for hardware NICs that were left in the pod, so that the next case has them.
+
+        The kernel brings them home some time after the namespace's end, under the name they
+        had inside.
+        """
+        wanted = {nic.name for nic in made.nics if nic.form is Form.CABLE}
+        macs = {self.before[name].split()[0]: name for name in wanted & self.before.keys()}
+
+        def home() -> bool:
+            held = {link["ifname"]: link.get("address") for link in self.hands.links()}
+            strays = {name: macs[mac] for name, mac in held.items() if mac in macs}
+            lines = [f"link set {a} name {b}" for a, b in strays.items() if a != b]
+            self.hands.batch([build.Batch("", tuple(lines), force=True)] if lines else [])
+            return not lines and wanted <= held.keys()
+
+        self.tools.until(home, HOME_SECONDS)
 
     def leases(self) -> tuple[str, ...]:
         """What host-local still holds for this sandbox: files named after addresses."""

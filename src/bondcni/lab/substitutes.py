@@ -82,7 +82,7 @@ def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> str:
     raise Impossible(f"no IPv{number} IPPool ({asked}) in the files: add one with its cidr")
 
 
-def _whereabouts(ipam: Config, pools: Sequence[Pool]) -> list[Config]:
+def _whereabouts(ipam: Config, _: Sequence[Pool]) -> list[Config]:
     """``range`` is a network or ``first-last/prefix``; ``ipRanges`` lists more of them."""
     entries = [ipam] if ipam.get("range") else []
     entries += [one for one in ipam.get("ipRanges") or () if isinstance(one, dict)]

@@ -5,8 +5,10 @@ each bond a switch that suits its mode. One namespace a switch; its device ``lan
 end: a bridge where the bond needs nothing of its switch, else a link aggregate, because a
 bridge would loop or double what balance-rr, balance-xor, 802.3ad and broadcast send.
 
-Host NICs are the guest's hardware NICs (`Form.CABLE`) but for LACP, which wants a link speed
-that those do not report: then they are veth, and a note says so. Pure: making it is ``build``.
+Host NICs are the guest's hardware NICs (`Form.CABLE`) where that matters and works. They
+report no link speed and never lose carrier, so a bond that wants a speed (LACP, balance-tlb,
+balance-alb) and links stacked on a NIC get a veth, and a note says so. Pure: making it is
+``build``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef, parse
-from bondcni.core.options import AD, MODES
+from bondcni.core.options import AD, ALB, MODES, TLB
 from bondcni.lab.manifests import Attachment, Config, Pod
 from bondcni.lab.multus import configs
 from bondcni.lab.substitutes import Impossible
@@ -34,6 +36,7 @@ PARTNERS = {
     "802.3ad": "802.3ad",
 }
 ETHERNET_MTU = 1500
+NEED_SPEED = (AD, TLB, ALB)  # bond_needs_speed_duplex() in drivers/net/bonding/bond_main.c
 
 
 class Form(StrEnum):
@@ -55,7 +58,7 @@ class Nic(NamedTuple):
     mac: str = ""
     mtu: int = ETHERNET_MTU
     device: str = ""  # functions: the PCI address the kubelet would give
-    vlan: int = 0
+    up: bool = True  # as an administrator leaves it
 
 
 class Leg(NamedTuple):
@@ -178,29 +181,44 @@ class _Planner:
             )
         if link.by == "mac":
             name = f"eth{1000 + len(self.nics)}"
-            return self.leg(self.node_nic(name, link.value), name, POD)
-        return self.leg(self.node_nic(link.value), link.value, POD)
+            return self.leg(self.node_nic(name, link.value), name)
+        return self.leg(self.node_nic(link.value), link.value)
 
-    def node_nic(self, name: str, mac: str = "", vlan: int = 0) -> Nic:
+    def node_nic(self, name: str, mac: str = "", vlan: int = 0, why_veth: str = "") -> Nic:
         """The NIC of that name, made on first mention, with a port on this bond's switch."""
         if name not in self.nics:
-            form = Form.CABLE if self.hardware and self.config.mode != AD else Form.VETH
-            if form is Form.VETH:
-                why = "the guest's NICs report no speed and LACP needs one"
-                why = why if self.hardware else "this guest has no hardware NICs"
+            why = why_veth or self.why_veth(mac)
+            if why:
                 self.notes.append(f"{name} is a veth: {why}")
+            form = Form.VETH if why else Form.CABLE
             mtu = max(ETHERNET_MTU, self.config.mtu or 0)
-            port = f"p{len(self.nics)}"
-            self.nics[name] = Nic(name, form, self.switch, port, mac, mtu, vlan=vlan)
+            self.nics[name] = Nic(name, form, self.switch, f"p{len(self.nics)}", mac, mtu)
         nic = self.nics[name]
         self.ports.append(f"{nic.port}.{vlan}" if vlan else nic.port)
         return nic
 
-    def leg(self, nic: Nic, member: str, holder: str) -> Leg:
-        """A member on a NIC of the node that is in the namespace ``holder``."""
+    def why_veth(self, mac: str) -> str:
+        """Why a NIC of this bond can not be hardware, "" if it can."""
+        if not self.hardware:
+            return "this guest has no hardware NICs"
+        if mac:
+            return "the guest's hardware NICs have MACs of their own"
+        if (self.config.mtu or 0) > ETHERNET_MTU:
+            return f"the guest's hardware NICs take no MTU above {ETHERNET_MTU}"
+        if self.config.mode in NEED_SPEED:
+            mode = MODES[self.config.mode]
+            return f"the guest's hardware NICs report no speed, and {mode} wants one"
+        return ""
+
+    def leg(self, nic: Nic, member: str) -> Leg:
+        """A member that is a NIC of the node, moved into the pod.
+
+        The hardware NICs have no carrier to lose: setting both ends down is as near as it gets.
+        """
+        far = (nic.switch, nic.port)
         if nic.form is Form.CABLE:
-            return Leg(member, nic.name, seen=((holder, nic.name),), cable=nic.name)
-        return Leg(member, nic.name, unseen=((nic.switch, nic.port),))
+            return Leg(member, nic.name, seen=((POD, member), far), cable=nic.name)
+        return Leg(member, nic.name, seen=(far,))
 
     # Links that earlier networks brought
 
@@ -239,10 +257,8 @@ class _Planner:
         vlan = int(config.get("vlan") or 0)
         if name not in self.nics:
             given = str(config.get("deviceID") or config.get("pciBusID") or "")
-            device = given or f"0000:{0x3b + place:02x}:02.0" * bool(attachment.network.resource)
-            self.nics[name] = Nic(
-                name, Form.FUNCTION, switch, f"vf{place}", device=device, vlan=vlan
-            )
+            device = given or f"0000:{0x3B + place:02x}:02.0" * bool(attachment.network.resource)
+            self.nics[name] = Nic(name, Form.FUNCTION, switch, f"vf{place}", device=device)
             self.notes += self.function_notes(vlan)
         if switch:
             self.ports.append(f"p{place}.{vlan}" if vlan else f"p{place}")
@@ -266,18 +282,18 @@ class _Planner:
         name = str(self.provider(attachment).get("device") or "")
         if not name:
             raise Impossible('host-device: the lab finds NICs by "device" only: name it so')
-        return self.leg(self.node_nic(name), attachment.ifname, POD)._replace(
-            seen=((POD, attachment.ifname),)
-        )
+        self.nics[name] = self.node_nic(name)._replace(up=False)  # it gives them back down
+        return self.leg(self.nics[name], attachment.ifname)
 
     def over_nic(self, _place: int, attachment: Attachment) -> Leg:
-        """macvlan and vlan: a link on top of a NIC that stays on the node."""
+        """For macvlan and vlan: a link on top of a NIC that stays on the node."""
         config = self.provider(attachment)
         name = str(config.get("master") or "")
         if not name:
             raise Impossible(f'{config["type"]}: name the NIC below it: "master": "eth1000"')
-        nic = self.node_nic(name, vlan=int(config.get("vlanId") or 0))
-        return self.leg(nic, attachment.ifname, HOST)
+        why = f"a hardware NIC here can not lose the carrier that a {config['type']} on it follows"
+        nic = self.node_nic(name, vlan=int(config.get("vlanId") or 0), why_veth=why)
+        return self.leg(nic, attachment.ifname)
 
     def bridged(self, _place: int, attachment: Attachment) -> Leg:
         """The bridge plugin uses a bridge that is there; this one leads to the switch."""

@@ -42,14 +42,17 @@ def _cidr(ip: dict[str, Any]) -> str:
 def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Route]:
     import ipaddress  # noqa: PLC0415
 
-    gateways = {":" in ip["gateway"]: ip["gateway"] for ip in reversed(result.ips) if ip.get("gateway")}
+    gateways = {
+        ":" in ip["gateway"]: ip["gateway"] for ip in reversed(result.ips) if ip.get("gateway")
+    }
     connected = {str(ipaddress.ip_interface(address.address).network) for address in addresses}
     for route in result.routes:
         try:
             dst = str(ipaddress.ip_network(str(route.get("dst")), strict=False))
+            gateway = str(route.get("gw") or gateways.get(":" in dst, ""))
+            gateway = str(ipaddress.ip_address(gateway)) if gateway else ""
         except ValueError as error:
             raise DelegateError(f"IPAM answered a route that is none: {error}") from error
-        gateway = route.get("gw") or gateways.get(":" in dst, "")
         if dst in connected and not route.get("gw"):
             continue
         yield Route(

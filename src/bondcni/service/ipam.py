@@ -29,10 +29,13 @@ LIMIT = 1 << 20
 """Bytes of a delegate's output that are read."""
 
 BUSY_TRIES = 5  # a plugin that is just being replaced: ETXTBSY
+BUSY_PAUSE = 0.2  # seconds between two of them
 
 
 def find(name: str, path: str) -> str:
     """The executable ``name`` in the folders of CNI_PATH. Raises ``DelegateError``."""
+    if "/" in name:
+        raise DelegateError(f"IPAM plugin {name}: must be the name of a plugin, not a path")
     for folder in path.split(":"):
         candidate = f"{folder}/{name}"
         if folder and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
@@ -40,32 +43,34 @@ def find(name: str, path: str) -> str:
     raise DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path or 'not set'})")
 
 
-def add(config: Mapping[str, Any], env: Mapping[str, str]) -> Result:
+def add(config: Mapping[str, Any], env: Mapping[str, str], deadline: float = DEADLINE) -> Result:
     """IPAM ADD: the addresses reserved. Raises ``DelegateError``, ``TryAgain``.
 
     After any failure the caller owes the delegate a DEL: it may have reserved before
     it failed.
     """
     name = str(config["ipam"]["type"])
-    answer = execute("ADD", config, env)
+    answer = execute("ADD", config, env, deadline)
     try:
-        document = json.loads(answer)
-        result = read(document if isinstance(document, dict) else {})
-    except ValueError as error:
+        result = read(json.loads(answer))
+    except (ValueError, RecursionError) as error:
         raise DelegateError(f"IPAM plugin {name} answered no CNI result: {error}") from error
     if not result.ips:
         raise DelegateError(f"IPAM plugin {name} answered no address")
     return result
 
 
-def execute(command: str, config: Mapping[str, Any], env: Mapping[str, str]) -> bytes:
+def execute(
+    command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float = DEADLINE
+) -> bytes:
     """Run the IPAM plugin for one verb; its standard output.
 
-    Raises ``DelegateError`` (missing, failed) and ``TryAgain`` (did not end in time).
+    ``deadline`` is in seconds. Raises ``DelegateError`` (missing, failed) and ``TryAgain``
+    (did not end in time).
     """
     name = str(config["ipam"]["type"])
     program = find(name, env.get("CNI_PATH", ""))
-    until = time.monotonic() + DEADLINE
+    until = time.monotonic() + deadline
     reading, writing = os.pipe()
     try:
         try:
@@ -77,7 +82,7 @@ def execute(command: str, config: Mapping[str, Any], env: Mapping[str, str]) -> 
         os.close(reading)
     if status is None:
         raise TryAgain(
-            f"IPAM plugin {name} did not answer {command} within {DEADLINE:.0f} s and was ended"
+            f"IPAM plugin {name} did not answer {command} within {deadline:g} s and was ended"
         )
     if len(out) > LIMIT:
         raise DelegateError(f"IPAM plugin {name} answered {command} with more than {LIMIT} bytes")
@@ -86,48 +91,58 @@ def execute(command: str, config: Mapping[str, Any], env: Mapping[str, str]) -> 
     return out
 
 
-def _start(
-    program: str, stdin: bytes, stdout: int, env: Mapping[str, str], command: str
-) -> int:
+def _start(program: str, stdin: bytes, stdout: int, env: Mapping[str, str], command: str) -> int:
     """Spawn; the process ID. posix_spawn, for importing subprocess costs 3 ms a request."""
     given = os.memfd_create("config")
     try:
         os.write(given, stdin)
         os.lseek(given, 0, os.SEEK_SET)
-        actions = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
-        for left in reversed(range(BUSY_TRIES)):
+        tries = BUSY_TRIES
+        while True:
             try:
-                return os.posix_spawn(
-                    program,
-                    [program],
-                    {**env, "CNI_COMMAND": command},
-                    file_actions=actions,
-                    setpgroup=0,
-                )
+                return _spawn(program, (given, stdout), {**env, "CNI_COMMAND": command})
             except OSError as error:
-                if error.errno != errno.ETXTBSY or not left:
+                tries -= 1
+                if error.errno != errno.ETXTBSY or not tries:
                     raise DelegateError(
                         f"IPAM plugin {program} cannot be started: {error.strerror}"
                     ) from error
-                time.sleep(0.2)
+                time.sleep(BUSY_PAUSE)
     finally:
         os.close(given)
-    raise AssertionError  # the loop returns or raises
+
+
+def _spawn(program: str, descriptors: tuple[int, int], env: Mapping[str, str]) -> int:
+    """Standard input and output are ``descriptors``; the signals that Python ignores act again."""
+    import signal  # noqa: PLC0415  its enums are paid by requests with IPAM only
+
+    return os.posix_spawn(
+        program,
+        [program],
+        env,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)],
+        setpgroup=0,
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+    )
 
 
 def _collect(pid: int, reading: int, until: float) -> tuple[bytes, int | None]:
-    """Output up to ``LIMIT`` and exit status; None when it had to be killed at the deadline."""
-    import signal  # noqa: PLC0415  its enums are paid by requests with IPAM only
+    """Output up to ``LIMIT`` and exit status; None when it had to be killed at the deadline.
+
+    The end of the process counts, not that of its output: what it left in the background
+    may hold the pipe.
+    """
+    import signal  # noqa: PLC0415
 
     out = b""
     process = os.pidfd_open(pid)
     try:
-        while _ready(reading, until) and len(out) <= LIMIT:
+        while len(out) <= LIMIT and reading in _ready((reading, process), until):
             chunk = os.read(reading, 1 << 16)
             if not chunk:
                 break
             out += chunk
-        in_time = _ready(process, until) if len(out) <= LIMIT else True
+        in_time = len(out) > LIMIT or bool(_ready((process,), until))
     finally:
         os.close(process)
         with contextlib.suppress(ProcessLookupError):
@@ -136,10 +151,12 @@ def _collect(pid: int, reading: int, until: float) -> tuple[bytes, int | None]:
     return out, status if in_time else None
 
 
-def _ready(descriptor: int, until: float) -> bool:
+def _ready(descriptors: tuple[int, ...], until: float) -> set[int]:
+    """Those with something to read or at their end; none at the deadline."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {fd for fd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000)}
 
 
 def _failure(name: str, command: str, status: int, out: bytes) -> DelegateError:
@@ -148,8 +165,10 @@ def _failure(name: str, command: str, status: int, out: bytes) -> DelegateError:
     try:
         document = json.loads(out)
         code, message = document["code"], document["msg"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
+        how = f"with status {status}" if status > 0 else f"by signal {-status}"
         said = out.decode(errors="replace").strip()[:500]
-        return DelegateError(f"{what} with status {status}" + (f": {said}" if said else ""))
+        return DelegateError(f"{what} {how}" + (f": {said}" if said else ""))
     details = str(document.get("details") or "")
-    return DelegateError(f"{what}: {message}", details, code if isinstance(code, int) else None)
+    kept = code if type(code) is int and code > 0 else None
+    return DelegateError(f"{what}: {message}", details, kept)

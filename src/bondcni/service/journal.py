@@ -9,8 +9,10 @@ cannot be read is set aside under another name, told about, and stops nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bondcni.core.errors import BondError
@@ -19,6 +21,12 @@ from bondcni.core.state import Link
 
 FORMAT = 1
 DEFAULT_FOLDER = "/var/lib/cni/bond"
+
+NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What opening a record says where none can have been written."""
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading rubbish raises: not JSON, or JSON of another shape."""
 
 
 class Record(NamedTuple):
@@ -30,56 +38,94 @@ class Record(NamedTuple):
     config: dict[str, Any]  # the ADD's, whole
     wanted: Wanted
     taken: tuple[Taken, ...]
+    namespace: str = ""  # device and inode of the namespace
+    boot: str = ""  # the node's boot, by the kernel's boot_id
+    env: Mapping[str, str] = {}  # what the delegate's DEL needs of the ADD's environment
+    result: dict[str, Any] | None = None  # ADD's answer; None: it is not complete
 
 
 class Journal:
     """The records in one folder."""
 
     def __init__(self, folder: str = DEFAULT_FOLDER) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def _path(self, container_id: str, ifname: str) -> str:
-        return f"{self._folder}/{container_id}:{ifname}.json"  # neither may have a colon
+        return f"{self.folder}/{container_id}:{ifname}.json"  # neither may have a colon
 
     def write(self, record: Record) -> None:
         """Store durably. Raises ``BondError`` (code 5, I/O) when that is not possible."""
         path = self._path(record.container_id, record.ifname)
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            _replace(path, json.dumps(_to_json(record), indent=1).encode())
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            _replace(path, _text(record), durable=True)
         except OSError as error:
             raise JournalError(f"the record {path} cannot be written: {error.strerror}") from error
 
+    def complete(self, record: Record) -> None:
+        """Store that ADD succeeded. Not flushed: after a power cut its pod is gone, too."""
+        path = self._path(record.container_id, record.ifname)
+        try:
+            _replace(path, _text(record), durable=False)
+        except OSError as error:
+            raise JournalError(f"the record {path} cannot be written: {error.strerror}") from error
+
+    def all(self) -> tuple[list[Record], list[str]]:
+        """Every record, and a word about each that was set aside."""
+        try:
+            names = sorted(os.listdir(self.folder))
+        except OSError as error:
+            if error.errno in NO_RECORD:
+                return [], []
+            raise JournalError(f"{self.folder} cannot be read: {error.strerror}") from error
+        records: list[Record] = []
+        words: list[str] = []
+        for name in names:
+            container_id, _, ifname = name.removesuffix(".json").partition(":")
+            if name.endswith(".json") and ifname:
+                record, word = self.read(container_id, ifname)
+                records += [record] if record else []
+                words += [word] if word else []
+        return records, words
+
     def read(self, container_id: str, ifname: str) -> tuple[Record | None, str]:
-        """The record or None, and a word about one that was set aside."""
+        """The record or None, and a word about one that was set aside.
+
+        Raises ``BondError`` (code 5) when the file cannot be read for now: a good record
+        must not be lost for want of a file descriptor.
+        """
         path = self._path(container_id, ifname)
         try:
             with open(path, "rb") as file:
-                return _from_json(json.load(file)), ""
-        except FileNotFoundError:
-            return None, ""
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            return None, f"the record {path} cannot be read ({error}); {_set_aside(path)}"
+                content = file.read()
+        except OSError as error:
+            if error.errno in NO_RECORD:
+                return None, ""
+            raise JournalError(f"the record {path} cannot be read: {error.strerror}") from error
+        try:
+            return _from_json(json.loads(content)), ""
+        except UNREADABLE as error:
+            why = f"{type(error).__name__}: {error}"
+            return None, f"the record {path} cannot be read ({why}); {_set_aside(path)}"
 
     def remove(self, container_id: str, ifname: str) -> None:
         """Remove; a record that is not there is done already."""
         path = self._path(container_id, ifname)
         try:
             os.unlink(path)
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if error.errno in NO_RECORD:
+                return
             raise JournalError(f"the record {path} cannot be removed: {error.strerror}") from error
-
 
     def unusable(self) -> str:
         """Why no record could be written now; "" when one could."""
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
         except OSError as error:
-            return f"state folder {self._folder}: {error.strerror}"
-        if not os.access(self._folder, os.W_OK | os.X_OK):
-            return f"state folder {self._folder} is not writable"
+            return f"state folder {self.folder}: {error.strerror}"
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            return f"state folder {self.folder} is not writable"
         return ""
 
 
@@ -89,19 +135,26 @@ class JournalError(BondError):
     code = 5
 
 
-def _replace(path: str, content: bytes) -> None:
-    """Atomic and durable: a reader sees the old file or the whole new one."""
+def _text(record: Record) -> bytes:
+    return json.dumps(_to_json(record), indent=1).encode()
+
+
+def _replace(path: str, content: bytes, *, durable: bool) -> None:
+    """Atomic, and durable if asked: a reader sees the old file or the whole new one."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(temporary, path)
     except OSError:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+    if not durable:
+        return
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -129,21 +182,24 @@ def _from_json(document: dict[str, Any]) -> Record:
     if document["format"] != FORMAT:
         raise ValueError(f"format {document['format']} is not {FORMAT}")
     wanted = document["wanted"]
-    members = tuple(Member(**member) for member in wanted["members"])
-    options = {key: _frozen(value) for key, value in wanted["options"].items()}
+    members = tuple(Member(**_frozen(member)) for member in wanted["members"])
+    options = _frozen(wanted["options"])
     return Record(
         document["container_id"],
         document["ifname"],
         document["netns"],
         document["config"],
         Wanted(**{**wanted, "members": members, "options": options}),
-        tuple(Taken(item["home"], _link(item["link"])) for item in document["taken"]),
+        tuple(Taken(item["home"], Link(**_frozen(item["link"]))) for item in document["taken"]),
+        document["namespace"],
+        document["boot"],
+        document["env"],
+        document["result"],
     )
 
 
-def _link(fields: dict[str, Any]) -> Link:
-    return Link(**{key: _frozen(value) for key, value in fields.items()})
-
-
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """As it was before JSON, which has no tuples."""
+    if isinstance(value, dict):
+        return {key: _frozen(entry) for key, entry in value.items()}
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value

@@ -18,12 +18,13 @@ NEEDS = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "GC": ("CNI_PATH",),
     "STATUS": (),
     "VERSION": (),
 }
 """The verbs and what each must be given besides CNI_COMMAND."""
 
-SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0"}
+SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 """The cniVersion that brought a verb."""
 
 IFNAMSIZ = 16
@@ -59,14 +60,16 @@ def read_request(env: Mapping[str, str], stdin: bytes) -> Request:
 def _faults(command: str, env: Mapping[str, str]) -> Iterator[str]:
     if command not in NEEDS:
         allowed = ", ".join(NEEDS)
-        yield f"CNI_COMMAND is {command!r}: must be one of {allowed}" if command else (
-            f"CNI_COMMAND is not set: must be one of {allowed}"
+        yield (
+            f"CNI_COMMAND is {command!r}: must be one of {allowed}"
+            if command
+            else (f"CNI_COMMAND is not set: must be one of {allowed}")
         )
         return
     missing = [name for name in NEEDS[command] if not env.get(name)]
     if missing:
         yield f"{command} needs these environment variables, not set: {', '.join(missing)}"
-    if command in ("STATUS", "VERSION"):
+    if command in ("GC", "STATUS", "VERSION"):
         return
     container_id, ifname = env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
     if container_id and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", container_id):
@@ -79,9 +82,17 @@ def _faults(command: str, env: Mapping[str, str]) -> Iterator[str]:
 
 
 def bad_ifname(name: str) -> str:
-    """Why the kernel takes no interface of this name; "" when it does."""
-    if len(name.encode()) >= IFNAMSIZ:
+    """Why the kernel takes no interface of this name; "" when it does.
+
+    Source: net/core/dev.c, dev_valid_name(), whose white space is Latin-1's; it fills in
+    a ``%d`` with a number of its own.
+    """
+    try:
+        octets = name.encode()
+    except UnicodeEncodeError:  # os.environ keeps such bytes as lone surrogates
+        return "an interface name is UTF-8 here"
+    if len(octets) >= IFNAMSIZ:
         return f"an interface name has at most {IFNAMSIZ - 1} bytes"
-    if name in (".", "..") or re.search(r"[/:\s]", name):
-        return "an interface name has no '/', ':' or white space, and is not '.' or '..'"
+    if name in (".", "..") or re.search(rb"[/:%\s\xa0]", octets):
+        return "an interface name has no '/', ':', '%' or white space, and is not '.' or '..'"
     return ""

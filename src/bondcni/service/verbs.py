@@ -1,4 +1,4 @@
-"""The CNI verbs: ADD, DEL, CHECK, STATUS, VERSION.
+"""The CNI verbs: ADD, DEL, CHECK, GC, STATUS, VERSION.
 
 Each takes a request that was already read and answers the document for standard
 output (None: nothing is printed). The order in ADD is the promise: everything is
@@ -11,40 +11,51 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from bondcni.core.config import BondConfig, parse, parse_leniently
-from bondcni.core.differ import difference, located
 from bondcni.core.errors import (
     BondError,
     CheckError,
+    ConfigError,
     EnvironError,
     Incomplete,
     InputError,
+    PolicyError,
+    Problem,
     Unavailable,
-    VerifyError,
     VersionError,
 )
 from bondcni.core.home import adopt
-from bondcni.core.plan import Step, plan_add
-from bondcni.core.result import SUPPORTED, Result, at_least, merge, read, render
+from bondcni.core.plan import Plan, plan_add
+from bondcni.core.policy import Policy, Verdict
+from bondcni.core.result import SUPPORTED, Result, at_least, read
+from bondcni.core.state import Link
 from bondcni.kernel.executor import Node, bonding_driver
 from bondcni.kernel.namespace import NamespaceGone, same_namespace
-from bondcni.service import addressing, ipam
-from bondcni.service.journal import Journal, Record
+from bondcni.service import ipam
+from bondcni.service.attachment import (
+    Service,
+    attach,
+    attachment_key,
+    boot_id,
+    examine,
+    link_key,
+    locked,
+    namespace_id,
+    release,
+    take_down,
+)
+from bondcni.service.journal import Record
+from bondcni.service.locks import PATIENCE, hold
+from bondcni.service.policy import driver_of, namespace_of
+from bondcni.service.reconcile import before_add, reclaim, state_of
 from bondcni.service.request import SINCE, Request
 
 Document = dict[str, Any]
-Warn = Callable[[str], None]
 
-
-class Service(NamedTuple):
-    """What every request shares: the journal, and where warnings go."""
-
-    journal: Journal
-    warn: Warn
+VALID = "cni.dev/valid-attachments"
 
 
 def serve(service: Service, request: Request) -> Document | None:
@@ -78,55 +89,48 @@ def _own_namespace(request: Request) -> None:
 def add(service: Service, request: Request) -> Document:
     """ADD: the bond, its addresses, and the result."""
     config = _configured(service, request)
-    before = _previous(config)
+    _previous(config)
     _own_namespace(request)
     if config.ipam:
         ipam.find(str(config.ipam["type"]), request.env.get("CNI_PATH", ""))
-    with Node.open(request.netns) as node:
+    key = attachment_key(request.container_id, request.ifname)
+    with hold(service.journal.folder, [key]), Node.open(request.netns) as node:
         _finish_old(service, request, node)
-        plan = plan_add(config, request.ifname, *node.both())
-        for warning in plan.warnings:
-            service.warn(warning)
-        record = Record(
-            request.container_id,
-            request.ifname,
-            request.netns,
-            dict(config.raw),
-            plan.wanted,
-            plan.taken,
-        )
-        service.journal.write(record)
-        addresses, interface = _attach(service, request, config, node, record, plan.steps)
-    return render(merge(before, interface, addresses, config.dns), config.cni_version)
+        if config.links_in_container:
+            return _attach(service, request, config, node)
+        before_add(service, config.links)
+        links = _plan(service, request, config, node).taken
+        with hold(service.journal.folder, [link_key(item.link) for item in links]):
+            return _attach(service, request, config, node)
 
 
-def _attach(
-    service: Service,
-    request: Request,
-    config: BondConfig,
-    node: Node,
-    record: Record,
-    steps: tuple[Step, ...],
-) -> tuple[Result, Document]:
-    """Everything that changes something, undone whole when a part of it fails."""
-    left: list[str] = []
-    try:
-        with ExitStack() as undo:
-            undo.callback(_settle, service, record, node, left)
-            node.apply(steps)
-            differences = difference(record.wanted, node.inside())
-            if differences:
-                raise VerifyError("; ".join(differences))
-            undo.callback(_release, config.raw, request, left)
-            addresses = _addresses(config, request)
-            addressing.configure(node, record.wanted, addresses, service.warn)
-            interface = node.interface(record.wanted.index)
-            undo.pop_all()
-    except BondError as error:
-        if left:
-            error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
-        raise
-    return addresses, interface
+def _plan(service: Service, request: Request, config: BondConfig, node: Node) -> Plan:
+    policy = Policy() if config.links_in_container else service.policy()
+    namespace = namespace_of(request.env.get("CNI_ARGS", ""))
+
+    def judge(link: Link) -> Verdict:
+        return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
+
+    return plan_add(config, request.ifname, *node.both(), judge)
+
+
+def _attach(service: Service, request: Request, config: BondConfig, node: Node) -> Document:
+    """Plan, record and make, with every lock held that it needs."""
+    plan = _plan(service, request, config, node)
+    for warning in plan.warnings:
+        service.warn(warning)
+    record = Record(
+        request.container_id,
+        request.ifname,
+        request.netns,
+        dict(config.raw),
+        plan.wanted,
+        plan.taken,
+        namespace_id(request.netns),
+        boot_id(),
+        {key: request.env[key] for key in ("CNI_ARGS", "CNI_PATH") if key in request.env},
+    )
+    return attach(service, config, node, plan, record, request.env)
 
 
 def _previous(config: BondConfig) -> Result:
@@ -136,52 +140,17 @@ def _previous(config: BondConfig) -> Result:
         raise InputError(f"prevResult is no CNI result: {error}") from error
 
 
-def _addresses(config: BondConfig, request: Request) -> Result:
-    if config.ipam:
-        return ipam.add(config.raw, request.env)
-    return Result(ips=tuple({"address": cidr} for cidr in config.ips))
-
-
 def _finish_old(service: Service, request: Request, node: Node) -> None:
     """Bring home what an ADD of the same attachment left that was cut off.
 
-    A bond that is complete stays: then this ADD is one too many, and the plan says so.
+    One that is complete stays: then this ADD is one too many, and the plan says so.
     """
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
-    if record and difference(record.wanted, node.inside()):
+    if record and state_of(record) != "live":
         service.warn(f"an earlier ADD of {request.ifname} was cut off; it is undone first")
-        _raise_all(_take_down(service, request, record, node))
-
-
-def _take_down(service: Service, request: Request, record: Record, node: Node) -> list[str]:
-    """Release the addresses, bring the links home, drop the record; what failed."""
-    left: list[str] = []
-    _release(record.config, request, left)
-    _settle(service, record, node, left)
-    return left
-
-
-def _release(config: Mapping[str, Any], request: Request, left: list[str]) -> None:
-    """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved."""
-    if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
-        return
-    try:
-        ipam.execute("DEL", config, request.env)
-    except BondError as error:
-        left.append(error.message)
-
-
-def _settle(service: Service, record: Record, node: Node, left: list[str]) -> None:
-    """The links home; the record goes last, and stays when anything is left to do."""
-    left += node.bring_home(record.wanted, record.taken)
-    if left:
-        return
-    try:
-        service.journal.remove(record.container_id, record.ifname)
-    except BondError as error:
-        left.append(error.message)
+        _raise_all(take_down(service, record, node, request.env))
 
 
 def _raise_all(errors: list[str]) -> None:
@@ -199,7 +168,8 @@ def delete(service: Service, request: Request) -> None:
         raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
     with Node.open(_netns_if_there(request)) as node:
         if record:
-            left = _take_down(service, request, record, node)
+            with locked(service, record, PATIENCE):
+                left = take_down(service, record, node, request.env)
         else:
             left = _take_down_unrecorded(request, config, node)
     _raise_all(left)
@@ -208,11 +178,11 @@ def delete(service: Service, request: Request) -> None:
 def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> list[str]:
     """What can be done without a record: by the configuration, as far as it is sure."""
     left: list[str] = []
-    _release(config.raw, request, left)
+    release(config.raw, request.env, left)
     links = tuple(link.value for link in config.links)
     home = "pod" if config.links_in_container else "host"
     found = adopt(request.ifname, links, home, node.inside()) if node.pod else None
-    return left + (node.bring_home(*found) if found else [])
+    return [*left, *(node.bring_home(*found).errors if found else ())]
 
 
 def _netns_if_there(request: Request) -> str:
@@ -233,25 +203,58 @@ def check(service: Service, request: Request) -> None:
     if record is None:
         raise CheckError(word or f"there is no record of {request.ifname}: ADD never completed")
     with Node.open(request.netns) as node:
-        pod = node.inside()
-    wanted = located(record.wanted, record.taken, pod)
-    differences = [
-        *difference(wanted, pod, later=True),
-        *addressing.missing(_previous(config), wanted, request.netns, pod),
-    ]
+        differences, words = examine(record, _previous(config), node)
+    for word in words:
+        service.warn(word)
     if differences:
         raise CheckError("; ".join(differences))
-    for member in pod.members(pod.indexed(wanted.index) or pod.links[0]):
-        if not member.carrier:
-            service.warn(f"member {member.name} of {request.ifname} has no carrier")
     if config.ipam:
         ipam.execute("CHECK", config.raw, request.env)
+
+
+def gc(service: Service, request: Request) -> None:
+    """GC: take down this network's attachments that are neither valid nor live.
+
+    The runtime knows the pod's first interface only, so an attachment that is not among
+    the valid ones but whose namespace lives is let be. Without the key nothing is removed;
+    null or an empty list means that none is valid.
+    """
+    config = _configured(service, request)
+    valid = _valid_attachments(config)
+    errors: list[str] = []
+    if valid is None:
+        service.warn(f"no {VALID} in the configuration: nothing is removed")
+    for record in service.journal.all()[0] if valid is not None else ():
+        ours = record.config.get("name") == config.name
+        if ours and (record.container_id, record.ifname) not in (valid or ()):
+            errors += reclaim(service, record).words
+    if config.ipam:
+        try:
+            ipam.execute("GC", config.raw, request.env)
+        except BondError as error:
+            errors.append(error.message)
+    _raise_all(errors)
+
+
+def _valid_attachments(config: BondConfig) -> set[tuple[str, str]] | None:
+    if VALID not in config.raw:
+        return None
+    entries = config.raw[VALID] or []
+    try:
+        return {(str(entry["containerID"]), str(entry["ifname"])) for entry in entries}
+    except (TypeError, KeyError):
+        what = "must be a list of objects with containerID and ifname"
+        raise ConfigError((Problem("/" + VALID.replace("/", "~1"), what),)) from None
 
 
 def status(service: Service, request: Request) -> None:
     """STATUS: whether ADD could be served now."""
     config = _configured(service, request)
     reasons = [why for why in (bonding_driver(), service.journal.unusable()) if why]
+    try:
+        service.policy()
+    except PolicyError as error:
+        reasons.append(error.message)
     if reasons:
         raise Unavailable("; ".join(reasons))
     if config.ipam:
@@ -269,6 +272,7 @@ _VERBS: dict[str, Callable[[Service, Request], Document | None]] = {
     "ADD": add,
     "DEL": delete,
     "CHECK": check,
+    "GC": gc,
     "STATUS": status,
     "VERSION": version,
 }

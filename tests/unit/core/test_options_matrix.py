@@ -397,11 +397,16 @@ def predict_member(row: Option | None, text: str, bond: Bond, now: dict[str, Any
 def test_the_names_are_those_of_sysfs(kernel: str) -> None:
     others = {"slaves", "queue_id", "mii_status", "num_grat_arp", "num_unsol_na"}
     files = set(MATRICES[kernel]["sysfs"]) - others
-    assert files == {
-        row.kernel
-        for row in (*BOND_OPTIONS, *AD_INFO)
-        if (not row.since or version(kernel) >= version(row.since))
-    } - {"ad_info", "num_peer_notif"} - NOT_IN_SYSFS
+    assert (
+        files
+        == {
+            row.kernel
+            for row in (*BOND_OPTIONS, *AD_INFO)
+            if (not row.since or version(kernel) >= version(row.since))
+        }
+        - {"ad_info", "num_peer_notif"}
+        - NOT_IN_SYSFS
+    )
     assert {"num_grat_arp", "num_unsol_na"} == set(MATRICES[kernel]["modparm"])
 
 

@@ -1,0 +1,182 @@
+"""One attachment: made and recorded, or taken down, by whoever asks.
+
+The verbs, the recovery after a crash and garbage collection share these. Making one is
+all or nothing: what fails in the middle is undone before the error goes on. Taking one
+down is total: it goes on after every error, and the record goes last, when nothing is
+left to do; a NIC that is nowhere is waited for a while (its namespace may be dying) and
+keeps its record, so that it is put right when it appears.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+from bondcni.core.config import BondConfig
+from bondcni.core.differ import difference, located
+from bondcni.core.errors import BondError, VerifyError
+from bondcni.core.plan import Plan
+from bondcni.core.policy import Policy
+from bondcni.core.result import Object, Result, merge, read, render
+from bondcni.core.state import Link
+from bondcni.kernel.executor import Node
+from bondcni.service import addressing, ipam
+from bondcni.service.journal import Journal, Record
+from bondcni.service.locks import hold
+
+RETURN_PATIENCE = 5.0
+"""Seconds to wait for a NIC whose namespace is gone: the kernel ends namespaces behind."""
+
+Warn = Callable[[str], None]
+
+
+class Service(NamedTuple):
+    """What every request shares: the journal, where warnings go, the node's policy."""
+
+    journal: Journal
+    warn: Warn
+    policy: Callable[[], Policy] = Policy
+
+
+def namespace_id(path: str) -> str:
+    """What tells a namespace from a later one at the same path; "" when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def boot_id() -> str:
+    """This boot of the node: what was taken in another is not away any more."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def is_live(record: Record) -> bool:
+    """Whether the namespace of the attachment still exists."""
+    there = bool(record.namespace) and namespace_id(record.netns) == record.namespace
+    return there and record.boot == boot_id()
+
+
+def attachment_key(container_id: str, ifname: str) -> str:
+    """The lock of one attachment."""
+    return f"attachment {container_id} {ifname}"
+
+
+def link_key(link: Link) -> str:
+    """The lock of one NIC of the host, by what does not change when it moves."""
+    return f"link {link.parent or link.name} {link.permanent_mac or link.mac}"
+
+
+def host_links(record: Record) -> Iterator[Link]:
+    """What the attachment took from the host."""
+    return (item.link for item in record.taken if item.home == "host")
+
+
+@contextmanager
+def locked(service: Service, record: Record, patience: float) -> Iterator[None]:
+    """Hold an attachment and its NICs. Raises ``TryAgain`` past ``patience`` seconds."""
+    keys = [attachment_key(record.container_id, record.ifname)]
+    with hold(service.journal.folder, [*keys, *map(link_key, host_links(record))], patience):
+        yield
+
+
+def attach(
+    service: Service,
+    config: BondConfig,
+    node: Node,
+    plan: Plan,
+    record: Record,
+    env: Mapping[str, str],
+) -> Object:
+    """Make what the record says; the CNI result. Undone whole when a part fails."""
+    left: list[str] = []
+    service.journal.write(record)
+    try:
+        with ExitStack() as undo:
+            undo.callback(settle, service, record, node, left)
+            node.apply(plan.steps)
+            differences = difference(record.wanted, node.inside())
+            if differences:
+                raise VerifyError("; ".join(differences))
+            undo.callback(release, config.raw, env, left)
+            addresses = _addresses(config, env)
+            addressing.configure(node, record.wanted, addresses, service.warn)
+            interface = node.interface(record.wanted.index)
+            before = read(config.prev_result or {})
+            merged = merge(before, interface, addresses, config.dns)
+            document = render(merged, config.cni_version)
+            service.journal.complete(record._replace(result=document))
+            undo.pop_all()
+    except BondError as error:
+        if left:
+            error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
+        raise
+    return document
+
+
+def _addresses(config: BondConfig, env: Mapping[str, str]) -> Result:
+    if config.ipam:
+        return ipam.add(config.raw, env)
+    return Result(ips=tuple({"address": cidr} for cidr in config.ips))
+
+
+def take_down(service: Service, record: Record, node: Node, env: Mapping[str, str]) -> list[str]:
+    """Addresses released, links home, the record dropped; what could not be done."""
+    left: list[str] = []
+    release(record.config, env, left)
+    settle(service, record, node, left)
+    return left
+
+
+def release(config: Mapping[str, Any], env: Mapping[str, str], left: list[str]) -> None:
+    """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved."""
+    if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
+        return
+    try:
+        ipam.execute("DEL", config, env)
+    except BondError as error:
+        left.append(error.message)
+
+
+def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], list[str]]:
+    """What differs from what ADD left, and what else is worth telling."""
+    pod = node.inside()
+    wanted = located(record.wanted, record.taken, pod)
+    differences = [
+        *difference(wanted, pod, later=True),
+        *addressing.missing(previous, wanted, record.netns, pod),
+    ]
+    bond = pod.named(wanted.name)
+    words = [
+        f"member {member.name} of {wanted.name} has no carrier"
+        for member in (pod.members(bond) if bond else ())
+        if not member.carrier
+    ]
+    return differences, words
+
+
+def settle(service: Service, record: Record, node: Node, left: list[str]) -> None:
+    """The links home; the record goes last, and stays while anything is left to do."""
+    back = node.bring_home(record.wanted, record.taken)
+    if node.pod is None:
+        until = time.monotonic() + RETURN_PATIENCE
+        while back.awaited and time.monotonic() < until:
+            time.sleep(0.05)
+            back = node.bring_home(record.wanted, record.taken)
+    for told in back.told:
+        service.warn(told)
+    left += back.errors
+    if left:
+        return
+    if back.awaited:
+        service.warn(f"{', '.join(back.awaited)}: put right when seen again (bondctl recover)")
+        return
+    try:
+        service.journal.remove(record.container_id, record.ifname)
+    except BondError as error:
+        left.append(error.message)

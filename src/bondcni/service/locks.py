@@ -1,0 +1,62 @@
+"""Locks among the processes of one node: an attachment's, a NIC's.
+
+One file, and in it one byte range for each key, locked as an open file description
+(F_OFD_SETLK): a lock dies with its holder however that ends, threads do not share it,
+and no lock file is ever left over. Several keys are taken in one order, so that two
+requests never wait for each other. Waiting has a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+
+from bondcni.core.errors import TryAgain
+from bondcni.service.journal import JournalError
+
+PATIENCE = 30.0
+"""Seconds to wait for another request on the same attachment or NIC."""
+
+POLL = 0.01
+
+_FLOCK = struct.Struct("=hh4xqqi4x")  # l_type, l_whence, l_start, l_len, l_pid on 64 bits
+
+
+@contextlib.contextmanager
+def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the locks of ``keys`` for the context.
+
+    Raises ``TryAgain`` (code 11) naming what is busy past the deadline, and
+    ``JournalError`` when the folder cannot be written.
+    """
+    path = f"{folder}/lock"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalError(f"the lock {path} cannot be opened: {error.strerror}") from error
+    try:
+        until = time.monotonic() + patience
+        for offset, key in sorted((zlib.crc32(key.encode()), key) for key in set(keys)):
+            _take(descriptor, offset, key, until)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, offset: int, key: str, until: float) -> None:
+    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+    while True:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= until:
+                raise TryAgain(f"another request is at work on {key}") from None
+            time.sleep(POLL)
+        else:
+            return

@@ -1,0 +1,133 @@
+"""The node's policy file: which host links a pod may take.
+
+    # /etc/cni/bond/policy.yaml
+    links:
+      - name: "eth1*"             # a name or a glob
+        namespaces: ["telco-*"]   # of Kubernetes; default: all
+      - driver: mlx5_core
+      - mac: 52:54:00:12:34:56
+      - pci: 0000:3b:00.0
+      - name: eno2                # an exact name with force: even while the host uses it
+        force: true
+
+Without the file the default holds (``core/policy.py``). A file with a mistake is told
+with line and key, every mistake at once, and no host link is taken while it is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bondcni.core.errors import PolicyError
+from bondcni.core.links import pci_address
+from bondcni.core.policy import GLOB, Policy, Rule
+from bondcni.core.state import Link
+from bondcni.core.values import mac_text
+
+DEFAULT_FILE = "/etc/cni/bond/policy.yaml"
+
+KEYS = ("name", "mac", "pci", "driver", "namespaces", "force")
+
+
+def load(path: str = DEFAULT_FILE) -> Policy:
+    """The policy of a node. Raises ``PolicyError`` with every mistake of the file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return Policy()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"policy {path} cannot be read: {error}") from error
+    document = _yaml(text, path)
+    mistakes: list[str] = []
+    rules = tuple(_rules(document, mistakes))
+    if mistakes:
+        raise PolicyError("; ".join(f"policy {path}: {mistake}" for mistake in mistakes))
+    return Policy(rules, path)
+
+
+def _yaml(text: str, path: str) -> Any:
+    from ruamel.yaml import YAML  # noqa: PLC0415  60 ms that only nodes with a policy pay
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+
+    try:
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PolicyError(f"policy {path}: line {line}: {error.problem}") from error
+    except YAMLError as error:
+        raise PolicyError(f"policy {path}: {error}") from error
+
+
+def _line(node: Any, key: Any = None) -> int:
+    """The line of a node of the document, or of one of its keys."""
+    place = node.lc.data.get(key) if key is not None and node.lc.data else None
+    return int(place[0] if place else node.lc.line) + 1
+
+
+def _rules(document: Any, mistakes: list[str]) -> Iterator[Rule]:
+    if not isinstance(document, Mapping):
+        mistakes.append("line 1: must be a mapping with the key links")
+        return
+    for key in document:
+        if key != "links":
+            mistakes.append(f"line {_line(document, key)}: unknown key {key!r}; there is: links")
+    entries = document.get("links")
+    if not isinstance(entries, list):
+        mistakes.append(f"line {_line(document)}: links must be a list of rules")
+        return
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            mistakes.append(f"line {_line(entries, number)}: a rule must be a mapping")
+            continue
+        yield _rule(entry, mistakes)
+
+
+def _rule(entry: Any, mistakes: list[str]) -> Rule:
+    def wrong(key: str, what: str) -> None:
+        mistakes.append(f"line {_line(entry, key)}: {key}: {entry.get(key)!r} {what}")
+
+    for key in entry:
+        if key not in KEYS:
+            mistakes.append(
+                f"line {_line(entry, key)}: unknown key {key!r}; there are: {', '.join(KEYS)}"
+            )
+    found: dict[str, Any] = {}
+    for key in ("name", "driver"):
+        if key in entry:
+            found[key] = entry[key]
+            if not isinstance(entry[key], str) or not entry[key]:
+                wrong(key, "must be a name or a glob")
+    for key, read, what in (("mac", mac_text, "a MAC"), ("pci", pci_address, "a PCI address")):
+        if key in entry:
+            found[key] = read(entry[key]) or ""
+            if not found[key]:
+                wrong(key, f"must be {what}")
+    if not found:
+        mistakes.append(f"line {_line(entry)}: a rule needs name, mac, pci or driver")
+    namespaces = entry.get("namespaces", ["*"])
+    if not isinstance(namespaces, list) or not all(isinstance(n, str) for n in namespaces):
+        wrong("namespaces", "must be a list of names or globs")
+        namespaces = []
+    force = entry.get("force", False)
+    if not isinstance(force, bool):
+        wrong("force", "must be true or false")
+    elif force and (not found.get("name") or set(GLOB) & set(str(found["name"]))):
+        wrong("force", "needs an exact name, no glob, beside it")
+    return Rule(**found, namespaces=tuple(namespaces), force=force is True)
+
+
+def driver_of(link: Link) -> str:
+    """The driver of hardware, by sysfs; the kind of what has none."""
+    try:
+        return os.path.basename(os.readlink(f"/sys/class/net/{link.name}/device/driver"))
+    except OSError:
+        return link.kind
+
+
+def namespace_of(cni_args: str) -> str:
+    """The Kubernetes namespace in CNI_ARGS; "" without one."""
+    pairs = (part.partition("=") for part in cni_args.split(";"))
+    return next((value for key, _, value in pairs if key == "K8S_POD_NAMESPACE"), "")

@@ -1,0 +1,114 @@
+"""After a crash, a lost DEL or a namespace that died: the journal against the node.
+
+Each record is held against its namespace. A live and complete attachment is let be,
+whatever its pod does inside. One that was cut off in the middle of ADD, or whose
+namespace is gone, is taken down like in DEL: NICs home as they were, addresses released,
+record dropped. What was taken in another boot of the node is not away any more: only
+its addresses are released. Nothing is touched that another request is at work on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from bondcni.core.config import LinkRef
+from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.resolve import matches
+from bondcni.kernel.executor import Node
+from bondcni.service.attachment import (
+    Service,
+    boot_id,
+    host_links,
+    is_live,
+    locked,
+    release,
+    take_down,
+)
+from bondcni.service.journal import Record
+
+SHORT = 0.2
+"""Seconds to wait for a record that another request is at work on, before it is let be."""
+
+
+class Finding(NamedTuple):
+    """What one record says, and what was done about it."""
+
+    container_id: str
+    ifname: str
+    state: str  # "live", "busy", "cut off", "namespace gone", "other boot"
+    done: bool  # nothing is left to do
+    words: tuple[str, ...] = ()
+
+
+def state_of(record: Record) -> str:
+    """What has become of an attachment."""
+    if record.boot != boot_id():
+        return "other boot"
+    if not is_live(record):
+        return "namespace gone"
+    return "live" if record.result is not None else "cut off"
+
+
+def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
+    """Go through the journal and put right what can be, record by record."""
+    records, words = service.journal.all()
+    for word in words:
+        service.warn(word)
+    for record in records:
+        yield reclaim(service, record, dry_run=dry_run)
+
+
+def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Finding:
+    """Take down what one record speaks of, unless it is live or somebody is at work on it."""
+    name = (record.container_id, record.ifname)
+    try:
+        with locked(service, record, SHORT):
+            again, _ = service.journal.read(*name)
+            state = state_of(again) if again else "live"
+            if again is None or state == "live" or dry_run:
+                return Finding(*name, state, state == "live")
+            left = _take_down(service, again, state)
+    except TryAgain as error:
+        return Finding(*name, "busy", False, (error.message,))
+    except BondError as error:
+        left = [error.message]
+        state = state_of(record)
+    gone, _ = service.journal.read(*name)
+    return Finding(*name, state, gone is None, tuple(left))
+
+
+def _take_down(service: Service, record: Record, state: str) -> list[str]:
+    env = environment(record)
+    if state == "other boot":
+        left: list[str] = []
+        release(record.config, env, left)
+        if not left:
+            service.journal.remove(record.container_id, record.ifname)
+        return left
+    with Node.open(record.netns if state == "cut off" else "") as node:
+        return take_down(service, record, node, env)
+
+
+def environment(record: Record) -> Mapping[str, str]:
+    """What the delegate's DEL needs, as the ADD was given it."""
+    return {
+        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        **record.env,
+        "CNI_CONTAINERID": record.container_id,
+        "CNI_IFNAME": record.ifname,
+        "CNI_NETNS": record.netns if is_live(record) else "",
+    }
+
+
+def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
+    """Bring home the links that an ADD is about to take, where a dead attachment has them."""
+    for record in service.journal.all()[0]:
+        wanted = any(matches(ref, link) for ref in refs for link in host_links(record))
+        if wanted and state_of(record) != "live":
+            finding = reclaim(service, record)
+            service.warn(
+                f"links of {record.container_id} {record.ifname} ({finding.state}): "
+                + ("brought home first" if finding.done else "; ".join(finding.words) or "awaited")
+            )

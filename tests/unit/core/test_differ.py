@@ -1,0 +1,117 @@
+"""Wanted against held: every difference is a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bondcni.core.differ import difference, located
+from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.state import IFF_UP, Link, Namespace
+from tests.unit.core.world import mac, nic, space, veth
+
+WANTED = Wanted(
+    50,
+    "net1",
+    "up",
+    {"mode": 1, "miimon": 100, "primary": 11, "active_slave": 11},
+    1500,
+    "",
+    (Member(11, "eth1", {"prio": 5}), Member(12, "eth2", {})),
+)
+BOND = Link(
+    50,
+    "net1",
+    mac(11),
+    flags=IFF_UP,
+    kind="bond",
+    altnames=("up",),
+    bond={**WANTED.options, "updelay": 0},
+)
+ETH1 = nic(11, "eth1", master=50, member={"prio": 5, "perm_hwaddr": mac(11)})
+ETH2 = nic(12, "eth2", master=50, member={"prio": 0, "perm_hwaddr": mac(12)})
+
+
+def held(bond: Link = BOND, *links: Link) -> Namespace:
+    return space(bond, *(links or (ETH1, ETH2)))
+
+
+def options(**changes: Any) -> Link:
+    now = {**(BOND.bond or {}), **changes}
+    return BOND._replace(bond={k: v for k, v in now.items() if v is not None})
+
+
+def test_what_is_as_wanted_does_not_differ() -> None:
+    assert difference(WANTED, held()) == ()
+
+
+@pytest.mark.parametrize(
+    ("pod", "sentence"),
+    [
+        (space(), "bond net1 is not there"),
+        (space(nic(50, "net1")), "net1 is not a bond but hardware"),
+        (space(veth(50, "net1")), "net1 is not a bond but veth"),
+        (held(options(mode=0)), "bond net1: mode is balance-rr, not active-backup"),
+        (held(options(miimon=0)), "bond net1: miimon is 0, not 100"),
+        (
+            held(options(miimon=None)),
+            "bond net1: miimon 100 was asked for; this kernel does not have it",
+        ),
+        (held(options(active_slave=12)), "bond net1: active_slave is 12, not 11"),
+        (held(BOND._replace(mtu=1400)), "bond net1: mtu is 1400, not 1500"),
+        (held(BOND._replace(flags=0)), "bond net1 is down"),
+        (held(BOND._replace(altnames=())), "bond net1: alternative name up is missing"),
+        (held(BOND, ETH1), "bond net1: member eth2 is not in the pod any more"),
+        (
+            held(BOND, ETH1, ETH2._replace(master=0)),
+            "bond net1: eth2 is not a member (it is in the pod)",
+        ),
+        (
+            held(BOND, ETH1, ETH2, nic(13, "eth3", master=50)),
+            "bond net1: eth3 is a member, and was not asked for",
+        ),
+        (
+            held(BOND, ETH1._replace(member={"prio": 0}), ETH2),
+            "member eth1: prio is 0, not 5",
+        ),
+        (
+            held(BOND, ETH1._replace(member={}), ETH2),
+            "member eth1: prio 5 was asked for; this kernel does not have it",
+        ),
+    ],
+)
+def test_one_difference_is_one_sentence(pod: Namespace, sentence: str) -> None:
+    assert difference(WANTED, pod) == (sentence,)
+
+
+def test_a_mac_that_was_asked_for() -> None:
+    wanted = WANTED._replace(mac=mac(0x70))
+    assert difference(wanted, held()) == (f"bond net1: mac is {mac(11)}, not {mac(0x70)}",)
+
+
+def test_all_differences_are_told() -> None:
+    pod = held(options(miimon=50)._replace(mtu=9000, flags=0), ETH1)
+    assert len(difference(WANTED, pod)) == 4
+
+
+def test_check_lets_be_what_moves_by_itself() -> None:
+    assert difference(WANTED, held(options(active_slave=12)), later=True) == ()
+
+
+TAKEN = (Taken("host", nic(11, "eth1")), Taken("host", nic(12, "eth2")))
+
+
+def test_links_and_bond_are_located_where_they_are_now() -> None:
+    pod = space(BOND._replace(index=70), ETH1._replace(index=71), ETH2._replace(name="renamed"))
+    now = located(WANTED, TAKEN, pod)
+    assert (now.index, [m.index for m in now.members]) == (70, [71, 12])
+    assert (now.options["primary"], now.options["active_slave"]) == (71, 71)
+    assert now.options["miimon"] == 100
+
+
+def test_a_link_that_left_is_not_taken_for_another_with_its_ifindex() -> None:
+    pod = held(BOND, ETH1, veth(12, "eth7"))
+    assert difference(located(WANTED, TAKEN, pod), pod) == (
+        "bond net1: member eth2 is not in the pod any more",
+    )

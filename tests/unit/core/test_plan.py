@@ -1,0 +1,308 @@
+"""From configuration and state to steps, or to every reason against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bondcni.core.config import LinkRef
+from bondcni.core.errors import Refused
+from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Plan, Taken, plan_add
+from bondcni.core.state import IFF_UP, Address, Link, Namespace, Route
+from tests.unit.core.world import config, mac, nic, space, veth
+
+ETH1, ETH2 = nic(11, "eth1"), nic(12, "eth2")
+EMPTY = space()
+INFINIBAND = 32
+
+
+def refusal(host: Namespace, pod: Namespace = EMPTY, **changes: Any) -> tuple[str, ...]:
+    """Every reason against a bond of eth1 and eth2."""
+    links = changes.pop("links", ("eth1", "eth2"))
+    with pytest.raises(Refused) as caught:
+        plan_add(config(*links, **changes), "net1", host, pod)
+    return caught.value.reasons
+
+
+def planned(host: Namespace, pod: Namespace = EMPTY, **changes: Any) -> Plan:
+    links = changes.pop("links", ("eth1", "eth2"))
+    return plan_add(config(*links, **changes), "net1", host, pod)
+
+
+def changed(**changes: Any) -> Namespace:
+    """A host whose eth2 is otherwise."""
+    return space(ETH1, ETH2._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        (space(ETH1), "link name eth2: there is none on the host"),
+        (
+            space(ETH1, ETH2._replace(master=40), Link(40, "br0", kind="bridge")),
+            "link eth2 already has a master: bridge br0",
+        ),
+        (changed(master=40), "link eth2 already has a master: ifindex 40"),
+        (changed(flags=0x8 | IFF_UP), "link eth2 is the loopback interface"),
+        (
+            changed(altnames=("net1",)),
+            "link eth2 has the name that the bond itself shall have",
+        ),
+        (
+            changed(type=INFINIBAND),
+            "the links are devices of different types: eth1 (ARPHRD 1), eth2 (ARPHRD 32)",
+        ),
+        (
+            space(ETH1, ETH2, routes=(Route("0.0.0.0/0", "10.0.0.1", 12),)),
+            "host link eth2 is in use: a default route goes through it",
+        ),
+        (
+            space(ETH1, ETH2, routes=(Route("::/0", "fe80::1", 12),)),
+            "host link eth2 is in use: a default route goes through it",
+        ),
+        (
+            space(ETH1, ETH2, addresses=(Address(12, "10.0.0.5/24"),)),
+            "host link eth2 is in use: it has the address 10.0.0.5/24",
+        ),
+        (
+            space(ETH1, ETH2, Link(40, "eth2.5", kind="vlan", lower=12)),
+            "host link eth2 is in use: vlan eth2.5 is on it",
+        ),
+        (
+            space(ETH1, ETH2, Link(40, "mv0", kind="macvlan", lower=12)),
+            "link eth2 has the macvlan mv0 on it",
+        ),
+        (
+            space(ETH1, ETH2, Link(40, "ipv0", kind="ipvlan", lower=12)),
+            "link eth2 has the ipvlan ipv0 on it",
+        ),
+    ],
+)
+def test_a_link_that_cannot_be_a_member_is_the_one_reason(host: Namespace, reason: str) -> None:
+    assert refusal(host) == (reason,)
+
+
+def test_the_bond_itself_is_no_link() -> None:
+    reasons = refusal(space(ETH1, nic(12, "net1")), links=("eth1", "net1"))
+    assert reasons == ("link net1 has the name that the bond itself shall have",)
+
+
+def test_the_bonds_other_name_is_no_link_either() -> None:
+    reasons = refusal(space(ETH1, ETH2), ifname="eth2")
+    assert reasons == ("link eth2 has the name that the bond itself shall have",)
+
+
+@pytest.mark.parametrize(
+    ("taken", "changes", "reason"),
+    [
+        (nic(50, "net1"), {}, "interface name net1 is already taken in the pod"),
+        (nic(50, "x", altnames=("net1",)), {}, "interface name net1 is already taken in the pod"),
+        (nic(50, "up"), {"ifname": "up"}, "interface name up is already taken in the pod"),
+        (nic(50, "eth2"), {}, "link eth2: the pod already has an interface named eth2"),
+        (nic(50, "enp2"), {}, "link eth2: the pod already has an interface named enp2"),
+    ],
+)
+def test_a_name_that_is_taken_in_the_pod(
+    taken: Link, changes: dict[str, Any], reason: str
+) -> None:
+    assert refusal(changed(altnames=("enp2",)), space(taken), **changes) == (reason,)
+
+
+def test_infiniband_bonds_in_active_backup_only() -> None:
+    host = space(ETH1._replace(type=INFINIBAND), ETH2._replace(type=INFINIBAND))
+    assert planned(host).wanted.options["mode"] == 1
+    assert refusal(host, mode=0) == (
+        "link eth1 is InfiniBand, which bonds in active-backup only",
+        "link eth2 is InfiniBand, which bonds in active-backup only",
+    )
+
+
+@pytest.mark.parametrize("mode", range(7))
+def test_the_same_mac_twice_is_refused_where_the_mode_needs_them_apart(mode: int) -> None:
+    host = changed(mac=mac(11))
+    if mode not in (5, 6):
+        assert planned(host, mode=mode).wanted.members
+        return
+    name = {5: "balance-tlb", 6: "balance-alb"}[mode]
+    assert refusal(host, mode=mode) == (
+        f"links eth1, eth2 have the same MAC {mac(11)}: not possible in {name}",
+    )
+
+
+def test_a_mac_that_follows_the_active_link_cannot_be_asked_for() -> None:
+    asked = {"mac": mac(0x70), "options": {"miimon": 100, "fail_over_mac": 1}}
+    assert refusal(space(ETH1, ETH2), **asked) == (
+        f"mac {mac(0x70)} cannot be held: fail_over_mac active gives it the active link's",
+    )
+    assert planned(space(ETH1, ETH2), mode=0, **asked).wanted.mac == mac(0x70)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "reason"),
+    [
+        (1501, "mtu 1501 is more than link eth2 has: 1500"),
+        (60, "mtu 60 is less than link eth2 can: 68"),
+    ],
+)
+def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
+    host = space(ETH1._replace(mtu=9000, min_mtu=0), ETH2)
+    assert refusal(host, mtu=mtu) == (reason,)
+
+
+@pytest.mark.parametrize(
+    "refs",
+    [
+        (LinkRef("name", "eth1"), LinkRef("name", "enp1")),
+        (LinkRef("name", "eth1"), LinkRef("mac", mac(11))),
+        (LinkRef("name", "eth1"), LinkRef("pci", "0000:0b:00.0")),
+    ],
+)
+def test_one_nic_by_two_names_is_seen(refs: tuple[LinkRef, ...]) -> None:
+    host = space(ETH1._replace(altnames=("enp1",)), ETH2)
+    assert refusal(host, links=refs, mode=6) == ("link eth1 is named 2 times in links",)
+
+
+def test_one_nic_by_three_names_is_told_once() -> None:
+    refs = (LinkRef("name", "eth1"), LinkRef("mac", mac(11)), LinkRef("pci", "0000:0b:00.0"))
+    host = space(ETH1, ETH2, addresses=(Address(11, "10.0.0.5/24"),))
+    assert refusal(host, links=refs) == (
+        "host link eth1 is in use: it has the address 10.0.0.5/24",
+        "link eth1 is named 3 times in links",
+    )
+
+
+def test_every_reason_is_told_at_once() -> None:
+    host = space(
+        nic(11, "eth1", mtu=1400),
+        nic(12, "eth2", master=50),
+        routes=(Route("0.0.0.0/0", "10.0.0.1", 11),),
+    )
+    reasons = refusal(host, space(nic(9, "net1")), links=("eth1", "eth2", "eth3"), mtu=1500)
+    assert reasons == (
+        "interface name net1 is already taken in the pod",
+        "host link eth1 is in use: a default route goes through it",
+        "link eth2 already has a master: ifindex 50",
+        "link name eth3: there is none on the host",
+        "mtu 1500 is more than link eth1 has: 1400",
+    )
+
+
+def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
+    pod = space(ETH1, ETH2, addresses=(Address(11, "10.0.0.5/24"), Address(12, "fe80::1/64", 253)))
+    plan = planned(EMPTY, pod, links_in_container=True)
+    assert plan.warnings == ("link eth1 has 10.0.0.5/24: no use on a member of a bond",)
+
+
+@pytest.mark.parametrize(
+    ("mtus", "changes", "mtu", "warnings"),
+    [
+        ((1500, 9000), {}, 1500, ()),
+        (
+            (1500, 1450),
+            {},
+            1450,
+            ("mtu: 1450 instead of 1500, for eth2 has no more",),
+        ),
+        ((9000, 9000), {"mtu": 4000}, 4000, ()),
+        ((9000, 9000), {"mtu_inherit": True}, 9000, ()),
+        (
+            (9000, 8000),
+            {"mtu_inherit": True},
+            8000,
+            ("mtu: the members' MTUs differ; 8000 of eth2",),
+        ),
+    ],
+)
+def test_the_mtu(
+    mtus: tuple[int, int], changes: dict[str, Any], mtu: int, warnings: tuple[str, ...]
+) -> None:
+    host = space(ETH1._replace(mtu=mtus[0]), ETH2._replace(mtu=mtus[1]))
+    plan = planned(host, **changes)
+    assert (plan.wanted.mtu, plan.warnings) == (mtu, warnings)
+    assert isinstance(plan.steps[0], CreateBond)
+    assert plan.steps[0].mtu == mtu
+
+
+@pytest.mark.parametrize("option", ["primary", "active_slave"])
+@pytest.mark.parametrize("spelled", ["eth2", "enp2", mac(12), mac(12).upper(), "0000:0c:00.0"])
+def test_an_option_that_names_a_member_comes_last_with_its_ifindex(
+    option: str, spelled: str
+) -> None:
+    host = changed(altnames=("enp2",))
+    pod = space(veth(12, "eth0"))  # so that eth2 cannot keep its ifindex
+    plan = planned(host, pod, options={"miimon": 100, option: spelled})
+    create, first, second, last = plan.steps
+    assert isinstance(create, CreateBond)
+    assert option not in create.options
+    assert isinstance(first, ChangeLink)
+    assert first.new_index == 0
+    assert isinstance(second, ChangeLink)
+    assert second.new_index not in (0, 11, 12, create.index)
+    assert isinstance(last, ChangeLink)
+    assert last.bond_options == {option: second.new_index}
+    assert plan.wanted.options[option] == second.new_index
+    assert plan.wanted.members[1].index == second.new_index
+
+
+def test_a_name_goes_before_a_mac_that_is_spelled_like_it() -> None:
+    host = space(ETH1, ETH2._replace(altnames=(mac(11),)))
+    plan = planned(host, options={"primary": mac(11)})
+    assert plan.wanted.options["primary"] == 12
+
+
+def test_a_primary_that_is_none_of_the_links_is_refused() -> None:
+    reasons = refusal(
+        space(ETH1, ETH2), links=(LinkRef("mac", mac(11)), "eth2"), options={"primary": "eth3"}
+    )
+    assert reasons == ("primary eth3 is none of the links",)
+
+
+def test_a_primary_that_is_a_missing_link_is_no_second_reason() -> None:
+    reasons = refusal(space(ETH1), options={"primary": "eth2"})
+    assert reasons == ("link name eth2: there is none on the host",)
+
+
+def test_the_steps_for_host_links() -> None:
+    refs = (LinkRef("name", "eth1", {"prio": 5}), LinkRef("name", "eth2"))
+    host = space(ETH1, ETH2._replace(flags=0), Link(90, "last"))
+    plan = planned(host, links=refs, ifname="up", mac=mac(0x70))
+    options = {"mode": 1, "miimon": 100}
+    assert plan.steps == (
+        CreateBond("net1", 91, options, 1500, mac(0x70)),
+        AddAltname("pod", 91, "net1", "up"),
+        ChangeLink("host", 11, "eth1", to="pod", change=IFF_UP, master=91),
+        ChangeLink("host", 12, "eth2", to="pod", master=91),
+        ChangeLink("pod", 11, "eth1", member_options={"prio": 5}),
+        ChangeLink("pod", 91, "net1", flags=IFF_UP, change=IFF_UP),
+    )
+    assert plan.taken == (Taken("host", ETH1), Taken("host", ETH2._replace(flags=0)))
+    assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (91, "net1", "up")
+    assert [(m.index, m.name, m.options) for m in plan.wanted.members] == [
+        (11, "eth1", {"prio": 5}),
+        (12, "eth2", {}),
+    ]
+
+
+def test_the_steps_for_links_in_the_pod() -> None:
+    plan = planned(space(veth(90, "cali1")), space(ETH1, ETH2), links_in_container=True)
+    assert plan.steps == (
+        CreateBond("net1", 91, {"mode": 1, "miimon": 100}, 1500),
+        ChangeLink("pod", 11, "eth1", change=IFF_UP, master=91),
+        ChangeLink("pod", 12, "eth2", change=IFF_UP, master=91),
+        ChangeLink("pod", 91, "net1", flags=IFF_UP, change=IFF_UP),
+    )
+    assert [item.home for item in plan.taken] == ["pod", "pod"]
+
+
+def test_every_new_ifindex_is_free_in_both_namespaces() -> None:
+    pod = space(veth(11, "eth0"), veth(12, "dummy0"), veth(30, "high"))
+    plan = planned(space(ETH1, ETH2, nic(29, "eth9")), pod)
+    new = [plan.wanted.index, *(member.index for member in plan.wanted.members)]
+    assert new == [31, 32, 33]
+
+
+def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:
+    plan = planned(space(ETH1, ETH2), ifname="net1")
+    assert plan.wanted.altname == ""
+    assert not any(isinstance(step, AddAltname) for step in plan.steps)

@@ -1,0 +1,223 @@
+"""CNI results of every version: their shape, what is kept, what is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bondcni.core.result import SUPPORTED, Result, at_least, merge, merge_dns, read, render
+from tests.unit.core.cni_schemas import SCHEMAS
+from tests.unit.core.world import mac
+
+BOND = {"name": "net1", "mac": mac(1), "sandbox": "/run/netns/pod", "mtu": 1500}
+DELEGATE = Result(
+    ips=(
+        {"address": "10.0.0.5/24", "gateway": "10.0.0.1"},
+        {"address": "10.0.0.6/24"},
+        {"address": "2001:db8::5/64", "gateway": "2001:db8::1"},
+    ),
+    routes=(
+        {"dst": "0.0.0.0/0"},
+        {"dst": "192.168.0.0/16", "gw": "10.0.0.9", "mtu": 1400, "table": 5},
+        {"dst": "::/0"},
+    ),
+    dns={"nameservers": ["10.0.0.2"], "domain": "a.example"},
+)
+FULL = merge(Result(), BOND, DELEGATE, {})
+OLD = SUPPORTED[:2]
+NEW = SUPPORTED[2:]
+
+
+def test_every_supported_version_has_a_schema() -> None:
+    assert tuple(SCHEMAS) == SUPPORTED
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("result", [FULL, Result(), merge(Result(), BOND, Result(), {})])
+def test_a_result_has_the_shape_of_its_version(version: str, result: Result) -> None:
+    document = render(result, version)
+    jsonschema.validate(document, SCHEMAS[version])
+    assert document["cniVersion"] == version
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_the_oldest_have_the_first_address_of_each_family(version: str) -> None:
+    assert render(FULL, version) == {
+        "cniVersion": version,
+        "ip4": {
+            "ip": "10.0.0.5/24",
+            "gateway": "10.0.0.1",
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "192.168.0.0/16", "gw": "10.0.0.9"}],
+        },
+        "ip6": {
+            "ip": "2001:db8::5/64",
+            "gateway": "2001:db8::1",
+            "routes": [{"dst": "::/0"}],
+        },
+        "dns": {"nameservers": ["10.0.0.2"], "domain": "a.example"},
+    }
+
+
+def test_what_a_version_has_no_place_for_is_left_out() -> None:
+    newest, before = render(FULL, "1.1.0"), render(FULL, "1.0.0")
+    assert newest["interfaces"] == [BOND]
+    assert newest["routes"][1] == DELEGATE.routes[1]
+    assert before["interfaces"] == [{k: v for k, v in BOND.items() if k != "mtu"}]
+    assert before["routes"][1] == {"dst": "192.168.0.0/16", "gw": "10.0.0.9"}
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_the_version_of_an_address_is_there_up_to_0_4_0(version: str) -> None:
+    families = [ip.get("version") for ip in render(FULL, version)["ips"]]
+    assert families == ([None] * 3 if at_least(version, "1.0.0") else ["4", "4", "6"])
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_dns_is_left_out_when_empty_from_1_0_0(version: str) -> None:
+    assert ("dns" in render(Result(), version)) is not at_least(version, "1.0.0")
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_round_trip_of_what_a_version_can_say(version: str) -> None:
+    there = read(render(FULL, version))
+    again = read(render(there, version))
+    assert there == again
+    assert there.dns == FULL.dns
+    assert [ip["address"] for ip in there.ips] == [
+        ip["address"] for ip in FULL.ips if version in NEW or ip["address"] != "10.0.0.6/24"
+    ]
+
+
+def test_round_trip_of_the_newest_is_whole() -> None:
+    assert read(render(FULL, "1.1.0")) == FULL
+
+
+def test_what_was_before_is_kept_and_ours_is_appended() -> None:
+    before = read(
+        {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "cali1"}, {"name": "eth0", "sandbox": "/run/netns/pod"}],
+            "ips": [{"address": "10.9.0.5/32", "interface": 1}, {"address": "10.9.0.6/32"}],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}],
+            "dns": {"nameservers": ["10.9.0.2"]},
+        }
+    )
+    merged = merge(before, BOND, DELEGATE, {"nameservers": ["10.9.0.2", "10.8.0.2"]})
+    assert merged.interfaces == (*before.interfaces, BOND)
+    assert merged.ips[:2] == before.ips
+    assert [ip["interface"] for ip in merged.ips[2:]] == [2, 2, 2]
+    assert [ip["address"] for ip in merged.ips[2:]] == [ip["address"] for ip in DELEGATE.ips]
+    assert merged.routes == (*before.routes, *DELEGATE.routes)
+    assert merged.dns["nameservers"] == ["10.9.0.2", "10.0.0.2", "10.8.0.2"]
+
+
+def test_the_delegates_own_interface_numbers_do_not_count() -> None:
+    ipam = Result(ips=({"address": "10.0.0.5/24", "interface": 7},))
+    assert merge(Result(), BOND, ipam, {}).ips == ({"address": "10.0.0.5/24", "interface": 0},)
+
+
+def test_merging_changes_none_of_its_parts() -> None:
+    before = Result(dns={"search": ["a"]})
+    merge(before, BOND, DELEGATE, {"search": ["b"]})
+    assert before == Result(dns={"search": ["a"]})
+    assert "interface" not in DELEGATE.ips[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "merged"),
+    [
+        (({}, {}), {}),
+        (({"domain": "a"}, {"domain": ""}), {"domain": "a"}),
+        (({"domain": "a"}, {"domain": "b"}), {"domain": "b"}),
+        (({"search": ["a", "b"]}, {"search": ["b", "c"]}), {"search": ["a", "b", "c"]}),
+        (({"options": ["ndots:2"]}, {"nameservers": []}), {"options": ["ndots:2"]}),
+    ],
+)
+def test_dns_is_merged(parts: tuple[dict[str, Any], ...], merged: dict[str, Any]) -> None:
+    assert merge_dns(*parts) == merged
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_answer_of_a_delegate(version: str) -> None:
+    answer = {
+        "cniVersion": version,
+        "ip4": {"ip": "10.0.0.5/24", "gateway": "10.0.0.1", "routes": [{"dst": "0.0.0.0/0"}]},
+        "ip6": {"ip": "2001:db8::5/64"},
+        "dns": {"domain": "a.example", "search": []},
+    }
+    assert read(answer) == Result(
+        ips=({"address": "10.0.0.5/24", "gateway": "10.0.0.1"}, {"address": "2001:db8::5/64"}),
+        routes=({"dst": "0.0.0.0/0"},),
+        dns={"domain": "a.example"},
+    )
+
+
+def test_an_answer_of_0_4_0_loses_its_version_field() -> None:
+    answer = {"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.0.0.5/24"}]}
+    assert read(answer).ips == ({"address": "10.0.0.5/24"},)
+
+
+@pytest.mark.parametrize("empty", [{}, {"ips": None, "dns": None}, {"cniVersion": "0.2.0"}])
+def test_a_result_may_say_nothing(empty: dict[str, Any]) -> None:
+    assert read(empty) == Result()
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([], "a result must be an object"),
+        (None, "a result must be an object"),
+        ({"ips": {}} | {"ips": "x"}, "ips must be a list of objects"),
+        ({"ips": [1]}, "ips must be a list of objects"),
+        ({"ips": [{}]}, "an entry of ips has no address"),
+        ({"ips": [{"address": 5}]}, "an entry of ips has a address that is no text"),
+        ({"ips": [{"address": "10.0.0.5/24", "gateway": 1}]}, "gateway that is no text"),
+        ({"ips": [{"address": "a", "interface": True}]}, "interface that is no whole number"),
+        ({"routes": [{"gw": "10.0.0.1"}]}, "a route has no dst"),
+        ({"routes": [{"dst": "0.0.0.0/0", "gw": 1}]}, "gw that is no text"),
+        ({"routes": [{"dst": "0.0.0.0/0", "mtu": "big"}]}, "mtu that is no whole number"),
+        ({"dns": []} | {"dns": "x"}, "dns must be an object"),
+        ({"ip4": {"ip": "10.0.0.5/24"}, "dns": "x"}, "dns must be an object"),
+        ({"dns": {"nameservers": "10.0.0.2"}}, "the nameservers of dns must be a list of text"),
+        ({"dns": {"search": [1]}}, "the search of dns must be a list of text"),
+        ({"dns": {"domain": ["a"]}}, "the domain of dns must be text"),
+        ({"ip4": "10.0.0.5/24"}, "ip4 must be an object with an ip in CIDR form"),
+        ({"ip6": {"gateway": "::1"}}, "ip6 must be an object with an ip in CIDR form"),
+        ({"ip4": {"ip": "10.0.0.5/24", "routes": {"dst": "x"}}}, "routes must be a list"),
+    ],
+)
+def test_what_is_no_result_is_told(document: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(document)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["ips", "address", "ip4", "ip", "routes", "dst", "gw", "dns", "domain", "search"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+
+
+@given(JSON, st.sampled_from(SUPPORTED))
+def test_any_json_is_a_result_that_can_be_answered_or_a_valueerror(
+    document: Any, version: str
+) -> None:
+    try:
+        result = read(document)
+    except ValueError as error:
+        assert str(error)
+    else:
+        merged = merge(result, BOND, result, result.dns)
+        assert render(merged, version)["cniVersion"] == version
