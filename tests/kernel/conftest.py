@@ -31,7 +31,7 @@ CLONE_NEWNET = 0x40000000
 MS_BIND = 0x1000
 MNT_DETACH = 2
 SIOCSIFFLAGS = 0x8914
-DELEGATES = os.environ.get("BONDCNI_DELEGATES", "/usr/lib/cni")
+DELEGATES = os.environ.get("BONDCNI_DELEGATES") or os.environ.get("CNI_PATH", "/usr/lib/cni")
 Document = dict[str, Any]
 
 

@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 import pytest
-
 from tests.kernel.conftest import Document, Node, Space, config, wait_for
 from tests.kernel.lan import (
     LACP_OPTIONS,
@@ -52,11 +51,12 @@ def aggregated(space: Space, bond: str = "bond0", count: int = 2) -> bool:
     good = [
         port
         for port in ports(space, bond).values()
-        if port["ad_aggregator_id"] == info.get("aggregator")
+        if port["mii_status"] == "UP"  # a port that is down keeps its last LACP state
+        and port["ad_aggregator_id"] == info.get("aggregator")
         and port["ad_actor_oper_port_state"] & CARRIES == CARRIES
         and port["ad_partner_oper_port_state"] & CARRIES == CARRIES
     ]
-    return info.get("num_ports") == count == len(good)
+    return bool(info.get("num_ports") == count == len(good))
 
 
 def converge(node: Node, pod: Space) -> None:

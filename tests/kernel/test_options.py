@@ -10,14 +10,14 @@ the option: the kernel itself says nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pytest
-
-from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option
 from tests.kernel.conftest import Document, Node, Space, config
 from tests.kernel.lan import bond_attributes, member_attributes
+
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option
 
 ARP = {"miimon": None, "arpInterval": 200, "arpIpTarget": ["10.9.0.1"]}
 
@@ -28,7 +28,7 @@ class Example(NamedTuple):
     value: Any
     shown: Any = None  # what ip shows, where that is not the value itself
     mode: str = "active-backup"
-    beside: Document = {}  # options that it needs
+    beside: Mapping[str, Any] = {}  # options that it needs
     key: str = ""  # under which ip shows it, where that is not the kernel's name
     raw: bytes | None = None  # the attribute's payload, where ip 6.1 does not show it
 

@@ -39,9 +39,10 @@ FOREIGN = (
     # calico-ipam reads its settings from the top level
     *("kubernetes", "datastore_type", "policy", "nodename", "nodename_file_optional"),
     *("ipam_lock_file", "calico_api_group", "feature_control", "container_settings"),
-    # sriov-cni and other plugins whose configurations people start from
-    *("vlan", "vlanQoS", "vlanProto", "spoofChk", "trust", "link_state", "min_tx_rate"),
-    *("max_tx_rate", "logLevel", "logFile", "mac", "master", "description"),
+    # sriov-cni's, from configurations that people started from; not vlan or mac, which
+    # somebody would expect to work
+    *("spoofChk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile"),
+    "description",
 )
 """Top-level keys of other tools: no warning."""
 

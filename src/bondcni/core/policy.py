@@ -51,7 +51,8 @@ class Policy(NamedTuple):
     def verdict(self, link: Link, driver: str, namespace: str) -> Verdict:
         """What the rules say of one link for a pod of one Kubernetes namespace."""
         if self.rules is None:
-            return Verdict(True, False, "no policy file: what the host does not use may be taken")
+            why = "no policy file: what the host does not use may be taken"
+            return Verdict(allowed=True, force=False, why=why)
         found = [
             (number, rule)
             for number, rule in enumerate(self.rules)
@@ -59,15 +60,17 @@ class Policy(NamedTuple):
         ]
         if not found:
             whom = f"pods of namespace {namespace}" if namespace else "a pod of no namespace"
-            return Verdict(False, False, f"no rule of {self.source} gives {link.name} to {whom}")
+            why = f"no rule of {self.source} gives {link.name} to {whom}"
+            return Verdict(allowed=False, force=False, why=why)
         number, rule = next((pair for pair in found if pair[1].force), found[0])
         words = " with force" if rule.force else ""
-        return Verdict(True, rule.force, f"rule {number} of {self.source} gives it{words}")
+        why = f"rule {number} of {self.source} gives it{words}"
+        return Verdict(allowed=True, force=rule.force, why=why)
 
 
 def _like(pattern: str, values: Sequence[str]) -> bool:
     if not pattern or pattern == "*":
         return True
-    import fnmatch  # only nodes with a policy file pay for it
+    import fnmatch  # noqa: PLC0415  only nodes with a policy file pay for it
 
     return any(fnmatch.fnmatchcase(value, pattern) for value in values)

@@ -63,10 +63,10 @@ def _typed(what: str, part: Object, types: Mapping[str, type]) -> None:
         raise ValueError(f"{what} has no {required}")
     for key, kind in types.items():
         if part.get(key) is not None and type(part[key]) is not kind:
-            raise ValueError(f"{what} has a {key} that is no {_KIND[kind]}")
+            raise ValueError(f"{key} of {what} must be {_KIND[kind]}")
 
 
-_KIND = {str: "text", int: "whole number"}
+_KIND = {str: "text", int: "a whole number"}
 
 
 def _read_030(document: Object) -> Result:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import click
 
 import bondcni
-from bondcni.lab import byhand, guest, kernels, manifests, session, story, topology
+from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story
 from bondcni.lab.guest import Guest, LostGuest
 from bondcni.lab.hands import CommandFailed
 from bondcni.lab.manifests import Manifests
@@ -138,7 +138,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
         raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
     folders = session.plugin_folders(teller.progress)
     hardware = choice.kernel != kernels.HOST
-    nics = topology.host_nics(found.pods) if hardware else []
+    nics = planning.host_nics(found.pods) if hardware else []
     with booted(teller, choice.kernel, nics) as machine:
         record.kernel = machine.release
         try:

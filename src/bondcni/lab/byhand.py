@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from bondcni.lab import build, topology
+from bondcni.lab import build, planning
 from bondcni.lab.hands import Hands
 from bondcni.lab.manifests import Attachment, Config, Network, Pod
 from bondcni.lab.multus import Sandbox, configs, environment
@@ -55,20 +55,20 @@ def pod_by_hand(given: Sequence[Pod]) -> Pod:
     if not given:
         return Pod("Pod", "default", "by-hand", (sample,))
     first = given[0]
-    if {nic.name for nic in topology.plan(first, hardware=True).nics} & set(NICS):
+    if {nic.name for nic in planning.plan(first, hardware=True).nics} & set(NICS):
         return first
     return first._replace(attachments=(*first.attachments, sample))
 
 
 def hardware(pod: Pod) -> list[str]:
     """The NICs the guest is to be booted with."""
-    made = topology.plan(pod, hardware=True)
+    made = planning.plan(pod, hardware=True)
     return [nic.name for nic in made.nics if nic.form is Form.CABLE]
 
 
 def surround(hands: Hands, pod: Pod, *, cables: bool) -> None:
     """Make what is around a pod, the namespace ``pod``, and a file for each network's config."""
-    made = topology.plan(pod, hardware=cables)
+    made = planning.plan(pod, hardware=cables)
     hands.batch([*build.make(made), build.Batch("", ("netns add pod",))])
     hands.write(build.FUNCTIONS, build.functions(made))
     for fabric in made.fabrics:

@@ -1,11 +1,13 @@
 """The executable ``bond`` and its neighbours, as files.
 
 The launcher is a script that starts Python isolated (``-I``) and without site-packages
-(``-S``): a CNI plugin is a short process, and what it imports is most of its time.
+(``-S``): a CNI plugin is a short process, and what it imports is most of its time. The
+folder that has ruamel.yaml comes last on its path, for nodes with a policy file.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -19,12 +21,15 @@ STANDINS = Path(__file__).parent / "plugins"
 def launcher() -> str:
     """The text of the executable ``bond`` for this interpreter and this package."""
     python = os.path.realpath(sys.executable)
-    folder = str(Path(bondcni.__file__).resolve().parents[1])
+    folders = [str(Path(bondcni.__file__).resolve().parents[1])]
+    yaml = importlib.util.find_spec("ruamel.yaml")
+    if yaml and yaml.origin:
+        folders.append(str(Path(yaml.origin).parents[2]))
     return (
         f"#!{python} -IS\n"
         "import gc, sys\n"
         "gc.disable()\n"  # a short process: collecting takes a tenth of its start
-        f"sys.path.append({folder!r})\n"
+        f"sys.path += {list(dict.fromkeys(folders))!r}\n"
         "from bondcni.frontends.plugin import main\n"
         "main()\n"
     )

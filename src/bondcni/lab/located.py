@@ -98,7 +98,7 @@ class Node(NamedTuple):
 def documents(file: str, text: str) -> list[Node]:
     """Every document of a YAML text; raises Broken where it is not YAML."""
     try:
-        nodes = list(YAML(pure=True).compose_all(text))
+        nodes = list(YAML(typ="safe", pure=True).compose_all(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -118,7 +118,7 @@ def embedded(holder: Node) -> tuple[Any, Node]:
     except json.JSONDecodeError as error:
         raise Broken(_explain(holder, text, error)) from error
     try:
-        tree = YAML(pure=True).compose(text)
+        tree = YAML(typ="safe", pure=True).compose(text)
     except YAMLError:  # JSON that YAML reads otherwise (tabs): every part is at the holder's line
         return data, holder._replace(value=None)
     return data, _node(holder.file, tree, text, holder.line_at)

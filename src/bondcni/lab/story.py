@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bondcni.lab import build, drill, topology
+from bondcni.lab import build, drill, planning
 from bondcni.lab.calls import Runtime
 from bondcni.lab.drill import Tools
 from bondcni.lab.events import Bond, Call, CaseBegin, CaseEnd, Event, Leases, Nic, Note
@@ -71,7 +71,7 @@ class Case:
         networks = tuple(f"{one.network.name}@{one.ifname}" for one in self.pod.attachments)
         yield CaseBegin(title, self.pod.file, networks)
         try:
-            made = topology.plan(self.pod, hardware=self.lab.hardware)
+            made = planning.plan(self.pod, hardware=self.lab.hardware)
         except Impossible as error:
             yield CaseEnd((str(error),))
             return
@@ -104,7 +104,7 @@ class Case:
 
     def stay(self) -> Iterator[Event]:
         """Bring the pod up and leave it, for somebody to look around."""
-        made = topology.plan(self.pod, hardware=self.lab.hardware)
+        made = planning.plan(self.pod, hardware=self.lab.hardware)
         yield from self.guarded(self.arrive(made))
 
     def arrive(self, made: Topology) -> Iterator[Event]:

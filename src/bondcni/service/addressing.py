@@ -14,7 +14,7 @@ from typing import Any
 from bondcni.core.errors import DelegateError
 from bondcni.core.plan import Wanted
 from bondcni.core.result import Result
-from bondcni.core.state import Address, Namespace, Route
+from bondcni.core.state import Address, Link, Namespace, Route
 from bondcni.kernel.executor import Node
 
 
@@ -96,8 +96,32 @@ def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Ite
     for ip in ips:
         if _cidr(ip) not in held:
             yield f"{ifname}: address {ip['address']} is missing"
+    yield from _routes_missing(previous, ips, bond, pod)
+
+
+def _routes_missing(
+    previous: Result, ips: list[dict[str, Any]], bond: Link, pod: Namespace
+) -> Iterator[str]:
+    """Routes of ours that are gone. A result does not say whose a route is.
+
+    One through a gateway beyond our addresses is another plugin's, which checks it
+    itself; one without a gateway took that of any interface in the result.
+    """
+    import ipaddress  # noqa: PLC0415
+
     there = {(route.dst, route.gw) for route in pod.routes}
-    mine = previous._replace(ips=tuple(ips))
-    for route in _routes(mine, bond.index, [Address(bond.index, _cidr(ip)) for ip in ips]):
-        if (route.dst, route.gw) not in there:
-            yield f"{ifname}: route {route.dst} via {route.gw or 'the link'} is missing"
+    addresses = [Address(bond.index, _cidr(ip)) for ip in ips]
+    networks = [ipaddress.ip_interface(address.address).network for address in addresses]
+    theirs = {str(ip.get("gateway") or "") for ip in previous.ips}
+    for entry in previous.routes:
+        alone = previous._replace(ips=tuple(ips), routes=(entry,))
+        for route in _routes(alone, bond.index, addresses):
+            gateway = ipaddress.ip_address(route.gw) if route.gw else None
+            if entry.get("gw") and gateway and not gateway.is_link_local:
+                if not any(gateway in network for network in networks):
+                    continue
+                held = (route.dst, route.gw) in there
+            else:
+                held = any((route.dst, gw) in there for gw in {route.gw, *theirs})
+            if not held:
+                yield f"{bond.name}: route {route.dst} via {route.gw or 'the link'} is missing"

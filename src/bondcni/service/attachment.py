@@ -79,9 +79,13 @@ def host_links(record: Record) -> Iterator[Link]:
 
 @contextmanager
 def locked(service: Service, record: Record, patience: float) -> Iterator[None]:
-    """Hold an attachment and its NICs. Raises ``TryAgain`` past ``patience`` seconds."""
-    keys = [attachment_key(record.container_id, record.ifname)]
-    with hold(service.journal.folder, [*keys, *map(link_key, host_links(record))], patience):
+    """Hold an attachment, then its NICs: in ADD's order, or the two wait for each other.
+
+    Raises ``TryAgain`` past ``patience`` seconds.
+    """
+    folder, key = service.journal.folder, attachment_key(record.container_id, record.ifname)
+    links = map(link_key, host_links(record))
+    with hold(folder, [key], patience), hold(folder, links, patience):
         yield
 
 

@@ -17,7 +17,7 @@ with line and key, every mistake at once, and no host link is taken while it is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bondcni.core.errors import PolicyError
@@ -49,15 +49,17 @@ def load(path: str = DEFAULT_FILE) -> Policy:
 
 
 def _yaml(text: str, path: str) -> Any:
-    from ruamel.yaml import YAML  # noqa: PLC0415  60 ms that only nodes with a policy pay
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
-
+    try:
+        from ruamel.yaml import YAML  # noqa: PLC0415  60 ms that only nodes with a policy pay
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+    except ImportError as error:
+        raise PolicyError(f"policy {path} cannot be read: {error}") from error
     try:
         return YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PolicyError(f"policy {path}: line {line}: {error.problem}") from error
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # "!!int x", "[[[[..."
         raise PolicyError(f"policy {path}: {error}") from error
 
 
@@ -71,12 +73,10 @@ def _rules(document: Any, mistakes: list[str]) -> Iterator[Rule]:
     if not isinstance(document, Mapping):
         mistakes.append("line 1: must be a mapping with the key links")
         return
-    for key in document:
-        if key != "links":
-            mistakes.append(f"line {_line(document, key)}: unknown key {key!r}; there is: links")
+    mistakes += _unknown(document, ("links",))
     entries = document.get("links")
     if not isinstance(entries, list):
-        mistakes.append(f"line {_line(document)}: links must be a list of rules")
+        mistakes.append(f"line {_line(document, 'links')}: links must be a list of rules")
         return
     for number, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
@@ -86,37 +86,62 @@ def _rules(document: Any, mistakes: list[str]) -> Iterator[Rule]:
 
 
 def _rule(entry: Any, mistakes: list[str]) -> Rule:
-    def wrong(key: str, what: str) -> None:
-        mistakes.append(f"line {_line(entry, key)}: {key}: {entry.get(key)!r} {what}")
-
-    for key in entry:
-        if key not in KEYS:
-            mistakes.append(
-                f"line {_line(entry, key)}: unknown key {key!r}; there are: {', '.join(KEYS)}"
-            )
-    found: dict[str, Any] = {}
-    for key in ("name", "driver"):
-        if key in entry:
-            found[key] = entry[key]
-            if not isinstance(entry[key], str) or not entry[key]:
-                wrong(key, "must be a name or a glob")
-    for key, read, what in (("mac", mac_text, "a MAC"), ("pci", pci_address, "a PCI address")):
-        if key in entry:
-            found[key] = read(entry[key]) or ""
-            if not found[key]:
-                wrong(key, f"must be {what}")
+    mistakes += _unknown(entry, KEYS)
+    found = dict(_signs(entry, mistakes))
     if not found:
         mistakes.append(f"line {_line(entry)}: a rule needs name, mac, pci or driver")
-    namespaces = entry.get("namespaces", ["*"])
-    if not isinstance(namespaces, list) or not all(isinstance(n, str) for n in namespaces):
-        wrong("namespaces", "must be a list of names or globs")
-        namespaces = []
+    namespaces = _namespaces(entry, mistakes)
+    return Rule(**found, namespaces=namespaces, force=_force(entry, mistakes))
+
+
+def _unknown(entry: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    for key in entry:
+        if key not in keys:
+            yield f"line {_line(entry, key)}: unknown key {key!r}; known: {', '.join(keys)}"
+
+
+def _wrong(entry: Any, key: str, what: str) -> str:
+    return f"line {_line(entry, key)}: {key}: {entry[key]!r} {what}"
+
+
+def _signs(entry: Any, mistakes: list[str]) -> Iterator[tuple[str, str]]:
+    """By what a rule knows a link; "" where that is a mistake."""
+    for key, read, what in _SIGNS:
+        if key in entry:
+            value = read(entry[key]) or ""
+            if not value:
+                mistakes.append(_wrong(entry, key, f"must be {what}"))
+            yield key, value
+
+
+def _name(value: Any) -> str:
+    return str(value) if isinstance(value, str) else ""
+
+
+_SIGNS: tuple[tuple[str, Callable[[Any], str | None], str], ...] = (
+    ("name", _name, "a name or a glob"),
+    ("mac", mac_text, "a MAC"),
+    ("pci", pci_address, "a PCI address"),
+    ("driver", _name, "a name or a glob"),
+)
+
+
+def _namespaces(entry: Any, mistakes: list[str]) -> tuple[str, ...]:
+    found = entry.get("namespaces", ["*"])
+    if isinstance(found, list) and all(_name(one) for one in found):
+        return tuple(map(str, found))
+    mistakes.append(_wrong(entry, "namespaces", "must be a list of names or globs"))
+    return ()
+
+
+def _force(entry: Any, mistakes: list[str]) -> bool:
     force = entry.get("force", False)
+    name = _name(entry.get("name"))
     if not isinstance(force, bool):
-        wrong("force", "must be true or false")
-    elif force and (not found.get("name") or set(GLOB) & set(str(found["name"]))):
-        wrong("force", "needs an exact name, no glob, beside it")
-    return Rule(**found, namespaces=tuple(namespaces), force=force is True)
+        mistakes.append(_wrong(entry, "force", "must be true or false"))
+    elif force and (not name or set(GLOB) & set(name)):
+        mistakes.append(_wrong(entry, "force", "needs an exact name, no glob, beside it"))
+    return force is True
 
 
 def driver_of(link: Link) -> str:

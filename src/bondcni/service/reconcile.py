@@ -53,11 +53,16 @@ def state_of(record: Record) -> str:
 
 def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
     """Go through the journal and put right what can be, record by record."""
-    records, words = service.journal.all()
+    for record in records(service):
+        yield reclaim(service, record, dry_run=dry_run)
+
+
+def records(service: Service) -> list[Record]:
+    """The journal; a record that could not be read is told of."""
+    found, words = service.journal.all()
     for word in words:
         service.warn(word)
-    for record in records:
-        yield reclaim(service, record, dry_run=dry_run)
+    return found
 
 
 def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Finding:
@@ -66,12 +71,12 @@ def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Findi
     try:
         with locked(service, record, SHORT):
             again, _ = service.journal.read(*name)
-            state = state_of(again) if again else "live"
+            state = state_of(again or record)
             if again is None or state == "live" or dry_run:
-                return Finding(*name, state, state == "live")
-            left = _take_down(service, again, state)
+                return Finding(*name, state, again is None or state == "live")
+            left = take_down_dead(service, again, state)
     except TryAgain as error:
-        return Finding(*name, "busy", False, (error.message,))
+        return Finding(*name, "busy", done=False, words=(error.message,))
     except BondError as error:
         left = [error.message]
         state = state_of(record)
@@ -79,7 +84,8 @@ def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Findi
     return Finding(*name, state, gone is None, tuple(left))
 
 
-def _take_down(service: Service, record: Record, state: str) -> list[str]:
+def take_down_dead(service: Service, record: Record, state: str) -> list[str]:
+    """Take down what is not live, its locks held; what could not be done."""
     env = environment(record)
     if state == "other boot":
         left: list[str] = []
@@ -104,11 +110,22 @@ def environment(record: Record) -> Mapping[str, str]:
 
 def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
     """Bring home the links that an ADD is about to take, where a dead attachment has them."""
-    for record in service.journal.all()[0]:
-        wanted = any(matches(ref, link) for ref in refs for link in host_links(record))
-        if wanted and state_of(record) != "live":
+    for record in records(service):
+        if state_of(record) != "live" and any(_meant(refs, record)):
             finding = reclaim(service, record)
             service.warn(
                 f"links of {record.container_id} {record.ifname} ({finding.state}): "
                 + ("brought home first" if finding.done else "; ".join(finding.words) or "awaited")
             )
+
+
+def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[str]:
+    """Who has the links that an ADD wanted, in sentences."""
+    for record in records(service):
+        for name in _meant(refs, record):
+            yield f"link {name} was taken by {record.container_id} {record.ifname}"
+
+
+def _meant(refs: Sequence[LinkRef], record: Record) -> Iterator[str]:
+    """The host links of a record that ``refs`` name."""
+    return (link.name for link in host_links(record) if any(matches(ref, link) for ref in refs))

@@ -11,19 +11,20 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from bondcni.core.config import BondConfig, parse, parse_leniently
 from bondcni.core.errors import (
     BondError,
     CheckError,
-    ConfigError,
     EnvironError,
     Incomplete,
     InputError,
     PolicyError,
-    Problem,
+    Refused,
+    TryAgain,
     Unavailable,
     VersionError,
 )
@@ -41,21 +42,26 @@ from bondcni.service.attachment import (
     attachment_key,
     boot_id,
     examine,
+    host_links,
+    is_live,
     link_key,
-    locked,
     namespace_id,
     release,
     take_down,
 )
-from bondcni.service.journal import Record
-from bondcni.service.locks import PATIENCE, hold
+from bondcni.service.garbage import collect
+from bondcni.service.journal import JournalError, Record
+from bondcni.service.locks import hold
 from bondcni.service.policy import driver_of, namespace_of
-from bondcni.service.reconcile import before_add, reclaim, state_of
+from bondcni.service.reconcile import (
+    before_add,
+    holders,
+    state_of,
+    take_down_dead,
+)
 from bondcni.service.request import SINCE, Request
 
 Document = dict[str, Any]
-
-VALID = "cni.dev/valid-attachments"
 
 
 def serve(service: Service, request: Request) -> Document | None:
@@ -95,7 +101,7 @@ def add(service: Service, request: Request) -> Document:
         ipam.find(str(config.ipam["type"]), request.env.get("CNI_PATH", ""))
     key = attachment_key(request.container_id, request.ifname)
     with hold(service.journal.folder, [key]), Node.open(request.netns) as node:
-        _finish_old(service, request, node)
+        _finish_old(service, request)
         if config.links_in_container:
             return _attach(service, request, config, node)
         before_add(service, config.links)
@@ -111,7 +117,12 @@ def _plan(service: Service, request: Request, config: BondConfig, node: Node) ->
     def judge(link: Link) -> Verdict:
         return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
 
-    return plan_add(config, request.ifname, *node.both(), judge)
+    try:
+        return plan_add(config, request.ifname, *node.both(), judge)
+    except Refused as error:
+        if not config.links_in_container:
+            error.details = "; ".join(holders(service, config.links))
+        raise
 
 
 def _attach(service: Service, request: Request, config: BondConfig, node: Node) -> Document:
@@ -140,7 +151,7 @@ def _previous(config: BondConfig) -> Result:
         raise InputError(f"prevResult is no CNI result: {error}") from error
 
 
-def _finish_old(service: Service, request: Request, node: Node) -> None:
+def _finish_old(service: Service, request: Request) -> None:
     """Bring home what an ADD of the same attachment left that was cut off.
 
     One that is complete stays: then this ADD is one too many, and the plan says so.
@@ -148,9 +159,13 @@ def _finish_old(service: Service, request: Request, node: Node) -> None:
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
-    if record and state_of(record) != "live":
-        service.warn(f"an earlier ADD of {request.ifname} was cut off; it is undone first")
-        _raise_all(take_down(service, record, node, request.env))
+    if not record or (state := state_of(record)) == "live":
+        return
+    service.warn(f"there was an ADD of {request.ifname} before ({state}): it is undone first")
+    with hold(service.journal.folder, map(link_key, host_links(record))):
+        _raise_all(take_down_dead(service, record, state))
+    if service.journal.read(request.container_id, request.ifname)[0]:
+        raise TryAgain(f"links that an earlier ADD of {request.ifname} took are not back yet")
 
 
 def _raise_all(errors: list[str]) -> None:
@@ -160,19 +175,29 @@ def _raise_all(errors: list[str]) -> None:
 
 def delete(service: Service, request: Request) -> None:
     """DEL: everything home, the lease released; total and repeatable."""
-    record, word = service.journal.read(request.container_id, request.ifname)
-    if word:
-        service.warn(word)
     config = parse_leniently(request.stdin)
-    if record is None and not config.raw:
-        raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
-    with Node.open(_netns_if_there(request)) as node:
+    with ExitStack() as held:
+        _hold(service, [attachment_key(request.container_id, request.ifname)], held)
+        record, word = service.journal.read(request.container_id, request.ifname)
+        if word:
+            service.warn(word)
+        if record is None and not config.raw:
+            raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
+        node = held.enter_context(Node.open(_netns_if_there(request, record)))
         if record:
-            with locked(service, record, PATIENCE):
-                left = take_down(service, record, node, request.env)
+            _hold(service, map(link_key, host_links(record)), held)
+            left = take_down(service, record, node, request.env)
         else:
             left = _take_down_unrecorded(request, config, node)
     _raise_all(left)
+
+
+def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> None:
+    """Locks for teardown; it does its work without them on a file system that has none."""
+    try:
+        held.enter_context(hold(service.journal.folder, keys))
+    except JournalError as error:
+        service.warn(error.message)
 
 
 def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> list[str]:
@@ -185,12 +210,12 @@ def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> l
     return [*left, *(node.bring_home(*found).errors if found else ())]
 
 
-def _netns_if_there(request: Request) -> str:
-    """The pod's namespace, or "" when it is gone."""
+def _netns_if_there(request: Request, record: Record | None) -> str:
+    """The pod's namespace, the record's where the request names none; "" when it is gone."""
     try:
         same_namespace(request.netns)
     except NamespaceGone:
-        return ""
+        return record.netns if record and is_live(record) else ""
     return request.netns
 
 
@@ -213,38 +238,16 @@ def check(service: Service, request: Request) -> None:
 
 
 def gc(service: Service, request: Request) -> None:
-    """GC: take down this network's attachments that are neither valid nor live.
-
-    The runtime knows the pod's first interface only, so an attachment that is not among
-    the valid ones but whose namespace lives is let be. Without the key nothing is removed;
-    null or an empty list means that none is valid.
-    """
+    """GC: this network's attachments that are neither valid nor live, then the delegate's."""
     config = _configured(service, request)
-    valid = _valid_attachments(config)
     errors: list[str] = []
-    if valid is None:
-        service.warn(f"no {VALID} in the configuration: nothing is removed")
-    for record in service.journal.all()[0] if valid is not None else ():
-        ours = record.config.get("name") == config.name
-        if ours and (record.container_id, record.ifname) not in (valid or ()):
-            errors += reclaim(service, record).words
+    forwarded = collect(service, config, errors)
     if config.ipam:
         try:
-            ipam.execute("GC", config.raw, request.env)
+            ipam.execute("GC", forwarded, request.env)
         except BondError as error:
             errors.append(error.message)
     _raise_all(errors)
-
-
-def _valid_attachments(config: BondConfig) -> set[tuple[str, str]] | None:
-    if VALID not in config.raw:
-        return None
-    entries = config.raw[VALID] or []
-    try:
-        return {(str(entry["containerID"]), str(entry["ifname"])) for entry in entries}
-    except (TypeError, KeyError):
-        what = "must be a list of objects with containerID and ifname"
-        raise ConfigError((Problem("/" + VALID.replace("/", "~1"), what),)) from None
 
 
 def status(service: Service, request: Request) -> None:

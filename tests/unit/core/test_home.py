@@ -110,7 +110,7 @@ def test_a_link_gets_its_ifindex_back() -> None:
 def test_nothing_to_do_is_no_step(name: str) -> None:
     start = CASES[name]
     home = plan_home(start.plan.wanted, start.plan.taken, *start.world)
-    assert home == ((), ())
+    assert home == ((), (), ())
 
 
 Damage = Callable[[World, Plan], World]

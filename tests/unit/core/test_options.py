@@ -122,6 +122,29 @@ def test_what_excludes_each_other() -> None:
     assert pairs == one_way | {(b, a) for a, b in one_way}
 
 
+def test_columns_that_few_rows_have() -> None:
+    def rows(column: str) -> set[str]:
+        return {row.kernel for row in EVERY_ROW if getattr(row, column)}
+
+    delays = {"updelay", "downdelay", "peer_notif_delay"}
+    assert rows("needs") == rows("multiple") == delays
+    assert rows("exact") == rows("policy") == {"peer_notif_delay"}
+    assert rows("never") == {"actor_port_prio"}
+    assert rows("bound") == {"queue_id"}
+    assert rows("since") == {"broadcast_neighbor", "lacp_strict"}
+    assert rows("newer") == {"ad_select"}
+    assert rows("obsolete") == {"use_carrier"}
+    assert {row.kernel for row in MEMBER_OPTIONS if row.down or row.empty} == set()
+    writable = {row.kernel for row in MEMBER_OPTIONS if not row.read_only}
+    assert writable == {"queue_id", "prio", "actor_port_prio"}
+
+
+@pytest.mark.parametrize("name", ["queue_id", "prio", "actor_port_prio"])
+def test_a_member_option_takes_what_its_codec_holds(name: str) -> None:
+    row = member(name)
+    assert (row.low, row.top + 1) == RANGES[row.codec]
+
+
 def test_mode_may_only_change_while_down_and_empty() -> None:
     assert [row.kernel for row in BOND_OPTIONS if row.down and row.empty] == ["mode"]
 

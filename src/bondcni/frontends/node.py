@@ -1,0 +1,136 @@
+"""``bondctl`` on a node: what became of its attachments, and which links pods may take.
+
+``recover`` puts right what a crash or a lost DEL left, ``check`` holds every attachment
+against what ADD made of it, ``policy explain`` says what would happen to a link. Exit
+code 0: all well; 1: something is not; 2: it could not be found out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import click
+
+from bondcni.core.errors import BondError, Refused
+from bondcni.core.resolve import in_use
+from bondcni.core.result import read
+from bondcni.kernel.executor import Node
+from bondcni.service import policy as policies
+from bondcni.service.attachment import Service, examine
+from bondcni.service.journal import DEFAULT_FOLDER, Journal, Record
+from bondcni.service.reconcile import recover as recover_all
+from bondcni.service.reconcile import state_of
+
+STATE = click.option(
+    "--state",
+    envvar="BONDCNI_STATE",
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="The folder of the records.",
+)
+POLICY = click.option(
+    "--policy",
+    "policy_file",
+    envvar="BONDCNI_POLICY",
+    default=policies.DEFAULT_FILE,
+    show_default=True,
+    help="The node's policy file.",
+)
+
+
+def _told(command: Callable[..., bool]) -> Callable[..., None]:
+    """The command's verdict as an exit code, and an error as one message."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            well = command(*args, **options)
+        except BondError as error:
+            click.echo(f"bondctl: {error.message}", err=True)
+            sys.exit(2)
+        sys.exit(0 if well else 1)
+
+    return run
+
+
+def _service(state: str) -> Service:
+    return Service(Journal(state), partial(click.echo, err=True))
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what there is; touch nothing.")
+@STATE
+@_told
+def recover(*, dry_run: bool, state: str) -> bool:
+    """Bring home what dead pods and cut-off requests left."""
+    findings = list(recover_all(_service(state), dry_run=dry_run))
+    for finding in findings:
+        if finding.state == "live":
+            verdict = "let be"
+        elif dry_run:
+            verdict = "would be taken down"
+        else:
+            verdict = "everything is home" if finding.done else "not done yet"
+        words = "".join(f"\n    {word}" for word in finding.words)
+        click.echo(f"{finding.container_id} {finding.ifname}: {finding.state}: {verdict}{words}")
+    if not findings:
+        click.echo("no attachments are on record")
+    return dry_run or all(finding.done for finding in findings)
+
+
+@click.command()
+@STATE
+@_told
+def check(*, state: str) -> bool:
+    """Hold every attachment of the node against what ADD made of it."""
+    service = _service(state)
+    records, words = service.journal.all()
+    for word in words:
+        click.echo(word, err=True)
+    if not records:
+        click.echo("no attachments are on record")
+    verdicts = [_check_one(record) for record in records]
+    return all(verdicts) and not words
+
+
+def _check_one(record: Record) -> bool:
+    name = f"{record.container_id} {record.ifname}"
+    became = state_of(record)
+    if became != "live":
+        click.echo(f"{name}: {became}: bondctl recover puts it right")
+        return False
+    with Node.open(record.netns) as node:
+        differences, words = examine(record, read(record.result or {}), node)
+    lines = [*differences, *(f"warning: {word}" for word in words)]
+    click.echo(f"{name}: {'; '.join(lines) or 'as ADD left it'}")
+    return not differences
+
+
+@click.group()
+def policy() -> None:
+    """Say which links of the host pods may take."""
+
+
+@policy.command()
+@click.argument("link")
+@click.option("--namespace", default="", help="The pod's Kubernetes namespace.")
+@POLICY
+@_told
+def explain(link: str, *, namespace: str, policy_file: str) -> bool:
+    """What would happen if a pod asked for LINK, and why."""
+    rules = policies.load(policy_file)
+    with Node.open("") as node:
+        host = node.both()[0]
+    found = host.named(link)
+    if found is None:
+        raise Refused((f"there is no link {link} here",))
+    verdict = rules.verdict(found, policies.driver_of(found), namespace)
+    uses = [] if verdict.force else list(in_use(found, host))
+    allowed = verdict.allowed and not uses
+    click.echo(f"{found.name}: {'may be taken' if allowed else 'is refused'}")
+    for why in (verdict.why, *uses):
+        click.echo(f"    {why}")
+    return allowed

@@ -1,0 +1,68 @@
+"""GC: what of a network the runtime does not know any more, taken down.
+
+The runtime lists the attachments that are valid. The rest of this network goes, unless
+its namespace lives (the runtime may know the pod's first interface only) or another
+request is at work on it. Without the key nothing is removed; null or an empty list means
+that none is valid.
+
+Source: CNI SPEC 1.1.0, section "GC".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bondcni.core.config import BondConfig
+from bondcni.core.errors import ConfigError, Problem
+from bondcni.service.attachment import Service
+from bondcni.service.reconcile import reclaim, records
+
+VALID = "cni.dev/valid-attachments"
+
+KEYS = ("containerID", "ifname")
+
+
+def collect(service: Service, config: BondConfig, errors: list[str]) -> Mapping[str, Any]:
+    """Take down what is due; the configuration for the delegate.
+
+    What stays although it is not listed is listed there: the delegate would free the
+    addresses of a live pod otherwise. Raises ``ConfigError`` for a list that is none.
+    """
+    valid = _valid(config)
+    if valid is None:
+        service.warn(f"no {VALID} in the configuration: nothing is removed")
+        return config.raw
+    kept = list(_clear(service, config.name, valid, errors))
+    return {**config.raw, VALID: [*(config.raw[VALID] or ()), *kept]} if kept else config.raw
+
+
+def _clear(
+    service: Service, network: str, valid: set[tuple[str, str]], errors: list[str]
+) -> Iterator[dict[str, str]]:
+    """What stays, as the runtime writes it."""
+    for record in records(service):
+        name = (record.container_id, record.ifname)
+        if record.config.get("name") != network or name in valid:
+            continue
+        found = reclaim(service, record)
+        if found.state in ("live", "busy"):
+            service.warn(f"{' '.join(name)} is {found.state}: let be")
+            yield dict(zip(KEYS, name, strict=True))
+        else:
+            errors += found.words
+
+
+def _valid(config: BondConfig) -> set[tuple[str, str]] | None:
+    """Container ID and interface of each; None: the key is absent."""
+    if VALID not in config.raw:
+        return None
+    entries = [] if config.raw[VALID] is None else config.raw[VALID]
+    if isinstance(entries, list) and all(map(_is_attachment, entries)):
+        return {(entry["containerID"], entry["ifname"]) for entry in entries}
+    what = "must be a list of objects with containerID and ifname"
+    raise ConfigError((Problem("/" + VALID.replace("/", "~1"), what),))
+
+
+def _is_attachment(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in KEYS)

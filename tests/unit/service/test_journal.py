@@ -1,0 +1,262 @@
+"""The record on disk: whole or not at all, and nothing stops for a bad one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.state import Link
+from bondcni.service.journal import Journal, JournalError, Record
+
+NUMBERS = st.integers(0, 2**31 - 1)
+TEXT = st.text(max_size=12)
+VALUES = st.one_of(st.integers(-(2**31), 2**32), TEXT, st.lists(TEXT, max_size=3).map(tuple))
+OPTIONS = st.dictionaries(TEXT, VALUES, max_size=4)
+LINKS = st.builds(
+    Link,
+    index=NUMBERS,
+    name=TEXT,
+    mac=TEXT,
+    permanent_mac=TEXT,
+    mtu=NUMBERS,
+    min_mtu=NUMBERS,
+    max_mtu=NUMBERS,
+    flags=NUMBERS,
+    type=NUMBERS,
+    kind=TEXT,
+    master=NUMBERS,
+    lower=NUMBERS,
+    altnames=st.lists(TEXT, max_size=3).map(tuple),
+    alias=TEXT,
+    txqlen=NUMBERS,
+    parent=TEXT,
+    parent_bus=TEXT,
+    carrier=st.booleans(),
+    operstate=NUMBERS,
+    bond=st.none() | OPTIONS,
+    member=st.none() | OPTIONS,
+)
+MEMBERS = st.builds(Member, index=NUMBERS, name=TEXT, options=OPTIONS)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.builds(
+    Record,
+    container_id=st.just("abc"),
+    ifname=st.just("net1"),
+    netns=TEXT,
+    config=st.dictionaries(TEXT, JSON, max_size=4),
+    wanted=st.builds(
+        Wanted,
+        index=NUMBERS,
+        name=TEXT,
+        altname=TEXT,
+        options=OPTIONS,
+        mtu=NUMBERS,
+        mac=TEXT,
+        members=st.lists(MEMBERS, max_size=3).map(tuple),
+    ),
+    taken=st.lists(st.builds(Taken, st.sampled_from(["host", "pod"]), LINKS), max_size=3).map(
+        tuple
+    ),
+    namespace=TEXT,
+    boot=TEXT,
+    env=st.dictionaries(TEXT, TEXT, max_size=3),
+    result=st.none() | st.dictionaries(TEXT, JSON, max_size=4),
+)
+RECORD = Record("abc", "net1", "/run/netns/pod", {}, Wanted(9, "net1", "", {}, 1500, "", ()), ())
+
+
+@given(RECORDS)
+def test_a_record_comes_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, record: Record
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "round-trip"
+    journal = Journal(str(folder))
+    journal.write(record)
+    assert journal.read("abc", "net1") == (record, "")
+    assert os.listdir(folder) == ["abc:net1.json"]
+
+
+def test_the_folder_is_made_and_is_for_root_only(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    Journal(str(folder)).write(RECORD)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_record_is_no_word(tmp_path: Path) -> None:
+    assert Journal(str(tmp_path / "none")).read("abc", "net1") == (None, "")
+    assert Journal(str(tmp_path)).read("abc", "net1") == (None, "")
+    assert Journal(str(tmp_path)).read("a" * 300, "net1") == (None, "")
+
+
+def test_remove_is_repeatable(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.write(RECORD)
+    journal.remove("abc", "net1")
+    assert os.listdir(tmp_path) == []
+    journal.remove("abc", "net1")
+    Journal(str(tmp_path / "none")).remove("abc", "net1")
+    assert journal.read("abc", "net1") == (None, "")
+
+
+def test_attachments_do_not_collide(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    names = [("a", "b-c"), ("a-b", "c"), ("a.b", "c"), ("a", "b.c"), ("a.json", "b"), ("a", "b")]
+    for number, (container_id, ifname) in enumerate(names):
+        journal.write(RECORD._replace(container_id=container_id, ifname=ifname, netns=str(number)))
+    for number, (container_id, ifname) in enumerate(names):
+        record, _ = journal.read(container_id, ifname)
+        assert record is not None
+        assert record.netns == str(number)
+    assert len(os.listdir(tmp_path)) == len(names)
+
+
+def document(**changes: Any) -> str:
+    wanted = {
+        **{"index": 9, "name": "net1", "altname": "", "mtu": 1500, "mac": ""},
+        **{"options": {}, "members": []},
+    }
+    whole = {
+        **{"format": 1, "container_id": "abc", "ifname": "net1", "netns": "", "config": {}},
+        **{"wanted": wanted, "taken": []},
+        **{"namespace": "", "boot": "", "env": {}},
+    }
+    kept = {key: value for key, value in {**whole, **changes}.items() if value is not None}
+    return json.dumps({"result": None, **kept})
+
+
+def test_the_document_that_the_rubbish_below_is_made_of_is_good(tmp_path: Path) -> None:
+    (tmp_path / "abc:net1.json").write_text(document())
+    assert Journal(str(tmp_path)).read("abc", "net1") == (RECORD._replace(netns=""), "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"5",
+        b"null",
+        b"[" * 100_000,
+        document(format=2).encode(),
+        document(format=None).encode(),
+        document(wanted=[]).encode(),
+        document(wanted={"index": 9}).encode(),
+        document(taken=5).encode(),
+        document(taken=[{"home": "host", "link": []}]).encode(),
+        document(taken=[{"home": "host", "link": {"index": 1, "name": "a", "new": 1}}]).encode(),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_set_aside_and_told(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "abc:net1.json"
+    path.write_bytes(content)
+    journal = Journal(str(tmp_path))
+    record, word = journal.read("abc", "net1")
+    assert record is None
+    assert word.startswith(f"the record {path} cannot be read (")
+    assert word.endswith(f"set aside as {path}.unreadable")
+    assert (tmp_path / "abc:net1.json.unreadable").read_bytes() == content
+    assert journal.read("abc", "net1") == (None, "")
+    journal.write(RECORD)
+    assert journal.read("abc", "net1") == (RECORD, "")
+
+
+def test_a_record_that_cannot_be_opened_for_now_is_kept(tmp_path: Path) -> None:
+    """For want of a descriptor no record may be lost."""
+    journal = Journal(str(tmp_path))
+    journal.write(RECORD)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(JournalError, match="cannot be read: Too many open files") as caught:
+            journal.read("abc", "net1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert caught.value.code == 5
+    assert journal.read("abc", "net1") == (RECORD, "")
+
+
+def test_a_failing_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for a full disk: the file can be made and not filled."""
+    journal = Journal(str(tmp_path))
+    journal.write(RECORD)
+    large = RECORD._replace(config={"x": "y" * 10_000})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(JournalError, match="cannot be written: File too large"):
+            journal.write(large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert os.listdir(tmp_path) == ["abc:net1.json"]
+    assert journal.read("abc", "net1") == (RECORD, "")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_text("mine")
+    journal = Journal(str(path))
+    with pytest.raises(JournalError) as caught:
+        journal.write(RECORD)
+    assert caught.value.code == 5
+    assert caught.value.message == (
+        f"the record {path}/abc:net1.json cannot be written: {os.strerror(errno.EEXIST)}"
+    )
+    assert journal.unusable() == f"state folder {path}: {os.strerror(errno.EEXIST)}"
+    assert journal.read("abc", "net1") == (None, "")
+    journal.remove("abc", "net1")
+    assert path.read_text() == "mine"
+
+
+def test_a_folder_where_the_record_should_be(tmp_path: Path) -> None:
+    (tmp_path / "abc:net1.json").mkdir()
+    journal = Journal(str(tmp_path))
+    with pytest.raises(JournalError, match="cannot be written: Is a directory"):
+        journal.write(RECORD)
+    assert os.listdir(tmp_path) == ["abc:net1.json"]
+
+
+def test_a_record_is_completed(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.write(RECORD)
+    done = RECORD._replace(result={"cniVersion": "1.1.0"})
+    journal.complete(done)
+    assert journal.read("abc", "net1") == (done, "")
+    assert os.listdir(tmp_path) == ["abc:net1.json"]
+
+
+def test_all_records_and_a_word_about_each_bad_one(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    assert journal.all() == ([], [])
+    second = RECORD._replace(container_id="abd")
+    for record in (second, RECORD):
+        journal.write(record)
+    (tmp_path / "bad:net1.json").write_text("{")
+    (tmp_path / "node.lock").write_text("")
+    (tmp_path / "abc:net1.json.77.tmp").write_text("{")
+    records, words = journal.all()
+    assert records == [RECORD, second]
+    assert len(words) == 1
+    assert "bad:net1.json" in words[0]
+    assert journal.all() == ([RECORD, second], [])
+    assert Journal(str(tmp_path / "none")).all() == ([], [])
+
+
+def test_a_usable_folder_is_no_reason(tmp_path: Path) -> None:
+    assert Journal(str(tmp_path / "new")).unusable() == ""
