@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -183,18 +182,19 @@ def _work(work: Work, seam: Seam, writing: int) -> None:
     except BaseException:  # noqa: BLE001  told by the parent
         said = traceback.format_exc()
     finally:
-        sys.stdout.flush()
         with open(writing, "wb") as pipe:
             pipe.write(said.encode())
         os._exit(status)
 
 
 def points(events: Sequence[Event]) -> list[Point]:
-    """Every place to die: what only reads has one, what changes has both sides of it."""
+    """Every place to die: both sides of what changes something, once in a row of readings."""
     found = []
     for number, event in enumerate(events):
-        whens = ["before"]
-        whens += ["half"] if event.kind == "write" else []
-        whens += ["after"] if event.kind != READS else []
+        if event.kind == READS:
+            again = number > 0 and events[number - 1].kind == READS
+            whens = [] if again else ["before"]
+        else:
+            whens = ["before", "half", "after"] if event.kind == "write" else ["before", "after"]
         found += [Point(number, when, event) for when in whens]
     return found

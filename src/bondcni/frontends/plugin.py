@@ -15,12 +15,9 @@ from functools import partial
 from typing import TextIO
 
 from bondcni.core.errors import BondError, InputError
-from bondcni.core.result import SUPPORTED
-from bondcni.service.attachment import Service
-from bondcni.service.journal import DEFAULT_FOLDER, Journal
-from bondcni.service.policy import DEFAULT_FILE, load
-from bondcni.service.request import read_request
-from bondcni.service.verbs import serve
+from bondcni.core.result import SUPPORTED, Object
+from bondcni.service.request import Request, read_request
+from bondcni.service.version import version, version_of
 
 LIMIT = 1 << 24
 """Bytes of standard input that are read; a configuration with prevResult is far smaller."""
@@ -43,19 +40,33 @@ def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> i
     if "CNI_COMMAND" not in env and os.isatty(stdin):
         print(USAGE.format(versions=", ".join(SUPPORTED)), file=stderr)
         return 0
-    journal = Journal(env.get("BONDCNI_STATE") or DEFAULT_FOLDER)
-    policy = partial(load, env.get("BONDCNI_POLICY") or DEFAULT_FILE)
-    service = Service(journal, lambda text: print(f"bond: warning: {text}", file=stderr), policy)
     text = b""
     try:
         text = _read(stdin)
-        answer = serve(service, read_request(env, text))
+        answer = _answer(read_request(env, text), stderr)
     except Exception as error:  # noqa: BLE001  the one edge: the runtime must get a document
         print(json.dumps(_error(_known(error, stderr), text), indent=4), file=stdout)
         return 1
     if answer is not None:
         print(json.dumps(answer, indent=4), file=stdout)
     return 0
+
+
+def _answer(request: Request, stderr: TextIO) -> Object | None:
+    """The service's answer; VERSION and a bad environment need not import it."""
+    if request.command == "VERSION":
+        return version(request)
+    from bondcni.service import policy, verbs  # noqa: PLC0415
+    from bondcni.service.attachment import Service  # noqa: PLC0415
+    from bondcni.service.journal import DEFAULT_FOLDER, Journal  # noqa: PLC0415
+
+    rules = partial(policy.load, request.env.get("BONDCNI_POLICY") or policy.DEFAULT_FILE)
+    journal = Journal(request.env.get("BONDCNI_STATE") or DEFAULT_FOLDER)
+
+    def warn(text: str) -> None:
+        print(f"bond: warning: {text}", file=stderr)
+
+    return verbs.serve(Service(journal, warn, rules), request)
 
 
 def _known(error: Exception, stderr: TextIO) -> BondError:
@@ -85,22 +96,13 @@ def _read(descriptor: int) -> bytes:
 def _error(error: BondError, text: bytes) -> dict[str, object]:
     """The error document. Source: CNI SPEC 1.1.0, section "Error"."""
     document: dict[str, object] = {
-        "cniVersion": _version(text),
+        "cniVersion": version_of(text),
         "code": error.code,
         "msg": error.message,
     }
     if error.details:
         document["details"] = error.details
     return document
-
-
-def _version(text: bytes) -> str:
-    """The request's cniVersion where it is one that we know."""
-    try:
-        asked = json.loads(text).get("cniVersion")
-    except (ValueError, AttributeError, RecursionError):
-        asked = None
-    return asked if asked in SUPPORTED else SUPPORTED[-1]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ is closed: use it within one request. Entering needs CAP_SYS_ADMIN (setns(2)).
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from bondcni.core.errors import BondError, EnvironError, KernelError
 from bondcni.kernel.rtnetlink import Rtnetlink
 
 CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 T = TypeVar("T")
 
@@ -45,8 +47,7 @@ class NotANamespace(EnvironError):
 def namespace_fd(path: str) -> Iterator[int]:
     """An open file descriptor of the namespace, for IFLA_NET_NS_FD.
 
-    Raises NamespaceGone, and KernelError where the path cannot be opened. That it is a
-    network namespace shows only when it is used.
+    Raises NamespaceGone, NotANamespace, and KernelError where the path cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -55,9 +56,19 @@ def namespace_fd(path: str) -> Iterator[int]:
     except OSError as error:
         raise KernelError(f"open network namespace {path}", error.errno or 0) from None
     try:
+        _require_network(fd, path)
         yield fd
     finally:
         os.close(fd)
+
+
+def _require_network(fd: int, path: str) -> None:
+    try:
+        kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
+    except OSError:  # ENOTTY: no namespace of any kind, such as the file that a mount left
+        kind = 0
+    if kind != CLONE_NEWNET:
+        raise NotANamespace(path)
 
 
 def in_namespace(path: str, work: Callable[[], T]) -> T:
@@ -103,7 +114,10 @@ def open_in(path: str) -> Rtnetlink:
 
 
 def same_namespace(path: str) -> bool:
-    """Whether ``path`` is the namespace of the calling thread. Raises NamespaceGone."""
+    """Whether ``path`` is the namespace of the calling thread.
+
+    Raises NamespaceGone and NotANamespace.
+    """
     with namespace_fd(path) as fd:
         return os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/net"))
 

@@ -1,4 +1,4 @@
-"""The CNI verbs: ADD, DEL, CHECK, GC, STATUS, VERSION.
+"""The CNI verbs: ADD, DEL, CHECK, GC, STATUS.
 
 Each takes a request that was already read and answers the document for standard
 output (None: nothing is printed). The order in ADD is the promise: everything is
@@ -12,7 +12,7 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from bondcni.core.config import BondConfig, parse, parse_leniently
@@ -31,10 +31,10 @@ from bondcni.core.errors import (
 from bondcni.core.home import adopt
 from bondcni.core.plan import Plan, plan_add
 from bondcni.core.policy import Policy, Verdict
-from bondcni.core.result import SUPPORTED, Result, at_least, read
+from bondcni.core.result import Result, at_least, read
 from bondcni.core.state import Link
 from bondcni.kernel.executor import Node, bonding_driver
-from bondcni.kernel.namespace import NamespaceGone, same_namespace
+from bondcni.kernel.namespace import NamespaceGone, NotANamespace, same_namespace
 from bondcni.service import ipam
 from bondcni.service.attachment import (
     Service,
@@ -84,12 +84,15 @@ def _configured(service: Service, request: Request) -> BondConfig:
 
 def _own_namespace(request: Request) -> None:
     """Refuse to work on the node itself, as the reference implementation does."""
-    override = request.env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
-    if not override and same_namespace(request.netns):
+    if same_namespace(request.netns) and not _may_be_own(request):
         raise EnvironError(
             f"CNI_NETNS {request.netns} is the namespace that the plugin itself runs in; "
             "CNI_NETNS_OVERRIDE=1 allows it"
         )
+
+
+def _may_be_own(request: Request) -> bool:
+    return request.env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
 
 
 def add(service: Service, request: Request) -> Document:
@@ -211,12 +214,14 @@ def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> l
 
 
 def _netns_if_there(request: Request, record: Record | None) -> str:
-    """The pod's namespace, the record's where the request names none; "" when it is gone."""
-    try:
-        same_namespace(request.netns)
-    except NamespaceGone:
-        return record.netns if record and is_live(record) else ""
-    return request.netns
+    """The pod's namespace, the record's where the request names none; "" when it is gone.
+
+    Our own is no pod's: ADD was refused there, and a bond in it is the node's.
+    """
+    with suppress(NamespaceGone, NotANamespace):
+        if not same_namespace(request.netns) or _may_be_own(request):
+            return request.netns
+    return record.netns if record and is_live(record) else ""
 
 
 def check(service: Service, request: Request) -> None:
@@ -264,18 +269,10 @@ def status(service: Service, request: Request) -> None:
         ipam.execute("STATUS", config.raw, request.env)
 
 
-def version(_service: Service, request: Request) -> Document:
-    """VERSION: never fails; echoes a cniVersion that is supported."""
-    asked = parse_leniently(request.stdin)
-    known = asked.cni_version if "cniVersion" in asked.raw else SUPPORTED[-1]
-    return {"cniVersion": known, "supportedVersions": list(SUPPORTED)}
-
-
 _VERBS: dict[str, Callable[[Service, Request], Document | None]] = {
     "ADD": add,
     "DEL": delete,
     "CHECK": check,
     "GC": gc,
     "STATUS": status,
-    "VERSION": version,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.core.world import mac, nic, space, veth
 
 from bondcni.core.differ import difference, located
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import IFF_UP, Link, Namespace
-from tests.unit.core.world import mac, nic, space, veth
 
 WANTED = Wanted(
     50,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.core.world import World, apply, config, die, mac, marked, nic, space, veth
 
 from bondcni.core.home import adopt, our_bond, plan_home
 from bondcni.core.plan import ChangeLink, DeleteLink, Plan, plan_add
 from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Namespace
 from bondcni.kernel.executor import ROUNDS
-from tests.unit.core.world import World, apply, config, die, mac, marked, nic, space, veth
 
 FOREIGN_BOND = Link(60, "theirs", mac(0x60), kind="bond", bond={"mode": 0}, max_mtu=9990)
 THEIRS = (  # in the host, and in the pod: nothing here is ever ours
@@ -116,7 +116,7 @@ def test_nothing_to_do_is_no_step(name: str) -> None:
 Damage = Callable[[World, Plan], World]
 
 
-def _change(world: World, mark: int, **changes: object) -> World:
+def _change(world: World, mark: int, **changes: Any) -> World:
     """Another hand changes a link, where the kernel would let it."""
     if mark not in marked(world):
         return world
@@ -241,7 +241,9 @@ def test_whatever_happens_it_ends_at_home_or_is_told(
     world, told = bring_home(world, start.plan)
     now = marked(world)
     ours = {item.link.max_mtu: item for item in start.plan.taken}
-    homeless = {mark for mark in ours if ours[mark].home == "pod" and found.get(mark, "h")[0] != "pod"}
+    homeless = {
+        mark for mark in ours if ours[mark].home == "pod" and found.get(mark, "h")[0] != "pod"
+    }
     for mark, (where, link) in found.items():
         if mark not in ours or mark in homeless:
             assert now[mark] == (where, link), "a link that is not ours was touched"
@@ -282,6 +284,58 @@ def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "new", "mac": mac(0x70), "altnames": ()},  # its ifindex, given anew
+        {"index": 99, "mac": mac(0x70)},  # its name
+        {"index": 99, "name": "new"},  # its MAC and its alternative name
+        {"kind": "dummy"},
+        {"kind": "", "parent": "0000:0b:00.0"},
+    ],
+)
+def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, Any]) -> None:
+    start = CASES["virtual"]
+    host = space(VIRTUAL[0]._replace(**other), VIRTUAL[1])
+    home = plan_home(start.plan.wanted, start.plan.taken, host, start.world.pod)
+    assert (home.steps, home.told) == ((), ("link eth1 is nowhere any more",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mac": mac(12)},  # the bond's, that of another member
+        {"mac": mac(12), "name": "new"},
+        {"mac": mac(0x70), "name": "new"},  # its alternative name is left
+        {"index": 99},
+    ],
+)
+def test_two_signs_are_enough(changes: dict[str, Any]) -> None:
+    start = CASES["virtual"]
+    host = space(VIRTUAL[0]._replace(**changes), VIRTUAL[1])
+    world, told = bring_home(World(host, None), start.plan)
+    assert told == ()
+    back = world.host.named("eth1")
+    assert back is not None
+    assert as_before(back) == as_before(VIRTUAL[0])
+
+
+def test_a_link_whose_name_became_its_alternative_name() -> None:
+    start = CASES["hardware"]
+    renamed = HARDWARE[0]._replace(name="uplink0", altnames=("enp11s0", "eth1", "lan"))
+    world, told = bring_home(World(space(renamed, *HARDWARE[1:]), None), start.plan)
+    assert told == ()
+    assert world.host.named("eth1") == HARDWARE[0]
+
+
+def test_hardware_that_is_nowhere_is_awaited() -> None:
+    """Its namespace may be dying; a virtual link is gone for good."""
+    for name, awaited in (("hardware", ("eth1", "eth2", "eth3")), ("virtual", ())):
+        plan = CASES[name].plan
+        home = plan_home(plan.wanted, plan.taken, space(), None)
+        assert (home.steps, home.awaited) == ((), awaited)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"name": "theirs"},  # the same ifindex by accident: no name and no member of ours
@@ -289,7 +343,7 @@ def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
         {"kind": "dummy"},
     ],
 )
-def test_a_foreign_bond_is_not_deleted(changes: dict[str, object]) -> None:
+def test_a_foreign_bond_is_not_deleted(changes: dict[str, Any]) -> None:
     plan = CASES["hardware"].plan
     bond = Link(plan.wanted.index, "net1", mac(0x50), kind="bond")._replace(**changes)
     assert our_bond(plan.wanted, plan.taken, space(bond)) is None

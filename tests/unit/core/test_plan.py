@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.core.world import config, mac, nic, space, veth
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import Refused
 from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Plan, Taken, plan_add
+from bondcni.core.policy import Verdict
 from bondcni.core.state import IFF_UP, Address, Link, Namespace, Route
-from tests.unit.core.world import config, mac, nic, space, veth
 
 ETH1, ETH2 = nic(11, "eth1"), nic(12, "eth2")
 EMPTY = space()
@@ -103,9 +104,7 @@ def test_the_bonds_other_name_is_no_link_either() -> None:
         (nic(50, "enp2"), {}, "link eth2: the pod already has an interface named enp2"),
     ],
 )
-def test_a_name_that_is_taken_in_the_pod(
-    taken: Link, changes: dict[str, Any], reason: str
-) -> None:
+def test_a_name_that_is_taken_in_the_pod(taken: Link, changes: dict[str, Any], reason: str) -> None:
     assert refusal(changed(altnames=("enp2",)), space(taken), **changes) == (reason,)
 
 
@@ -131,7 +130,7 @@ def test_the_same_mac_twice_is_refused_where_the_mode_needs_them_apart(mode: int
 
 
 def test_a_mac_that_follows_the_active_link_cannot_be_asked_for() -> None:
-    asked = {"mac": mac(0x70), "options": {"miimon": 100, "fail_over_mac": 1}}
+    asked: dict[str, Any] = {"mac": mac(0x70), "options": {"miimon": 100, "fail_over_mac": 1}}
     assert refusal(space(ETH1, ETH2), **asked) == (
         f"mac {mac(0x70)} cannot be held: fail_over_mac active gives it the active link's",
     )
@@ -170,6 +169,30 @@ def test_one_nic_by_three_names_is_told_once() -> None:
         "host link eth1 is in use: it has the address 10.0.0.5/24",
         "link eth1 is named 3 times in links",
     )
+
+
+def test_the_nodes_policy_is_asked_about_links_of_the_host_only() -> None:
+    asked: list[str] = []
+
+    def judge(link: Link) -> Verdict:
+        asked.append(link.name)
+        return Verdict(allowed=False, force=False, why="not for you")
+
+    both = config("eth1", "eth2")
+    with pytest.raises(Refused) as caught:
+        plan_add(both, "net1", space(ETH1, ETH2), EMPTY, judge)
+    assert caught.value.reasons == ("host link eth1: not for you", "host link eth2: not for you")
+    assert asked == ["eth1", "eth2"]
+    plan_add(both._replace(links_in_container=True), "net1", EMPTY, space(ETH1, ETH2), judge)
+    assert asked == ["eth1", "eth2"]
+
+
+def test_the_policy_can_give_away_what_the_host_uses() -> None:
+    def judge(_link: Link) -> Verdict:
+        return Verdict(allowed=True, force=True, why="")
+
+    host = space(ETH1, ETH2, addresses=(Address(12, "10.0.0.5/24"),))
+    assert plan_add(config("eth1", "eth2"), "net1", host, EMPTY, judge).steps
 
 
 def test_every_reason_is_told_at_once() -> None:

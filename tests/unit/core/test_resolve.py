@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.core.world import mac, nic, space, veth
 
 from bondcni.core.config import LinkRef
 from bondcni.core.resolve import find_link
 from bondcni.core.state import Link
-from tests.unit.core.world import mac, nic, space, veth
 
 PF = nic(11, "eth1", altnames=("enp11s0",))
 
@@ -20,9 +20,7 @@ def test_each_way_to_name_a_link(by: str, value: str) -> None:
     assert find_link(LinkRef(by, value), space(PF, nic(12, "eth2")), "host") == (PF, "")
 
 
-@pytest.mark.parametrize(
-    ("home", "place"), [("host", "on the host"), ("pod", "in the pod")]
-)
+@pytest.mark.parametrize(("home", "place"), [("host", "on the host"), ("pod", "in the pod")])
 def test_a_missing_link_is_named_with_its_place(home: str, place: str) -> None:
     link, why = find_link(LinkRef("mac", mac(9)), space(PF), home)
     assert link is None

@@ -17,8 +17,12 @@ from bondcni.core.result import SUPPORTED
 COMMAND = (sys.executable, "-I", "-m", "bondcni.frontends.plugin")
 LINKS = [{"name": "bondcni-none0"}, {"name": "bondcni-none1"}]
 CONFIG = {
-    **{"cniVersion": "1.0.0", "name": "net", "type": "bond", "mode": "active-backup"},
-    **{"miimon": 100, "links": LINKS},
+    "cniVersion": "1.0.0",
+    "name": "net",
+    "type": "bond",
+    "mode": "active-backup",
+    "miimon": 100,
+    "links": LINKS,
 }
 POD = {"CNI_CONTAINERID": "abc", "CNI_NETNS": "/run/netns/bondcni-none", "CNI_IFNAME": "net1"}
 
@@ -44,8 +48,7 @@ class Bond:
         done = subprocess.run(
             COMMAND,
             env={**self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=False,
             timeout=30,
             **pipes,

@@ -300,7 +300,19 @@ def test_silence_is_the_longest_gap_beyond_the_interval() -> None:
 
 def lacp(ports: int, actor: int, partner: int) -> Bond:
     members = tuple(Member(name, "UP", "ACTIVE", 1, actor, partner, 0) for name in NICS)
-    return Bond("b", "802.3ad", "", 1500, True, "", members, ports, "02::", (), 0.0)
+    return Bond(
+        "b",
+        "802.3ad",
+        "",
+        1500,
+        carrier=True,
+        active="",
+        members=members,
+        ports=ports,
+        partner="02::",
+        addresses=(),
+        milliseconds=0.0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from tests.unit.core.world import mac, space
 
 from bondcni.core.errors import DelegateError
 from bondcni.core.plan import Wanted
@@ -13,7 +14,6 @@ from bondcni.core.result import Result
 from bondcni.core.state import Address, Link, Namespace, Route
 from bondcni.kernel.executor import Node
 from bondcni.service.addressing import configure, missing
-from tests.unit.core.world import mac, space
 
 NETNS = "/run/netns/pod"
 WANTED = Wanted(50, "net1", "", {"mode": 1}, 1500, "", ())
@@ -116,7 +116,10 @@ HELD = space(
     routes=(Route("0.0.0.0/0", "10.0.0.1", 50), Route("10.0.0.0/24", "", 50)),
 )
 PREVIOUS = Result(
-    interfaces=({"name": "eth0", "sandbox": NETNS}, {"name": "net1", "mac": mac(1), "sandbox": NETNS}),
+    interfaces=(
+        {"name": "eth0", "sandbox": NETNS},
+        {"name": "net1", "mac": mac(1), "sandbox": NETNS},
+    ),
     ips=({"address": "10.9.0.5/32", "interface": 0}, {**V4, "interface": 1}),
     routes=({"dst": "0.0.0.0/0"},),
 )
@@ -141,7 +144,9 @@ def test_what_is_there_is_not_missing() -> None:
         (HELD._replace(routes=()), PREVIOUS, "net1: route 0.0.0.0/0 via 10.0.0.1 is missing"),
         (
             HELD,
-            PREVIOUS._replace(routes=({"dst": "10.1.0.0/16"},), ips=({**V4, "gateway": ""} | {"interface": 1},)),
+            PREVIOUS._replace(
+                routes=({"dst": "10.1.0.0/16"},), ips=({**V4, "gateway": ""} | {"interface": 1},)
+            ),
             "net1: route 10.1.0.0/16 via the link is missing",
         ),
         (HELD, Result(), f"prevResult has no interface net1 in {NETNS}"),

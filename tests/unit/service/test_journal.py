@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bondcni.core.plan import Member, Taken, Wanted
@@ -78,6 +78,7 @@ RECORDS = st.builds(
 RECORD = Record("abc", "net1", "/run/netns/pod", {}, Wanted(9, "net1", "", {}, 1500, "", ()), ())
 
 
+@settings(max_examples=50, deadline=None)  # each is flushed to disk
 @given(RECORDS)
 def test_a_record_comes_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, record: Record
@@ -125,13 +126,25 @@ def test_attachments_do_not_collide(tmp_path: Path) -> None:
 
 def document(**changes: Any) -> str:
     wanted = {
-        **{"index": 9, "name": "net1", "altname": "", "mtu": 1500, "mac": ""},
-        **{"options": {}, "members": []},
+        "index": 9,
+        "name": "net1",
+        "altname": "",
+        "mtu": 1500,
+        "mac": "",
+        "options": {},
+        "members": [],
     }
     whole = {
-        **{"format": 1, "container_id": "abc", "ifname": "net1", "netns": "", "config": {}},
-        **{"wanted": wanted, "taken": []},
-        **{"namespace": "", "boot": "", "env": {}},
+        "format": 1,
+        "container_id": "abc",
+        "ifname": "net1",
+        "netns": "",
+        "config": {},
+        "wanted": wanted,
+        "taken": [],
+        "namespace": "",
+        "boot": "",
+        "env": {},
     }
     kept = {key: value for key, value in {**whole, **changes}.items() if value is not None}
     return json.dumps({"result": None, **kept})
@@ -161,9 +174,7 @@ def test_the_document_that_the_rubbish_below_is_made_of_is_good(tmp_path: Path) 
         document(taken=[{"home": "host", "link": {"index": 1, "name": "a", "new": 1}}]).encode(),
     ],
 )
-def test_a_record_that_cannot_be_read_is_set_aside_and_told(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_record_that_cannot_be_read_is_set_aside_and_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "abc:net1.json"
     path.write_bytes(content)
     journal = Journal(str(tmp_path))

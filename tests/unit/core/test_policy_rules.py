@@ -1,0 +1,118 @@
+"""Rules of a node's policy on one link: what each sign matches, and what force allows."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.core.world import config, nic, space
+
+from bondcni.core.errors import Refused
+from bondcni.core.plan import Plan, plan_add
+from bondcni.core.policy import Policy, Rule
+from bondcni.core.state import Address, Link
+
+ETH = nic(5, "eth12", altnames=("enp9s0",), mac="02:00:00:00:00:99")
+"""Its permanent MAC is 02:00:00:00:00:05, its PCI address 0000:05:00.0."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "matches"),
+    [
+        (Rule(), True),
+        (Rule(name="eth12"), True),
+        (Rule(name="enp9s0"), True),
+        (Rule(name="eth1*"), True),
+        (Rule(name="eth1?"), True),
+        (Rule(name="eth1[3-9]"), False),
+        (Rule(name="eth1"), False),
+        (Rule(name="ETH12"), False),
+        (Rule(mac="02:00:00:00:00:05"), True),
+        (Rule(mac="02:00:00:00:00:99"), True),
+        (Rule(mac="02:00:00:00:00:06"), False),
+        (Rule(pci="0000:05:00.0"), True),
+        (Rule(pci="0000:05:00.1"), False),
+        (Rule(driver="mlx5_core"), True),
+        (Rule(driver="mlx5*"), True),
+        (Rule(driver="ixgbe"), False),
+        (Rule(name="eth*", driver="ixgbe"), False),
+        (Rule(name="eth*", driver="mlx5_core"), True),
+        (Rule(namespaces=("telco-a",)), True),
+        (Rule(namespaces=("web", "telco-*")), True),
+        (Rule(namespaces=("telco",)), False),
+        (Rule(namespaces=()), False),
+    ],
+)
+def test_what_a_rule_matches(rule: Rule, *, matches: bool) -> None:
+    assert rule.matches(ETH, "mlx5_core", "telco-a") is matches
+
+
+def test_a_rule_of_namespaces_is_not_for_a_pod_of_none() -> None:
+    assert not Rule(namespaces=("telco-*",)).matches(ETH, "", "")
+    assert Rule().matches(ETH, "", "")
+
+
+def test_without_a_file_everything_may_be_taken_and_nothing_by_force() -> None:
+    verdict = Policy().verdict(ETH, "", "")
+    assert (verdict.allowed, verdict.force) == (True, False)
+
+
+def test_an_empty_list_gives_nothing() -> None:
+    verdict = Policy((), "p.yaml").verdict(ETH, "", "web")
+    assert (verdict.allowed, verdict.force) == (False, False)
+    assert verdict.why == "no rule of p.yaml gives eth12 to pods of namespace web"
+
+
+def test_the_rule_with_force_counts_wherever_it_stands() -> None:
+    policy = Policy((Rule(name="eth*"), Rule(name="eth12", force=True)), "p.yaml")
+    verdict = policy.verdict(ETH, "", "")
+    assert (verdict.allowed, verdict.force) == (True, True)
+    assert verdict.why == "rule 1 of p.yaml gives it with force"
+
+
+def plan(policy: Policy, *uses: Address) -> Plan:
+    """A bond over eth12, which the host may use, and eth13."""
+    host = space(ETH, nic(6, "eth13"), addresses=uses)
+    return plan_add(
+        config("eth12", "eth13"),
+        "bond0",
+        host,
+        space(),
+        lambda link: policy.verdict(link, "", ""),
+    )
+
+
+IN_USE = Address(ETH.index, "192.0.2.1/24")
+
+
+def test_the_plan_refuses_what_no_rule_gives() -> None:
+    with pytest.raises(Refused) as refused:
+        plan(Policy((Rule(name="eth12"),), "p.yaml"))
+    assert refused.value.reasons == (
+        "host link eth13: no rule of p.yaml gives eth13 to a pod of no namespace",
+    )
+
+
+@pytest.mark.parametrize("rule", [Rule(), Rule(name="eth12")])
+def test_what_the_host_uses_needs_force(rule: Rule) -> None:
+    with pytest.raises(Refused, match=r"eth12 is in use: it has the address 192\.0\.2\.1/24"):
+        plan(Policy((rule, Rule()), "p.yaml"), IN_USE)
+
+
+def taken(made: Plan) -> list[Link]:
+    return [item.link for item in made.taken]
+
+
+def test_force_takes_what_the_host_uses() -> None:
+    made = plan(Policy((Rule(name="eth12", force=True), Rule()), "p.yaml"), IN_USE)
+    assert taken(made)[0] == ETH
+
+
+def test_force_does_not_take_what_cannot_be_a_member() -> None:
+    policy = Policy((Rule(name="lo", force=True), Rule()), "p.yaml")
+    with pytest.raises(Refused, match="lo is the loopback"):
+        plan_add(
+            config("lo", "eth12"),
+            "bond0",
+            space(ETH),
+            space(),
+            lambda link: policy.verdict(link, "", ""),
+        )
