@@ -63,7 +63,9 @@ class Journal:
             raise JournalError(f"the record {path} cannot be written: {error.strerror}") from error
 
     def complete(self, record: Record) -> None:
-        """Store that ADD succeeded. Not flushed: after a power cut its pod is gone, too."""
+        """Store that ADD succeeded. After a power cut the older record may be back, whole:
+        its pod is gone then, too.
+        """
         path = self._path(record.container_id, record.ifname)
         try:
             _replace(path, _text(record), durable=False)
@@ -140,14 +142,15 @@ def _text(record: Record) -> bytes:
 
 
 def _replace(path: str, content: bytes, *, durable: bool) -> None:
-    """Atomic, and durable if asked: a reader sees the old file or the whole new one."""
+    """Atomic: a reader sees the old file or the whole new one; ``durable``: the new one
+    even after a power cut.
+    """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())  # else the rename may outlive the content
         os.rename(temporary, path)
     except OSError:
         if os.path.exists(temporary):

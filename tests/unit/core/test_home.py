@@ -304,7 +304,7 @@ def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, An
     "changes",
     [
         {"mac": mac(12)},  # the bond's, that of another member
-        {"mac": mac(12), "name": "new"},
+        {"mac": mac(12), "name": "new", "altnames": ()},
         {"mac": mac(0x70), "name": "new"},  # its alternative name is left
         {"index": 99},
     ],

@@ -1,0 +1,221 @@
+"""Two requests at once: one wins, the other waits or says why, and nothing is lost.
+
+Each request is a child of its own. A delegate that waits for a file keeps one inside its
+ADD, links taken, for as long as the test wants.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from typing import Any
+
+import pytest
+from tests.kernel.conftest import Answer, Document, Node, Space, config, wait_for
+
+from bondcni.service import verbs
+from bondcni.service.locks import hold
+
+VALID = "cni.dev/valid-attachments"
+
+
+class Running:
+    """A request in a child."""
+
+    def __init__(self, node: Node, command: str, *args: Any, **how: Any) -> None:
+        reading, writing = os.pipe()
+        self.child = os.fork()
+        if not self.child:
+            try:
+                with open(writing, "wb") as pipe:
+                    pipe.write(pickle.dumps(tuple(node.cni(command, *args, **how))))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        self.reading = reading
+
+    def answer(self) -> Answer:
+        with open(self.reading, "rb") as pipe:
+            text = pipe.read()
+        os.waitpid(self.child, 0)
+        return Answer(*pickle.loads(text))  # noqa: S301  our own child's
+
+    def is_at_work(self) -> bool:
+        return os.waitpid(self.child, os.WNOHANG) == (0, 0)
+
+
+@pytest.fixture(autouse=True)
+def pair(node: Node) -> None:
+    node.veth("eth1")
+    node.veth("eth2")
+    go, log = node.folder / "go", node.folder / "calls"
+    answer = '{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.3/24"}]}'
+    node.delegate(
+        "slow",
+        f"echo $CNI_COMMAND $CNI_CONTAINERID >> {log}\n[ $CNI_COMMAND = ADD ] || exit 0\n"
+        f"while [ ! -e {go} ]; do sleep 0.05; done\necho '{answer}'",
+    )
+
+
+def asked(**extra: Any) -> Document:
+    return config(["eth1", "eth2"], cniVersion="1.1.0", ipam={"type": "slow"}, **extra)
+
+
+def calls(node: Node) -> list[str]:
+    log = node.folder / "calls"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def inside(node: Node, pod: Space) -> Running:
+    """An ADD that has the links and waits for its address."""
+    first = Running(node, "ADD", asked(), pod)
+    wait_for(lambda: calls(node) == ["ADD c1"])
+    return first
+
+
+def go(node: Node) -> None:
+    (node.folder / "go").touch()
+
+
+def test_two_adds_for_the_same_links(node: Node, pod: Space) -> None:
+    """The second is told who has them; the first does not notice."""
+    before, other = node.everything(), node.pod()
+    first = inside(node, pod)
+    second = Running(node, "ADD", asked(), other, container="c2")
+    said = second.answer().failed(101)
+    assert "link eth1 was taken by c1 bond0" in said
+    go(node)
+    first.answer().ok()
+    assert pod.members("bond0") == {"eth1", "eth2"}
+    assert other.links().keys() == {"lo"}
+    node.cni("DEL", asked(), other, container="c2").ok()
+    node.cni("DEL", asked(), pod).ok()
+    assert node.everything() == before
+
+
+def test_many_adds_at_once(node: Node) -> None:
+    """Whoever comes first: one has both links, the others nothing, and are told so."""
+    before = node.everything()
+    go(node)
+    pods = [node.pod() for _ in range(4)]
+    running = [
+        Running(node, "ADD", asked(), pod, container=f"c{number}")
+        for number, pod in enumerate(pods)
+    ]
+    answers = [one.answer() for one in running]
+    assert sorted(answer.status for answer in answers) == [0, 1, 1, 1]
+    for answer, pod in zip(answers, pods, strict=True):
+        if answer.status:
+            answer.failed(101)
+            assert pod.links().keys() == {"lo"}
+        else:
+            assert pod.members("bond0") == {"eth1", "eth2"}
+    for number, pod in enumerate(pods):
+        node.cni("DEL", asked(), pod, container=f"c{number}").ok()
+    assert node.everything() == before
+
+
+def test_adds_for_one_link_in_common(node: Node, pod: Space) -> None:
+    """The loser gives back nothing, for it has taken nothing: its other link never moved."""
+    node.veth("eth3")
+    other = node.pod()
+    first = inside(node, pod)
+    index = node.space.link("eth3")["ifindex"]
+    wanted = config(["eth3", "eth2"])
+    Running(node, "ADD", wanted, other, container="c2").answer().failed(101)
+    assert node.space.link("eth3")["ifindex"] == index
+    go(node)
+    first.answer().ok()
+    assert pod.members("bond0") == {"eth1", "eth2"}
+
+
+def test_waits_for_a_link_that_is_being_given_back(node: Node, pod: Space) -> None:
+    """Locked by a request that is at work: the next ADD waits, and then has it."""
+    links = node.space.links()
+    keys = [f"link {name} {links[name]['address']}" for name in ("eth1", "eth2")]
+    go(node)
+    with hold(str(node.state), keys):
+        waiting = Running(node, "ADD", asked(), pod)
+        time.sleep(0.7)
+        assert waiting.is_at_work()
+        assert pod.links().keys() == {"lo"}
+    waiting.answer().ok()
+    assert pod.members("bond0") == {"eth1", "eth2"}
+
+
+def test_waiting_has_a_deadline(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "__defaults__", (0.3,))
+    monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.3,))  # type: ignore[attr-defined]
+    first = inside(node, pod)
+    now = node.space.everything()
+    for command in ("ADD", "DEL"):
+        said = node.cni(command, asked(), pod).failed(11)
+        assert "another request is at work on attachment c1 bond0" in said
+    assert node.space.everything() == now
+    go(node)
+    first.answer().ok()
+    assert pod.addresses("bond0") == {"10.1.0.3/24"}
+    assert verbs.hold is hold
+
+
+def test_del_during_add_of_the_same_attachment(node: Node, pod: Space) -> None:
+    """It waits until there is something to take down; afterwards all is home."""
+    before = node.everything(pod)
+    first = inside(node, pod)
+    late = Running(node, "DEL", asked(), pod)
+    time.sleep(0.7)
+    assert late.is_at_work()
+    assert calls(node) == ["ADD c1"]
+    go(node)
+    first.answer().ok()
+    late.answer().ok()
+    assert node.everything(pod) == before
+    assert calls(node) == ["ADD c1", "DEL c1"]
+
+
+def test_del_of_another_attachment_need_not_wait(node: Node, pod: Space) -> None:
+    first = inside(node, pod)
+    Running(node, "DEL", asked(), node.pod(), container="c2").answer().ok()
+    assert first.is_at_work()
+    go(node)
+    first.answer().ok()
+
+
+def test_two_dels_at_once(node: Node, pod: Space) -> None:
+    before = node.everything(pod)
+    go(node)
+    node.cni("ADD", asked(), pod).ok()
+    for one in [Running(node, "DEL", asked(), pod) for _ in range(3)]:
+        one.answer().ok()
+    assert node.everything(pod) == before
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["not listed", "listed"])
+def test_gc_during_add(node: Node, pod: Space, *, listed: bool) -> None:
+    """What is being made is no garbage, though the runtime does not know of it yet."""
+    first = inside(node, pod)
+    entries = [{"containerID": "c1", "ifname": "bond0"}] if listed else []
+    answer = Running(node, "GC", asked(**{VALID: entries})).answer()
+    answer.ok()
+    assert ("c1 bond0 is busy: let be" in answer.stderr) is not listed
+    go(node)
+    first.answer().ok()
+    assert pod.members("bond0") == {"eth1", "eth2"}
+    assert not [call for call in calls(node) if call.startswith("DEL")]
+
+
+def test_killed_in_the_middle_holds_nobody_up(node: Node, pod: Space) -> None:
+    """The lock dies with its holder: the next ADD for the links does not wait for it."""
+    before, other = node.everything(), node.pod()
+    first = inside(node, pod)
+    os.kill(first.child, 9)
+    os.waitpid(first.child, 0)
+    go(node)
+    started = time.monotonic()
+    node.cni("ADD", asked(), other, container="c2").ok()
+    assert time.monotonic() - started < 10
+    assert other.members("bond0") == {"eth1", "eth2"}
+    assert pod.links().keys() == {"lo"}
+    node.cni("DEL", asked(), other, container="c2").ok()
+    assert node.everything() == before

@@ -1,0 +1,76 @@
+"""The incumbent's defects (bond-cni at 258926a) that need no kernel; the others are in
+``tests/kernel/test_defects.py``. Over both, D1 to D27 are there, one test each.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.core.world import config, nic, space
+
+from bondcni.core.config import BondConfig, parse
+from bondcni.core.errors import ConfigError, Refused
+from bondcni.core.plan import plan_add
+
+FILES = (Path(__file__), Path(__file__).parents[1] / "kernel/test_defects.py")
+
+
+def parsed(**changes: Any) -> BondConfig:
+    links = [{"name": "eth1"}, {"name": "eth2"}]
+    base = {"cniVersion": "1.0.0", "name": "n", "mode": "active-backup", "type": "bond"}
+    return parse(json.dumps({**base, "miimon": 100, "links": links, **changes}).encode())
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        parsed(**changes)
+    return [problem.pointer for problem in error.value.problems]
+
+
+def test_d15_miimon_is_a_number_in_range_and_known_before_anything_is_touched() -> None:
+    """Text only; read after the move; negative ignored, 2^32 wrapped."""
+    assert {parsed(miimon=value).options["miimon"] for value in (100, "100", " 100 ")} == {100}
+    for bad in ("-5", -5, "99999999999", "x", True, 0.5):
+        assert problems(miimon=bad) == ["/miimon"]
+    assert "no link monitoring" in parsed(mode="802.3ad", miimon="0").warnings[0]
+
+
+def test_d17_an_mtu_is_held_against_the_link_itself() -> None:
+    """It was held against a PF found by MAC, which another VF may share."""
+    mac = "02:00:00:00:00:01"
+    links = (nic(5, "eth1", mac=mac, mtu=9000), nic(6, "eth2", mac=mac, mtu=1500))
+    vfs = (*links, nic(7, "eth9", mac=mac, mtu=100))
+    with pytest.raises(Refused) as refused:
+        plan_add(config("eth1", "eth2", mtu=9000), "bond0", space(*vfs), space())
+    assert refused.value.reasons == ("mtu 9000 is more than link eth2 has: 1500",)
+    plan = plan_add(config("eth1", "eth2", mtu=1500), "bond0", space(*vfs), space())
+    assert plan.wanted.mtu == 1500
+
+
+def test_d26_a_bad_entry_is_pointed_at() -> None:
+    """ "failed to find link name", of which entry nobody knew; IPAM by the one name "bond"."""
+    links: list[Any] = [{"name": "eth1"}, {}, {"name": ""}, 5]
+    assert problems(links=links) == ["/links/1", "/links/2/name", "/links/3"]
+    assert problems(ipam={"type": "bond"}) == ["/ipam/type"]
+    assert problems(ipam={"type": "../bond"}) == ["/ipam/type"]
+
+
+def test_d27_options_without_effect_in_the_mode_are_told() -> None:
+    """failOverMac and xmitHashPolicy were accepted in silence where they do nothing."""
+    assert "/xmitHashPolicy: has no effect" in parsed(xmitHashPolicy="layer3+4").warnings[0]
+    assert "/failOverMac: has no effect" in parsed(mode="balance-rr", failOverMac=1).warnings[0]
+    assert parsed(failOverMac=1).warnings == ()
+    assert parsed(mode="balance-xor", xmitHashPolicy="layer3+4").warnings == ()
+
+
+def test_every_defect_has_one_test() -> None:
+    found = [
+        int(number)
+        for file in FILES
+        for number in re.findall(r"^def test_d(\d\d)_", file.read_text(), re.MULTILINE)
+    ]
+    assert sorted(found) == list(range(1, 28))
