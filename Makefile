@@ -13,7 +13,7 @@ setup:
 	@tools/setup
 
 demo: setup
-	@$(BIN)/bondctl lab run $(if $(KERNEL),--kernel $(KERNEL)) \
+	@$(BIN)/bondctl lab run --crash $(if $(KERNEL),--kernel $(KERNEL)) \
 		examples/host-links-daemonset.yaml examples/sriov-lacp-pod.yaml
 
 test: setup

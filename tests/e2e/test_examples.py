@@ -19,9 +19,9 @@ Document = dict[str, Any]
 
 
 def lab_run(*names: str, code: int = 0) -> Document:
-    """Run examples in one guest; the document that ends the run."""
+    """Run examples in one guest, with the crash scene; the document that ends the run."""
     done = subprocess.run(
-        [BONDCTL, "lab", "run", "--json", *(str(EXAMPLES / name) for name in names)],
+        [BONDCTL, "lab", "run", "--json", "--crash", *(str(EXAMPLES / name) for name in names)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -70,6 +70,13 @@ def test_published_case(
         assert nic["home"], nic
         assert nic["before"] == nic["after"], nic
     assert case["leases_left"] == []
+
+
+def test_an_add_that_was_killed_is_recovered(published: dict[str, Document]) -> None:
+    (crash,) = published["host-links-daemonset.yaml"]["crashes"]
+    assert crash["exit"] == -9
+    assert crash["away"] == crash["back"] == ["eth1000", "eth1001"]
+    assert published["sriov-lacp-pod.yaml"]["crashes"] == []  # its links are the pod's
 
 
 def test_lacp_agreed_with_its_partner(published: dict[str, Document]) -> None:

@@ -15,7 +15,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.wire import NLM_F_ACK, Ack, Request
@@ -100,9 +100,9 @@ class Seam:
 
     def _open(self, path: str, mode: str) -> Any:
         if "w" not in mode:
-            return open(path, mode)  # noqa: SIM115  the caller's context
+            return open(path, mode)
         with self._event("open", path):
-            return _File(self, path, open(path, mode))  # noqa: SIM115
+            return _File(self, path, open(path, mode))
 
 
 class _Around:
@@ -130,7 +130,7 @@ class _File:
         self._path = path
         self._real = real
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,10 +167,10 @@ def run(work: Work, number: int = -1, when: str = "") -> Ended:
         said = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == -signal.SIGKILL:
-        return Ended(True, None, [])
+        return Ended(killed=True, answer=None, events=[])
     assert status == 0, f"the child ended with {status}: {said.decode()}"
     answer, events = json.loads(said)
-    return Ended(False, answer, [Event(*event) for event in events])
+    return Ended(killed=False, answer=answer, events=[Event(*event) for event in events])
 
 
 def _work(work: Work, seam: Seam, writing: int) -> None:

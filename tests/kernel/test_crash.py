@@ -13,6 +13,7 @@ vector NICs) of the guest's first namespace, the only kind that outlives a pod's
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ from bondcni.service.journal import Journal, Record
 from bondcni.service.reconcile import recover
 
 VERBS = ("ADD", "DEL", "GC", "recover")
+WHOLE = bool(os.environ.get("BONDCNI_CRASH_WHOLE"))
+"""Whether everything that may come next is tried at each place: four times as long."""
+
 PATIENCE = 20.0
 """Seconds for what a killed process left running (a delegate, a dying namespace) to end."""
 
@@ -292,14 +296,19 @@ class Stage:
         self.scene.close()
 
     def try_all(self, verb: str) -> list[str]:
-        """Each place with the next two of what may come after it; the failures."""
+        """Each place with one of what may come next; the failures.
+
+        After an event is before the next one, so what a killed process leaves at each is
+        tried with two of them.
+        """
         nexts = AFTER[self.kind]
         places = points(self.scene.through(verb))
         print(f"{verb}, {self.kind.kind}: {len(places)} places to die")
+        each = len(nexts) if WHOLE else 1
         chosen = [
             (point, nexts[(number + more) % len(nexts)])
             for number, point in enumerate(places)
-            for more in range(min(2, len(nexts)))
+            for more in range(each)
         ]
         return [failure for point, then in chosen if (failure := self.attempt(verb, point, then))]
 

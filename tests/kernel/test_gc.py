@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.kernel.conftest import Document, Node, Space, config
+from tests.kernel.conftest import Answer, Document, Node, Space, config
 
 VALID = "cni.dev/valid-attachments"
 NONE = object()
@@ -50,6 +50,10 @@ def attach(node: Node, container: str, pod: Space, network: str) -> None:
     node.cni("ADD", asked(network, container), pod, container=container).ok()
 
 
+def collect(node: Node, config: Document) -> Answer:
+    return node.cni("GC", config, container="", ifname="")
+
+
 def one(container: str) -> Document:
     return {"containerID": container, "ifname": "bond0"}
 
@@ -75,7 +79,7 @@ def die(pods: dict[str, Space], *containers: str) -> None:
 
 def test_without_the_key_nothing_goes(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
-    answer = node.cni("GC", asked())
+    answer = collect(node, asked())
     answer.ok()
     assert VALID in answer.stderr
     assert left(node) == {"c1", "c2", "c3"}
@@ -86,21 +90,21 @@ def test_without_the_key_nothing_goes(node: Node, pods: dict[str, Space]) -> Non
 def test_none_is_valid(node: Node, pods: dict[str, Space], valid: Any) -> None:
     """All of this network goes, addresses released; the other network's dead stay."""
     die(pods, "c1", "c2", "c3")
-    node.cni("GC", asked(valid=valid)).ok()
+    collect(node, asked(valid=valid)).ok()
     assert left(node) == {"c3"}
     assert calls(node) == ["DEL c1", "DEL c2", "GC"]
 
 
 def test_the_valid_ones_stay(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
-    node.cni("GC", asked(valid=[one("c2"), one("unknown")])).ok()
+    collect(node, asked(valid=[one("c2"), one("unknown")])).ok()
     assert left(node) == {"c2", "c3"}
     assert calls(node) == ["DEL c1", "GC"]
 
 
 def test_valid_is_container_and_interface(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1")
-    node.cni("GC", asked(valid=[{"containerID": "c1", "ifname": "eth0"}])).ok()
+    collect(node, asked(valid=[{"containerID": "c1", "ifname": "eth0"}])).ok()
     assert left(node) == {"c2", "c3"}
 
 
@@ -108,7 +112,7 @@ def test_never_against_a_live_namespace(node: Node, pods: dict[str, Space]) -> N
     """A runtime knows the first interface only: nobody's pod is cut off by its list."""
     before = pods["c2"].everything()
     die(pods, "c1")
-    answer = node.cni("GC", asked(valid=[]))
+    answer = collect(node, asked(valid=[]))
     answer.ok()
     assert "c2 bond0 is live" in answer.stderr
     assert pods["c2"].everything() == before
@@ -119,9 +123,9 @@ def test_the_delegate_is_told_the_whole(node: Node, pods: dict[str, Space]) -> N
     """The configuration as it came; a live attachment that is not listed, for it has a lease."""
     whole = asked(valid=[one("c2")])
     die(pods, "c1")
-    node.cni("GC", whole).ok()
+    collect(node, whole).ok()
     assert json.loads(heard(node)[-1]) == whole
-    node.cni("GC", asked(valid=[])).ok()
+    collect(node, asked(valid=[])).ok()
     assert json.loads(heard(node)[-1]) == asked(valid=[one("c2")])
 
 
@@ -143,7 +147,7 @@ def test_the_delegate_is_told_the_whole(node: Node, pods: dict[str, Space]) -> N
 )
 def test_a_list_that_is_none(node: Node, pods: dict[str, Space], valid: Any) -> None:
     die(pods, "c1", "c2")
-    said = node.cni("GC", asked(valid=valid)).failed(7)
+    said = collect(node, asked(valid=valid)).failed(7)
     assert "/cni.dev~1valid-attachments: must be a list" in said
     assert left(node) == {"c1", "c2", "c3"}
     assert calls(node) == []
@@ -154,25 +158,25 @@ def test_an_error_does_not_stop_the_rest(node: Node, pods: dict[str, Space]) -> 
     die(pods, "c1", "c2")
     script = (node.folder / "ours").read_text()
     node.delegate("ours", f"[ $CNI_CONTAINERID$CNI_COMMAND = c1DEL ] && exit 3\n{script}")
-    assert "failed at DEL with status 3" in node.cni("GC", asked(valid=[])).failed(106)
+    assert "failed at DEL with status 3" in collect(node, asked(valid=[])).failed(106)
     assert left(node) == {"c1", "c3"}
     assert calls(node) == ["DEL c2", "GC"]
     node.delegate("ours", script)
-    node.cni("GC", asked(valid=[])).ok()
+    collect(node, asked(valid=[])).ok()
     assert left(node) == {"c3"}
 
 
 def test_the_delegates_own_error(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
     node.delegate("ours", "[ $CNI_COMMAND != GC ]")
-    assert "IPAM plugin ours failed at GC" in node.cni("GC", asked(valid=[])).failed(106)
+    assert "IPAM plugin ours failed at GC" in collect(node, asked(valid=[])).failed(106)
     assert left(node) == {"c3"}
 
 
 def test_an_unreadable_record_is_told(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
     (node.state / "c1:bond0.json").write_text("{")
-    answer = node.cni("GC", asked(valid=[]))
+    answer = collect(node, asked(valid=[]))
     answer.ok()
     assert "c1:bond0.json cannot be read" in answer.stderr
     assert node.records() == {"c1:bond0.json.unreadable", "c3:bond0.json"}
@@ -180,7 +184,7 @@ def test_an_unreadable_record_is_told(node: Node, pods: dict[str, Space]) -> Non
 
 def test_del_after_gc(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
-    node.cni("GC", asked(valid=[])).ok()
+    collect(node, asked(valid=[])).ok()
     for pod in (pods["c1"], None):
         node.cni("DEL", asked(), pod).ok()
     assert left(node) == {"c3"}
@@ -189,12 +193,12 @@ def test_del_after_gc(node: Node, pods: dict[str, Space]) -> None:
 def test_twice(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1")
     for _ in range(2):
-        node.cni("GC", asked(valid=[one("c2")])).ok()
+        collect(node, asked(valid=[one("c2")])).ok()
     assert left(node) == {"c2", "c3"}
     assert calls(node) == ["DEL c1", "GC", "GC"]
 
 
 def test_before_version_1_1(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1")
-    node.cni("GC", {**asked(valid=[]), "cniVersion": "1.0.0"}).failed(1)
+    collect(node, {**asked(valid=[]), "cniVersion": "1.0.0"}).failed(1)
     assert left(node) == {"c1", "c2", "c3"}

@@ -98,7 +98,7 @@ def test_primary_may_be_named_as_the_link_is(node: Node, pod: Space) -> None:
     assert pod.bond("bond0")["primary"] == "m2"
 
 
-def test_a_link_by_its_pci_address(node: Node, pod: Space) -> None:
+def test_a_pci_device_is_looked_for_where_the_plugin_runs(node: Node, pod: Space) -> None:
     pci = [
         path.resolve().name
         for path in Path("/sys/class/net").glob("*/device")

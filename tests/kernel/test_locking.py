@@ -12,9 +12,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.kernel.conftest import Answer, Document, Node, Space, config, wait_for
+from tests.kernel.conftest import Answer, Document, Node, Space, config, sh, wait_for
 
-from bondcni.service import verbs
 from bondcni.service.locks import hold
 
 VALID = "cni.dev/valid-attachments"
@@ -130,16 +129,29 @@ def test_adds_for_one_link_in_common(node: Node, pod: Space) -> None:
     assert pod.members("bond0") == {"eth1", "eth2"}
 
 
-def test_waits_for_a_link_that_is_being_given_back(node: Node, pod: Space) -> None:
-    """Locked by a request that is at work: the next ADD waits, and then has it."""
+def holding(node: Node, *keys: str) -> int:
+    """A process that has these locks until the test says go."""
+    child = os.fork()
+    if not child:
+        with hold(str(node.state), keys):
+            (node.folder / "held").touch()
+            while not (node.folder / "free").exists():
+                time.sleep(0.02)
+        os._exit(0)
+    wait_for((node.folder / "held").exists)
+    return child
+
+
+def test_waits_for_a_link_that_another_is_at_work_on(node: Node, pod: Space) -> None:
     links = node.space.links()
-    keys = [f"link {name} {links[name]['address']}" for name in ("eth1", "eth2")]
+    holder = holding(node, *(f"link {name} {links[name]['address']}" for name in ("eth1", "eth2")))
     go(node)
-    with hold(str(node.state), keys):
-        waiting = Running(node, "ADD", asked(), pod)
-        time.sleep(0.7)
-        assert waiting.is_at_work()
-        assert pod.links().keys() == {"lo"}
+    waiting = Running(node, "ADD", asked(), pod)
+    time.sleep(0.7)
+    assert waiting.is_at_work()
+    assert pod.links().keys() == {"lo"}
+    (node.folder / "free").touch()
+    os.waitpid(holder, 0)
     waiting.answer().ok()
     assert pod.members("bond0") == {"eth1", "eth2"}
 
@@ -151,12 +163,11 @@ def test_waiting_has_a_deadline(node: Node, pod: Space, monkeypatch: pytest.Monk
     now = node.space.everything()
     for command in ("ADD", "DEL"):
         said = node.cni(command, asked(), pod).failed(11)
-        assert "another request is at work on attachment c1 bond0" in said
+        assert "another request is at work on" in said
     assert node.space.everything() == now
     go(node)
     first.answer().ok()
     assert pod.addresses("bond0") == {"10.1.0.3/24"}
-    assert verbs.hold is hold
 
 
 def test_del_during_add_of_the_same_attachment(node: Node, pod: Space) -> None:
@@ -203,6 +214,44 @@ def test_gc_during_add(node: Node, pod: Space, *, listed: bool) -> None:
     first.answer().ok()
     assert pod.members("bond0") == {"eth1", "eth2"}
     assert not [call for call in calls(node) if call.startswith("DEL")]
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_add_and_del_of_one_that_was_cut_off(node: Node, pod: Space, again: int) -> None:
+    """Both want to undo it: neither waits for the other for ever, whoever comes first."""
+    before = node.everything(pod)
+    first = inside(node, pod)
+    os.kill(first.child, 9)
+    os.waitpid(first.child, 0)
+    go(node)
+    started = time.monotonic()
+    order = ("ADD", "DEL") if again else ("DEL", "ADD")
+    for one in [Running(node, command, asked(), pod) for command in order]:
+        one.answer().ok()
+    assert time.monotonic() - started < 10
+    node.cni("DEL", asked(), pod).ok()
+    assert node.everything(pod) == before
+
+
+def test_del_where_no_lock_can_be_had(node: Node, pod: Space) -> None:
+    """State on a read-only disk: ADD touches nothing, DEL does all but drop the record."""
+    before, state = node.everything(pod), str(node.state)
+    go(node)
+    node.cni("ADD", asked(), pod).ok()
+    sh("mount", "--bind", state, state)
+    sh("mount", "-o", "remount,bind,ro", state)
+    try:
+        said = node.cni("DEL", asked(), pod).failed(106)
+        assert "cannot be removed: Read-only file system" in said
+        after = node.everything(pod)
+        assert after.pop("records") == {"c1:bond0.json"}
+        assert {**after, "records": set()} == before
+        node.cni("ADD", asked(), pod, container="c2").failed(5)
+        node.cni("DEL", asked(), pod, container="c2").ok()
+    finally:
+        sh("umount", state)
+    node.cni("DEL", asked(), pod).ok()
+    assert node.everything(pod) == before
 
 
 def test_killed_in_the_middle_holds_nobody_up(node: Node, pod: Space) -> None:

@@ -7,11 +7,12 @@ home by hand first, as the kernel would do: renamed, down, with the bond's MAC a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
 from tests.kernel.conftest import Document, Node, Space, config
-from tests.kernel.faults import Fault, at, faults, none
+from tests.kernel.faults import faults, none
 
 from bondcni.frontends.node import recover as command
 from bondcni.service.attachment import Service
@@ -60,17 +61,18 @@ def add(node: Node, pod: Space) -> None:
 
 
 def cut_off(node: Node, pod: Space, step: int) -> None:
-    """ADD whose way there and back is cut off at a step: as a kill would leave it."""
-
-    class Cut(BaseException):
-        pass
+    """ADD in a process that ends, without a word, before that step."""
 
     def fault(number: int, _request: object) -> None:
-        if number >= step:
-            raise Cut
+        if number == step:
+            os._exit(9)
 
-    with faults(fault), pytest.raises(Cut):
-        node.cni("ADD", asked(node), pod)
+    child = os.fork()
+    if not child:
+        with faults(fault):
+            node.cni("ADD", asked(node), pod)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def edit(node: Node, **changes: str) -> None:
@@ -105,7 +107,7 @@ def link_out_of_the_bond(pod: Space) -> None:
 
 
 def other_mac(pod: Space) -> None:
-    pod.batch("link set bond0 address 02:00:00:00:00:78", "link set bond0 name other")
+    pod.batch("link set bond0 address 02:00:00:00:00:78 down", "link set bond0 name other")
 
 
 @pytest.mark.parametrize(
@@ -268,8 +270,7 @@ def test_what_the_kernel_refuses_is_told_and_tried_again(
     node: Node, pod: Space, before: Document
 ) -> None:
     cut_off(node, pod, 3)
-    fault: Fault = refused_way_home
-    with faults(fault):
+    with faults(refused_way_home):
         found = recovered(node)
     assert states(found) == [("cut off", False)]
     assert "EBUSY" in found[0].words[0]
@@ -351,6 +352,17 @@ def edit_kind(node: Node) -> None:
     path.write_text(json.dumps(document))
 
 
+@pytest.mark.parametrize("path", ["", "/var/run/netns/nobody"])
+def test_del_that_does_not_know_the_namespace(
+    node: Node, pod: Space, before: Document, path: str
+) -> None:
+    """The record does, and it is alive: its links are not waited for, they are fetched."""
+    add(node, pod)
+    node.cni("DEL", asked(node), env={"CNI_NETNS": path}).ok()
+    assert whole(node) == before
+    assert pod.links().keys() == {"lo"}
+
+
 # The command
 
 
@@ -364,4 +376,3 @@ def test_bondctl_recover(node: Node, pod: Space, before: Document) -> None:
     assert dry.output == "c1 bond0: cut off: would be taken down\n"
     assert runner.invoke(command, how).output == "c1 bond0: cut off: everything is home\n"
     assert whole(node) == before
-    assert at

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -405,8 +406,8 @@ def test_ipam_hangs(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> 
     refused(node, pod, asked, 11, ["IPAM plugin ours", "ADD"])
     assert calls(node) == ["ADD", "DEL", "DEL"]
     child = (node.folder / "pid").read_text().strip()
-    status = f"/proc/{child}/status"
-    assert not os.path.exists(status) or "zombie" in open(status).read()
+    status = Path(f"/proc/{child}/status")
+    assert not status.exists() or "zombie" in status.read_text()
 
 
 @pytest.mark.parametrize("how", ["missing", "not executable", "a folder"])

@@ -1,14 +1,13 @@
 """A failure at each step of ADD: everything home as it first was, the lease released.
 
-The steps are counted by an ADD that goes well, never by hand; each kind of attachment is
+The steps are counted by an ADD that goes well, never by hand. Each kind of attachment is
 then attached again and again on the same node, with the next step failing, which also
-proves that the rollback before it left a clean house.
+proves that the rollback before it left a clean house. Death by SIGKILL: test_crash.py.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -119,7 +118,7 @@ def test_each_step_interrupted(scene: Scene) -> None:
         scene.unharmed()
 
 
-@KINDS
+@pytest.mark.parametrize("made", [host_links])
 def test_each_step_hits_an_error_that_is_not_ours(scene: Scene) -> None:
     for number, step in enumerate(scene.steps()):
         _, document, status = scene.add(raising(number, OSError(errno.EIO, "disk on fire")))
@@ -128,44 +127,7 @@ def test_each_step_hits_an_error_that_is_not_ours(scene: Scene) -> None:
         scene.unharmed()
 
 
-@KINDS
-def test_each_step_killed(scene: Scene) -> None:
-    """The process is gone at once; the DEL that follows brings everything home."""
-    for number, _ in enumerate(scene.steps()):
-        killed(scene, number)
-        scene.delete()
-
-
-@KINDS
-def test_each_step_killed_and_asked_again(scene: Scene) -> None:
-    """An ADD that was cut off is undone by the next ADD of the same attachment."""
-    for number, step in enumerate(scene.steps()):
-        killed(scene, number)
-        _, document, status = scene.add(none)
-        assert status == 0, (step, document)
-        assert scene.pod.members("bond0") == {"eth1", "eth2"}
-        assert len(scene.node.leases()) == 1
-        assert scene.pod.addresses("bond0") == {document["ips"][0]["address"]}
-        scene.delete()
-
-
-def killed(scene: Scene, step: int) -> None:
-    """ADD in a process of its own that ends, without a word, before that step."""
-
-    def end(number: int, _request: object) -> None:
-        if number == step:
-            os._exit(9)
-
-    child = os.fork()
-    if not child:
-        try:
-            scene.add(end)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
-@KINDS
+@pytest.mark.parametrize("made", [host_links])
 def test_the_way_back_is_refused_too(scene: Scene) -> None:
     """Nothing works from some step on: it is told, the record stays, DEL finishes later."""
     for number, step in enumerate(scene.steps()):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import click
 
 import bondcni
+from bondcni.frontends import node
 from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story
 from bondcni.lab.guest import Guest, LostGuest
 from bondcni.lab.hands import CommandFailed
@@ -52,6 +53,11 @@ def main() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"bondcni {bondcni.__version__}")
+
+
+main.add_command(node.recover)
+main.add_command(node.check)
+main.add_command(node.policy)
 
 
 @main.group()
@@ -97,15 +103,22 @@ def _code(error: Exception) -> int:
 @click.option("--strict", is_flag=True, help="Fail where a plugin would have to be replaced.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
+@click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
 def run(
-    files: tuple[Path, ...], kernel: str | None, *, strict: bool, as_json: bool, keep: bool
+    files: tuple[Path, ...],
+    kernel: str | None,
+    *,
+    strict: bool,
+    as_json: bool,
+    keep: bool,
+    crash: bool,
 ) -> None:
     """Run the pods of manifests and tell what happens to their bonds."""
     teller, record = Story(stderr=as_json), Record()
     try:
         with honest(teller, record):
             found = checked(teller, files, record)
-            tell(teller, record, found, Choice(kernel, strict=strict, keep=keep))
+            tell(teller, record, found, Choice(kernel, strict=strict, keep=keep, crash=crash))
     finally:
         if as_json:
             click.echo(json.dumps(record.document(), indent=2))
@@ -118,6 +131,7 @@ class Choice(NamedTuple):
     kernel: str | None
     strict: bool
     keep: bool
+    crash: bool
 
 
 def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
@@ -143,7 +157,9 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
         record.kernel = machine.release
         try:
             hands = session.prepare(machine, nics)
-            room = session.lab(hands, folders, strict=choice.strict, hardware=hardware)
+            room = session.lab(
+                hands, folders, strict=choice.strict, hardware=hardware, crash=choice.crash
+            )
             for event in story.tell(room, found.pods):
                 record.add(event)
                 teller.show(event)

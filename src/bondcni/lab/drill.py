@@ -23,6 +23,7 @@ LOG = "/run/bondlab/ping"
 INTERVAL = 0.05
 WARM_SECONDS = 1.0  # probes before the cut, and after the recovery
 HOLD_SECONDS = 1.0  # how long a leg stays cut after the bond has left it
+FLOW_SECONDS = 10.0  # balance-alb may need seconds to tell all peers another MAC
 NOTICE_SECONDS = 15.0
 PATIENCE_SECONDS = 110.0  # LACP's long timeout is 90 s (IEEE 802.1AX, Long_Timeout_Time)
 LOOK_SECONDS = 0.05
@@ -135,7 +136,7 @@ def run(tools: Tools, fabric: Fabric, leg: Leg, target: str) -> Drill:
             noticed = tools.until(lambda: _left(tools, fabric, leg), _patience(fabric, cutter))
             tools.pause(HOLD_SECONDS)
             while_cut = tools.bond(fabric.ifname)
-            late = tools.hands.shell(f"tail -n 4 {LOG}.log")
+            flowing = tools.until(lambda: _answered(tools), FLOW_SECONDS) >= 0
         finally:
             cutter.turn("up")
         recovered = tools.until(lambda: whole(tools.bond(fabric.ifname), fabric), NOTICE_SECONDS)
@@ -154,8 +155,13 @@ def run(tools: Tools, fabric: Fabric, leg: Leg, target: str) -> Drill:
         gap=silence(text),
         noticed=noticed,
         recovered=recovered,
-        flowing="bytes from" in late,
+        flowing=flowing,
     )
+
+
+def _answered(tools: Tools) -> bool:
+    """Whether one of the last probes was answered."""
+    return "bytes from" in tools.hands.shell(f"tail -n 4 {LOG}.log")
 
 
 def whole(bond: Bond | None, fabric: Fabric) -> bool:

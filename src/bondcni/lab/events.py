@@ -42,6 +42,25 @@ class Call(NamedTuple):
         return self.exit == 0
 
 
+class Crash(NamedTuple):
+    """An ADD that was killed half-way and recovered: ``away`` NICs, and those ``back`` as before.
+
+    ``exit`` is the plugin's status, minus the signal; ``said`` what ``bondctl recover`` told.
+    """
+
+    network: str
+    ifname: str
+    exit: int
+    away: tuple[str, ...]
+    said: str
+    back: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether NICs were away, and all of them are home."""
+        return self.exit < 0 and bool(self.away) and self.back == self.away
+
+
 class Member(NamedTuple):
     """One member as the pod sees it; ``actor`` and ``partner`` are LACP port states."""
 
@@ -129,4 +148,4 @@ class CaseEnd(NamedTuple):
         return not self.reasons
 
 
-Event = CaseBegin | Note | Call | Bond | Ping | Drill | Nic | Leases | CaseEnd
+Event = CaseBegin | Note | Call | Crash | Bond | Ping | Drill | Nic | Leases | CaseEnd

@@ -13,6 +13,7 @@ from bondcni.lab.events import (
     Call,
     CaseBegin,
     CaseEnd,
+    Crash,
     Drill,
     Event,
     Leases,
@@ -57,27 +58,38 @@ class Record:
             self.cases.append(_case(event))
             return
         case = self.cases[-1]
-        match event:
-            case Note():
-                case["notes"].append(event.text)
-            case Call():
-                case["calls"].append(_call(event))
-            case Bond():
-                case["bonds"].append(_bond(event))
-            case Ping():
-                case["pings"].append(event._asdict())
-            case Drill():
-                case["drills"].append(_drill(event))
-            case Nic():
-                case["nics"].append(event._asdict() | {"home": event.home})
-            case Leases():
-                case["leases_left"] = list(event.left)
-            case CaseEnd():
-                case |= {"ok": event.ok, "reasons": list(event.reasons)}
+        if isinstance(event, CaseEnd):
+            case |= {"ok": event.ok, "reasons": list(event.reasons)}
+        elif isinstance(event, Leases):
+            case["leases_left"] = list(event.left)
+        else:
+            name, entry = _entry(event)
+            case[name].append(entry)
+
+
+def _entry(event: Note | Call | Crash | Bond | Ping | Drill | Nic) -> tuple[str, Any]:
+    """The list of a case that an event belongs to, and what stands there."""
+    match event:
+        case Note():
+            return "notes", event.text
+        case Call():
+            return "calls", _call(event)
+        case Crash():
+            made = {"away": list(event.away), "back": list(event.back), "ok": event.ok}
+            return "crashes", event._asdict() | made
+        case Bond():
+            return "bonds", _bond(event)
+        case Drill():
+            return "drills", _drill(event)
+        case Ping():
+            return "pings", event._asdict()
+    return "nics", event._asdict() | {"home": event.home}
 
 
 def _case(event: CaseBegin) -> Json:
-    empty: Json = {name: [] for name in ("notes", "calls", "bonds", "pings", "drills", "nics")}
+    empty: Json = {
+        name: [] for name in ("notes", "calls", "crashes", "bonds", "pings", "drills", "nics")
+    }
     facts: Json = {"case": event.title, "file": event.file, "networks": list(event.networks)}
     return facts | {"ok": False, "reasons": []} | empty | {"leases_left": []}
 

@@ -18,6 +18,7 @@ from bondcni.lab.events import (
     Call,
     CaseBegin,
     CaseEnd,
+    Crash,
     Drill,
     Event,
     Leases,
@@ -93,6 +94,18 @@ def _(event: Call) -> Iterator[str]:
     yield f"{STILL}{escape(what)}: {verdict}, {event.milliseconds:.0f} ms"
     if event.message:
         yield f"{STILL}{STILL}{escape(event.message)}"
+
+
+@_lines.register
+def _(event: Crash) -> Iterator[str]:
+    away = ", ".join(event.away) or "no NIC"
+    yield f"{STILL}crash {event.network} {event.ifname}: ADD killed in the middle, {away} in the pod"
+    yield from (f"{STILL}recover: {escape(line)}" for line in event.said.splitlines())
+    yield f"{STILL}{STILL}home as they were: {', '.join(event.back) or 'none'}, {_verdict(event)}"
+
+
+def _verdict(event: Crash) -> str:
+    return GOOD if event.ok else BAD
 
 
 @_lines.register

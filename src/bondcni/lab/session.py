@@ -49,10 +49,11 @@ def lab(
     *,
     strict: bool,
     hardware: bool,
+    crash: bool = False,
 ) -> Lab:
     """The lab of a prepared guest."""
     path = [BIN, *folders]
-    return Lab(hands, ":".join(path), _found(hands, path), strict, hardware)
+    return Lab(hands, ":".join(path), _found(hands, path), strict, hardware, crash)
 
 
 def _found(hands: Hands, folders: Sequence[str]) -> dict[str, str]:

@@ -15,12 +15,12 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bondcni.lab import build, drill, planning
+from bondcni.lab import build, crash, drill, planning
 from bondcni.lab.calls import Runtime
 from bondcni.lab.drill import Tools
 from bondcni.lab.events import Bond, Call, CaseBegin, CaseEnd, Event, Leases, Nic, Note
 from bondcni.lab.hands import CommandFailed, Hands, Link
-from bondcni.lab.manifests import Pod
+from bondcni.lab.manifests import Config, Pod
 from bondcni.lab.multus import Sandbox, configs
 from bondcni.lab.substitutes import LEASES, Impossible, runnable
 from bondcni.lab.topology import LAN, Fabric, Form, Topology
@@ -38,6 +38,7 @@ class Lab(NamedTuple):
     plugins: Mapping[str, str]  # type -> path in the guest
     strict: bool
     hardware: bool  # whether NICs on cables were booted
+    crash: bool = False  # whether an ADD that takes host NICs is killed half-way first
 
 
 class Failed(Exception):
@@ -127,9 +128,28 @@ class Case:
                 if ready.note:
                     yield Note(ready.note)
                 chain.append(ready.config)
+            yield from self.crash(made, attachment.network.name, attachment.ifname, chain)
             for call in self.runtime.add(attachment.network.name, attachment.ifname, chain):
                 yield call
                 self.want(call, stop=True)
+
+    def crash(
+        self, made: Topology, network: str, ifname: str, chain: Sequence[Config]
+    ) -> Iterator[Event]:
+        """The crash scene, where it is asked for and the network bonds NICs of the node."""
+        config = chain[0] if chain else {}
+        if not self.lab.crash or config.get("type") != "bond" or config.get("linksInContainer"):
+            return
+        event = crash.scene(
+            self.hands, self.runtime, network, ifname, config, lambda: self.nics(made)
+        )
+        yield event
+        if not event.ok:
+            raise Failed(f"not everything came home after the crash: {event.said}")
+
+    def nics(self, made: Topology) -> dict[str, str]:
+        """The node's NICs that the case is about, as they are now."""
+        return _nics(self.hands.links(), made)
 
     def want(self, call: Call, *, stop: bool = False) -> None:
         """A call that failed is a reason; ``stop`` ends the case's life with it."""

@@ -67,6 +67,11 @@ def attachment_key(container_id: str, ifname: str) -> str:
     return f"attachment {container_id} {ifname}"
 
 
+def pod_key(netns: str) -> str:
+    """The lock of one pod: two ADDs in it would choose the same ifindex for their bonds."""
+    return f"pod {namespace_id(netns)}"
+
+
 def link_key(link: Link) -> str:
     """The lock of one NIC of the host, by what does not change when it moves."""
     return f"link {link.parent or link.name} {link.permanent_mac or link.mac}"
@@ -132,6 +137,8 @@ def _addresses(config: BondConfig, env: Mapping[str, str]) -> Result:
 def take_down(service: Service, record: Record, node: Node, env: Mapping[str, str]) -> list[str]:
     """Addresses released, links home, the record dropped; what could not be done."""
     left: list[str] = []
+    if record.result is not None and node.pod is not None:
+        service.journal.reopen(record)
     release(record.config, env, left)
     settle(service, record, node, left)
     return left

@@ -4,11 +4,13 @@ One file for each attachment (container ID and interface name): the links as the
 were, the bond as it shall be, and the configuration that a later DEL needs, however
 the one that comes with it was edited. It is written and made durable (write, fsync,
 rename, fsync of the folder) before the first change, and removed last. A record that
-cannot be read is set aside under another name, told about, and stops nothing.
+cannot be read is set aside under another name, told about, and stops nothing. Who writes
+or removes holds the attachment's lock; what a killed writer left goes with the record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -21,6 +23,7 @@ from bondcni.core.state import Link
 
 FORMAT = 1
 DEFAULT_FOLDER = "/var/lib/cni/bond"
+UNFINISHED = ".tmp"
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What opening a record says where none can have been written."""
@@ -72,23 +75,33 @@ class Journal:
         except OSError as error:
             raise JournalError(f"the record {path} cannot be written: {error.strerror}") from error
 
+    def reopen(self, record: Record) -> None:
+        """Store that taking down has begun: what is cut off from here on is to be finished.
+
+        Where it cannot be stored the work goes on: nothing is lost but this knowledge.
+        """
+        with contextlib.suppress(JournalError):
+            self.complete(record._replace(result=None))
+
     def all(self) -> tuple[list[Record], list[str]]:
         """Every record, and a word about each that was set aside."""
+        read = [self.read(*name) for name in self._names(".json")]
+        return [record for record, _ in read if record], [word for _, word in read if word]
+
+    def beginnings(self) -> list[tuple[str, str]]:
+        """Attachments (container ID, interface name) whose first record was cut off."""
+        whole = self._names(".json")
+        return [name for name in self._names(f".json{UNFINISHED}") if name not in whole]
+
+    def _names(self, ending: str) -> list[tuple[str, str]]:
         try:
-            names = sorted(os.listdir(self.folder))
+            files = sorted(os.listdir(self.folder))
         except OSError as error:
             if error.errno in NO_RECORD:
-                return [], []
+                return []
             raise JournalError(f"{self.folder} cannot be read: {error.strerror}") from error
-        records: list[Record] = []
-        words: list[str] = []
-        for name in names:
-            container_id, _, ifname = name.removesuffix(".json").partition(":")
-            if name.endswith(".json") and ifname:
-                record, word = self.read(container_id, ifname)
-                records += [record] if record else []
-                words += [word] if word else []
-        return records, words
+        parted = [f.removesuffix(ending).partition(":") for f in files if f.endswith(ending)]
+        return [(container_id, ifname) for container_id, _, ifname in parted if ifname]
 
     def read(self, container_id: str, ifname: str) -> tuple[Record | None, str]:
         """The record or None, and a word about one that was set aside.
@@ -110,8 +123,14 @@ class Journal:
             why = f"{type(error).__name__}: {error}"
             return None, f"the record {path} cannot be read ({why}); {_set_aside(path)}"
 
+    def tidy(self, container_id: str, ifname: str) -> None:
+        """Remove what a writer that was killed left beside the record; it tells nothing."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(container_id, ifname) + UNFINISHED)
+
     def remove(self, container_id: str, ifname: str) -> None:
         """Remove; a record that is not there is done already."""
+        self.tidy(container_id, ifname)
         path = self._path(container_id, ifname)
         try:
             os.unlink(path)
@@ -145,7 +164,7 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
     """Atomic: a reader sees the old file or the whole new one; ``durable``: the new one
     even after a power cut.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = path + UNFINISHED
     try:
         with open(temporary, "wb") as file:
             file.write(content)

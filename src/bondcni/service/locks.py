@@ -2,7 +2,9 @@
 
 One file, and in it one byte range for each key, locked as an open file description
 (F_OFD_SETLK): a lock dies with its holder however that ends, threads do not share it,
-and no lock file is ever left over. Several keys are taken in one order, so that two
+and no lock file is ever left over. The holder's delegates inherit it: when the holder is
+killed it stays held while one of them is at work, else DEL might release an address before
+the delegate that nobody waits for any more has reserved it. Several keys are taken in one order, so that two
 requests never wait for each other. Waiting has a deadline.
 """
 
@@ -37,15 +39,18 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
     path = f"{folder}/lock"
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise JournalError(f"the lock {path} cannot be opened: {error.strerror}") from error
+    os.set_inheritable(descriptor, True)  # noqa: FBT003  its one parameter
     try:
         until = time.monotonic() + patience
         for offset, key in sorted((zlib.crc32(key.encode()), key) for key in set(keys)):
             _take(descriptor, offset, key, until)
         yield
     finally:
+        whole = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)  # a delegate's daemon may have it, too
         os.close(descriptor)
 
 

@@ -19,6 +19,7 @@ from bondcni.core.resolve import matches
 from bondcni.kernel.executor import Node
 from bondcni.service.attachment import (
     Service,
+    attachment_key,
     boot_id,
     host_links,
     is_live,
@@ -27,6 +28,7 @@ from bondcni.service.attachment import (
     take_down,
 )
 from bondcni.service.journal import Record
+from bondcni.service.locks import hold
 
 SHORT = 0.2
 """Seconds to wait for a record that another request is at work on, before it is let be."""
@@ -55,6 +57,8 @@ def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
     """Go through the journal and put right what can be, record by record."""
     for record in records(service):
         yield reclaim(service, record, dry_run=dry_run)
+    for name in service.journal.beginnings():
+        yield _drop(service, name, dry_run=dry_run)
 
 
 def records(service: Service) -> list[Record]:
@@ -82,6 +86,17 @@ def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Findi
         state = state_of(record)
     gone, _ = service.journal.read(*name)
     return Finding(*name, state, gone is None, tuple(left))
+
+
+def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Finding:
+    """Tidy up after an ADD that was killed while it wrote its record: it touched nothing."""
+    try:
+        with hold(service.journal.folder, [attachment_key(*name)], SHORT):
+            if not dry_run:
+                service.journal.tidy(*name)
+    except BondError as error:
+        return Finding(*name, "busy", done=False, words=(error.message,))
+    return Finding(*name, "cut off", not dry_run)
 
 
 def take_down_dead(service: Service, record: Record, state: str) -> list[str]:

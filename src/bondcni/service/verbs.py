@@ -46,6 +46,7 @@ from bondcni.service.attachment import (
     is_live,
     link_key,
     namespace_id,
+    pod_key,
     release,
     take_down,
 )
@@ -102,8 +103,8 @@ def add(service: Service, request: Request) -> Document:
     _own_namespace(request)
     if config.ipam:
         ipam.find(str(config.ipam["type"]), request.env.get("CNI_PATH", ""))
-    key = attachment_key(request.container_id, request.ifname)
-    with hold(service.journal.folder, [key]), Node.open(request.netns) as node:
+    keys = [attachment_key(request.container_id, request.ifname), pod_key(request.netns)]
+    with hold(service.journal.folder, keys), Node.open(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
             return _attach(service, request, config, node)
@@ -192,6 +193,7 @@ def delete(service: Service, request: Request) -> None:
             left = take_down(service, record, node, request.env)
         else:
             left = _take_down_unrecorded(request, config, node)
+            service.journal.tidy(request.container_id, request.ifname)
     _raise_all(left)
 
 

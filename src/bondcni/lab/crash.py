@@ -1,0 +1,39 @@
+"""The crash scene: the plugin dies in the middle of ADD, and ``bondctl recover`` puts it right.
+
+The death is real: the lab's IPAM plugin ``fatal`` kills its caller with SIGKILL when the bond is
+made and its NICs are in the pod. Nothing runs between that and the recovery, and what is
+compared is read with ``ip``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from bondcni.lab.calls import Runtime
+from bondcni.lab.events import Crash
+from bondcni.lab.hands import Hands
+from bondcni.lab.manifests import Config
+
+BONDCTL = (sys.executable, "-c", "from bondcni.frontends.cli import main; main()")
+
+Look = Callable[[], Mapping[str, str]]
+
+
+def scene(
+    hands: Hands, runtime: Runtime, network: str, ifname: str, config: Config, look: Look
+) -> Crash:
+    """ADD of one bond, killed half-way, and the recovery; ``look`` gives the node's NICs."""
+    before = look()
+    killed, _ = runtime.call("ADD", network, ifname, {**config, "ipam": {"type": "fatal"}})
+    away = sorted(before.keys() - look().keys())
+    said = hands.run([*BONDCTL, "recover"]).strip()
+    after = look()
+    return Crash(
+        network=network,
+        ifname=ifname,
+        exit=killed.exit,
+        away=tuple(away),
+        said=said,
+        back=tuple(name for name in away if before[name] == after.get(name)),
+    )
