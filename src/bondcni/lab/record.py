@@ -67,7 +67,9 @@ class Record:
             case[name].append(entry)
 
 
-def _entry(event: Note | Call | Crash | Bond | Ping | Drill | Nic) -> tuple[str, Any]:
+def _entry(  # noqa: PLR0911  one return a kind
+    event: Note | Call | Crash | Bond | Ping | Drill | Nic,
+) -> tuple[str, Any]:
     """The list of a case that an event belongs to, and what stands there."""
     match event:
         case Note():
