@@ -156,7 +156,10 @@ def _lasting(link: Document) -> Document:
     infos = [info for info in link.get("addr_info", []) if info["scope"] != "link"]
     addresses = sorted(f"{info['local']}/{info['prefixlen']}" for info in infos)
     moving = ("addr_info", "operstate", "qdisc")
-    link.get("linkinfo", {}).get("info_data", {}).pop("gc_timer", None)  # a bridge's clock
+    info = link.get("linkinfo", {})
+    for part in ("info_data", "info_slave_data"):
+        for key in [k for k in info.get(part, {}) if k == "gc_timer" or k.startswith("ad_")]:
+            del info[part][key]  # a bridge's clock, LACP's state machines
     flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP"})
     rest = {key: value for key, value in link.items() if key not in moving}
     return {**rest, "flags": flags, "addresses": addresses}

@@ -156,21 +156,33 @@ class Ended(NamedTuple):
     events: list[Event]
 
 
+class Child:
+    """A process that does its work beside ours."""
+
+    def __init__(self, work: Work, number: int = -1, when: str = "") -> None:
+        reading, writing = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(reading)
+            _work(work, Seam(number, when), writing)
+        os.close(writing)
+        self._reading = reading
+
+    def end(self) -> Ended:
+        """Wait for its end. A child that raised fails the test."""
+        with open(self._reading, "rb") as pipe:  # delegates do not have it: close-on-exec
+            said = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        if status == -signal.SIGKILL:
+            return Ended(killed=True, answer=None, events=[])
+        assert status == 0, f"the child ended with {status}: {said.decode()}"
+        answer, events = json.loads(said)
+        return Ended(killed=False, answer=answer, events=[Event(*event) for event in events])
+
+
 def run(work: Work, number: int = -1, when: str = "") -> Ended:
     """``work`` in a child that dies at an event; its answer (JSON) if it does not get there."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        _work(work, Seam(number, when), writing)
-    os.close(writing)
-    with open(reading, "rb") as pipe:  # the delegates do not have it: it is close-on-exec
-        said = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == -signal.SIGKILL:
-        return Ended(killed=True, answer=None, events=[])
-    assert status == 0, f"the child ended with {status}: {said.decode()}"
-    answer, events = json.loads(said)
-    return Ended(killed=False, answer=answer, events=[Event(*event) for event in events])
+    return Child(work, number, when).end()
 
 
 def _work(work: Work, seam: Seam, writing: int) -> None:

@@ -196,6 +196,16 @@ def test_namespace_gone_with_its_virtual_links(
     assert node.space.links().keys() == {"lo"}
 
 
+@pytest.mark.parametrize("how", ["empty", "another path", "our own"])
+def test_namespace_named_otherwise_and_alive(
+    node: Node, pod: Space, asked: Document, before: Document, how: str
+) -> None:
+    """The record knows where the bond is, and that it is still the same namespace."""
+    path = {"empty": "", "another path": "/nowhere", "our own": node.space.path}[how]
+    node.cni("DEL", asked, None, env={"CNI_NETNS": path}).ok()
+    assert node.everything(pod) == before
+
+
 def test_namespace_gone_while_links_are_home(
     node: Node, pod: Space, asked: Document, before: Document
 ) -> None:

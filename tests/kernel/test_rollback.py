@@ -109,7 +109,7 @@ def test_each_step_accepted_and_not_done(scene: Scene) -> None:
         scene.unharmed()
 
 
-@KINDS
+@pytest.mark.parametrize("made", [host_links])
 def test_each_step_interrupted(scene: Scene) -> None:
     """Somebody presses Control-C: not our error, the same way home."""
     for number, _ in enumerate(scene.steps()):

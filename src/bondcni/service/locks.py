@@ -4,8 +4,8 @@ One file, and in it one byte range for each key, locked as an open file descript
 (F_OFD_SETLK): a lock dies with its holder however that ends, threads do not share it,
 and no lock file is ever left over. The holder's delegates inherit it: when the holder is
 killed it stays held while one of them is at work, else DEL might release an address before
-the delegate that nobody waits for any more has reserved it. Several keys are taken in one order, so that two
-requests never wait for each other. Waiting has a deadline.
+the delegate that nobody waits for any more has reserved it. Several keys are taken in one
+order, so that two requests never wait for each other. Waiting has a deadline.
 """
 
 from __future__ import annotations

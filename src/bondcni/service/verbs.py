@@ -181,7 +181,7 @@ def delete(service: Service, request: Request) -> None:
     """DEL: everything home, the lease released; total and repeatable."""
     config = parse_leniently(request.stdin)
     with ExitStack() as held:
-        _hold(service, [attachment_key(request.container_id, request.ifname)], held)
+        alone = _hold(service, [attachment_key(request.container_id, request.ifname)], held)
         record, word = service.journal.read(request.container_id, request.ifname)
         if word:
             service.warn(word)
@@ -189,20 +189,30 @@ def delete(service: Service, request: Request) -> None:
             raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
         node = held.enter_context(Node.open(_netns_if_there(request, record)))
         if record:
-            _hold(service, map(link_key, host_links(record)), held)
+            alone &= _hold(service, map(link_key, host_links(record)), held)
             left = take_down(service, record, node, request.env)
+            if not alone:  # a delegate that hangs may reserve yet: bondctl recover looks again
+                service.journal.write(record)
         else:
             left = _take_down_unrecorded(request, config, node)
             service.journal.tidy(request.container_id, request.ifname)
     _raise_all(left)
 
 
-def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> None:
-    """Locks for teardown; it does its work without them on a file system that has none."""
+def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
+    """Locks for teardown; False where somebody keeps one past the deadline.
+
+    DEL must end all the same: behind a delegate that hangs for ever, whose caller was
+    killed, and on a file system that can have no locks.
+    """
     try:
         held.enter_context(hold(service.journal.folder, keys))
     except JournalError as error:
         service.warn(error.message)
+    except TryAgain as error:
+        service.warn(f"{error.message}; DEL goes on without waiting, and keeps the record")
+        return False
+    return True
 
 
 def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> list[str]:

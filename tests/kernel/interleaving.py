@@ -1,0 +1,308 @@
+"""A node under fire: random requests, one or two at a time, some of them killed.
+
+Four NICs and three pods that want some of them; a model that knows what must hold. What
+became of a killed request is read from the disk: a record with a result is a whole
+attachment and must pass CHECK; one without is cut off and must vanish when asked. After
+each act: a NIC is at home as it was, or in the hands of exactly one record; each lease has
+a record; a whole attachment has its bond, with its links in it. At the end of a round all is
+taken down: everything is home, and no lease and no file is left.
+
+One seed gives one course of events, as far as the machine's timing lets it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.kernel.conftest import Answer, Document, Node, Space, config, wait_for
+from tests.kernel.killing import Child
+
+from bondcni.service.attachment import Service
+from bondcni.service.journal import Journal
+from bondcni.service.reconcile import recover
+
+NICS = ("eth1", "eth2", "eth3", "eth4")
+PODS = (0, 1, 2)
+PATIENCE = 15.0
+"""Seconds for what a killed request left running, a delegate, to end."""
+
+VERBS = {"ADD": 8, "DEL": 4, "CHECK": 2, "GC": 2, "recover": 2, "death": 1}
+"""The acts, and how often each comes."""
+
+EVENTS = 64
+"""Past the last event of any verb: a number drawn from these may be reached or not."""
+
+
+class Order(NamedTuple):
+    """One request of the course of events, and where it is killed (-1: nowhere)."""
+
+    verb: str
+    pod: int
+    links: tuple[str, ...]
+    number: int = -1
+    when: str = ""
+
+    def __str__(self) -> str:
+        links = f" {','.join(self.links)}" if self.verb == "ADD" else ""
+        killed = f" killed {self.when} event {self.number}" if self.number >= 0 else ""
+        return f"{self.verb} pod {self.pod}{links}{killed}"
+
+
+class Held(NamedTuple):
+    """What a record says: its links, and whether the attachment is whole."""
+
+    links: frozenset[str]
+    result: Document | None
+    alive: bool
+
+
+class Counts:
+    """What has been done, and what was lost by it."""
+
+    def __init__(self) -> None:
+        self.cycles = self.acts = self.kills = 0
+        self.nics = self.leases = self.files = 0
+
+    @property
+    def leaks(self) -> int:
+        """All that was lost."""
+        return self.nics + self.leases + self.files
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cycles} cycles, {self.acts} acts, {self.kills} kills, "
+            f"leaked NICs: {self.nics}, leaked leases: {self.leases}, leaked files: {self.files}"
+        )
+
+
+class World:
+    """The node, its NICs and pods, and what must be true of them."""
+
+    def __init__(self, node: Node, counts: Counts) -> None:
+        self.node = node
+        self.counts = counts
+        self.told: list[str] = []
+        self.macs = {nic: f"02:00:00:00:01:0{number}" for number, nic in enumerate(NICS)}
+        for nic in NICS:
+            self._stock(nic)
+        self.pods: list[Space] = [self._pod() for _ in PODS]
+        self.start = node.home()
+
+    # The room
+
+    def _stock(self, nic: str) -> None:
+        self.node.veth(nic)
+        number = NICS.index(nic)
+        self.node.space.batch(
+            f"link set {nic} address {self.macs[nic]} mtu {1500 + 100 * number} alias nic{number}",
+            f"link property add dev {nic} altname alt{number}",
+            f"link set {nic} {'up' if number % 2 else 'promisc on'}",
+        )
+
+    def _pod(self) -> Space:
+        pod = self.node.pod()
+        pod.ip("link", "add", "eth0", "type", "veth", "peer", "name", "far0")
+        return pod
+
+    def held(self) -> dict[int, Held]:
+        """The records by pod, as a reader of files sees them."""
+        found = {}
+        for path in self.node.state.glob("*.json"):
+            record = json.loads(path.read_text())
+            links = frozenset(one["link"]["name"] for one in record["taken"])
+            pod = int(record["container_id"].removeprefix("c"))
+            alive = record["netns"] == self.pods[pod].path
+            found[pod] = Held(links, record["result"], alive)
+        return found
+
+    def whole(self) -> dict[int, Held]:
+        """The attachments that nobody but a DEL may touch."""
+        return {pod: one for pod, one in self.held().items() if one.result and one.alive}
+
+    # Requests
+
+    def asked(self, order: Order) -> Document:
+        """The configuration of a request."""
+        whole = config(order.links or ("eth1",), ipam=self.node.host_local())
+        if order.verb == "GC":
+            del whole["ipam"]
+            valid = [{"containerID": f"c{order.pod}", "ifname": "bond0"}]
+            return {**whole, "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+        if order.verb == "CHECK":
+            held = self.held().get(order.pod)
+            return {**whole, "prevResult": (held and held.result) or {"cniVersion": "1.0.0"}}
+        return whole
+
+    def serve(self, order: Order) -> object:
+        """Do one request in this process; the answer as JSON has it."""
+        if order.verb == "recover":
+            service = Service(Journal(str(self.node.state)), lambda _: None)
+            return [finding._asdict() for finding in recover(service)]
+        pod, container = self.pods[order.pod], f"c{order.pod}"
+        return self.node.cni(order.verb, self.asked(order), pod, container=container)
+
+    def answer(self, order: Order) -> Answer:
+        """A request that is not killed, repeated while a dead one's delegate is at work."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            answer = self.serve(order)
+            assert isinstance(answer, Answer)
+            if self.is_due(order, answer) or time.monotonic() > until:
+                return answer
+            time.sleep(0.1)
+
+    def is_due(self, order: Order, answer: Answer) -> bool:
+        """Whether this is the answer that the model wants."""
+        whole, code = self.before, answer.document.get("code", 0)
+        if order.verb == "ADD":
+            taken = set().union(*(one.links for one in whole.values())) & set(order.links)
+            return bool(code == 101 if taken or order.pod in whole else code == 0)
+        if order.verb == "CHECK":
+            return bool(code == 0 if order.pod in whole else code == 105)
+        return bool(code == 0)
+
+    # Acts
+
+    def draw(self, dice: random.Random) -> list[Order]:
+        """The next act: one request or two at once, some with a kill."""
+        orders = []
+        for _ in range(dice.choice((1, 1, 2))):
+            verb = dice.choices(list(VERBS), list(VERBS.values()))[0]
+            links = tuple(dice.sample(NICS, dice.choice((1, 2, 2, 3))))
+            order = Order(verb, dice.choice(PODS), links)
+            if verb not in ("CHECK", "death") and dice.random() < 0.4:
+                when = dice.choice(("before", "half", "after"))
+                order = order._replace(number=dice.randrange(EVENTS), when=when)
+            orders.append(order)
+        return orders[:1] if orders[0].verb == "death" else [o for o in orders if o.verb != "death"]
+
+    def act(self, orders: list[Order]) -> None:
+        """Do it and look at everything. Raises ``AssertionError`` with the course so far."""
+        self.told.append(" | ".join(map(str, orders)))
+        self.counts.acts += 1
+        self.before = self.whole()
+        try:
+            if orders[0].verb == "death":
+                self.death(orders[0].pod)
+            elif len(orders) == 1 and orders[0].number < 0:
+                self.alone(orders[0])
+            else:
+                self.at_once(orders)
+            self.look()
+        except AssertionError as error:
+            course = "\n  ".join(self.told)
+            raise AssertionError(f"{error}\nafter:\n  {course}") from error
+
+    def alone(self, order: Order) -> None:
+        """Undisturbed and alone: the answer is known beforehand."""
+        if order.verb == "recover":
+            self.recover_all()
+            assert self.held().keys() == self.before.keys()
+            return
+        answer = self.answer(order)
+        assert self.is_due(order, answer), (order, answer, self.before)
+        if order.verb == "ADD" and answer.status == 0:
+            assert self.whole()[order.pod].links == set(order.links)
+        if order.verb == "DEL":
+            assert order.pod not in self.held()
+
+    def at_once(self, orders: list[Order]) -> None:
+        """Two at once, or one that is killed: what they answer depends, what must hold does not."""
+        children = [Child(partial(self.serve, one), one.number, one.when) for one in orders]
+        for child in children:
+            self.counts.kills += child.end().killed
+        untouched = set(self.before) - {o.pod for o in orders if o.verb == "DEL"}
+        assert untouched <= set(self.whole()), "a whole attachment was touched"
+
+    def death(self, pod: int) -> None:
+        """A pod's namespace dies, its veths with it; the node gets new ones like them."""
+        self.pods[pod].delete()
+        self.node.spaces.remove(self.pods[pod])
+        self.pods[pod] = self._pod()
+        inside = {name for space in self.pods for name in space.links()}
+        for nic in set(NICS) - inside - set(self.node.space.links()):
+            far = f"s{self.node.number}{nic}"[:15]
+            wait_for(partial(self._no_link, far))
+            self._stock(nic)
+
+    def _no_link(self, far: str) -> bool:
+        return far not in self.node.switch.links()
+
+    def recover_all(self) -> None:
+        """Recover until no dead request's delegate is in its way."""
+        until = time.monotonic() + PATIENCE
+        service = Service(Journal(str(self.node.state)), lambda _: None)
+        while left := [one for one in recover(service) if one.state != "live" and not one.done]:
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
+
+    # What must hold
+
+    def look(self) -> None:
+        """Every NIC, lease and file is accounted for."""
+        held, home = self.held(), self.node.home()
+        for nic in home.keys() - set(NICS):
+            raise AssertionError(f"the node has {nic}")
+        pods = [space.links() for space in self.pods]
+        for nic in NICS:
+            self._look_at(nic, held, home, pods)
+        for pod, one in self.whole().items():
+            bond = pods[pod].get("bond0")
+            assert bond, f"pod {pod} is whole and has no bond"
+            inside = {name for name, link in pods[pod].items() if link.get("master") == "bond0"}
+            assert inside == one.links, f"pod {pod}: {inside} are in the bond, not {set(one.links)}"
+        owners = [path.read_text().split()[0] for path in self.lease_files()]
+        assert {f"c{pod}" for pod in self.whole()} <= set(owners), f"leases of {owners}"
+        assert set(owners) <= {f"c{pod}" for pod in held}, f"a lease without a record: {owners}"
+        assert len(owners) == len(set(owners)), f"two leases: {owners}"
+
+    def _look_at(
+        self, nic: str, held: dict[int, Held], home: Document, pods: list[dict[str, Document]]
+    ) -> None:
+        inside = [pod for pod, links in enumerate(pods) if nic in links]
+        claims = [pod for pod, one in held.items() if nic in one.links]
+        if nic in home:
+            assert not inside
+            if not claims:
+                assert home[nic] == self.start[nic], f"{nic} is home, and not as it was"
+            return
+        assert len(inside) == 1, f"{nic} is nowhere"
+        assert inside[0] in claims, f"{nic} is in pod {inside[0]}, which has no record of it"
+
+    def lease_files(self) -> list[Path]:
+        """host-local's, one for each address that is given out."""
+        files = (self.node.folder / "leases").glob("*/*")
+        return [file for file in files if file.name[0].isdigit()]
+
+    def finish(self) -> None:
+        """DEL for all, then recover: counts what is not home, not released, not gone."""
+        self.told.append("the end")
+        for pod in PODS:
+            answer = self.answer(Order("DEL", pod, ()))
+            assert answer.status == 0, answer
+        self.recover_all()
+        home = self.node.home()
+        self.counts.cycles += 1
+        self.counts.nics += sum(home.get(nic) != self.start[nic] for nic in NICS)
+        self.counts.leases += len(self.lease_files())
+        left = [file.name for file in self.node.state.iterdir() if file.name != "lock"]
+        self.counts.files += len(left)
+        pods = [space.links().keys() - {"lo", "eth0", "far0"} for space in self.pods]
+        assert not any(pods), f"the pods have {pods}"
+        assert not self.counts.leaks, f"{self.counts}: {home}, {left}\n" + "\n  ".join(self.told)
+        self.told.clear()
+
+
+def course(node: Node, seed: int, acts: int, counts: Counts) -> None:
+    """One world from beginning to end. Raises ``AssertionError`` for what must not be."""
+    dice = random.Random(seed)
+    world = World(node, counts)
+    for _ in range(acts):
+        if orders := world.draw(dice):
+            world.act(orders)
+    world.finish()
