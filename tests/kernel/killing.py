@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -24,7 +25,11 @@ from bondcni.service import journal
 Work = Callable[[], object]
 
 READS = "read"
-"""The kind of event that changes nothing."""
+FLEETING = (READS, "lock", "folder")
+"""Kinds of events that change nothing, or nothing that outlives the process: it is enough to
+die before them."""
+
+UNLOCK = struct.pack("=h", fcntl.F_UNLCK)
 
 CALLS: tuple[tuple[Any, str, str], ...] = (
     (os, "makedirs", "folder"),
@@ -93,6 +98,8 @@ class Seam:
 
     def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if kind == "lock" and args[2][:2] == UNLOCK:  # what the end of the process does, too
+                return real(*args, **kwargs)
             with self._event(kind, str(args[0])):
                 return real(*args, **kwargs)
 
@@ -203,8 +210,8 @@ def points(events: Sequence[Event]) -> list[Point]:
     """Every place to die: both sides of what changes something, once in a row of readings."""
     found = []
     for number, event in enumerate(events):
-        if event.kind == READS:
-            again = number > 0 and events[number - 1].kind == READS
+        if event.kind in FLEETING:
+            again = event.kind == READS and number > 0 and events[number - 1].kind == READS
             whens = [] if again else ["before"]
         else:
             whens = ["before", "half", "after"] if event.kind == "write" else ["before", "after"]

@@ -16,6 +16,7 @@ import itertools
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Scene:
     """A node with a pod and two NICs to bond, which can be killed again and again."""
 
     kind = ""
+    ahead = 0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,8 +132,11 @@ class Scene:
         Journal(str(self.node.state)).complete(record._replace(result=None))
 
     def check(self) -> None:
-        """A complete attachment is one that CHECK finds in order."""
-        self.cni("CHECK")
+        """A complete attachment is one that CHECK finds in order. Of the delegate's own CHECK
+        the lease tells as much, in a tenth of the time.
+        """
+        asked = {k: v for k, v in self.configured("CHECK").items() if k != "ipam"}
+        self.node.cni("CHECK", asked, self.pod).ok()
         assert len(self.node.leases()) == 1
 
     # What comes next
@@ -220,6 +225,7 @@ class PodScene(Scene):
     """Veths inside the pod."""
 
     kind = "pod"
+    ahead = 2
 
     def fill_pod(self) -> None:
         self.pod.batch(
@@ -255,6 +261,12 @@ class IronScene(Scene):
 
     def asked(self) -> Document:
         return config(list(NICS), mtu=1300, ipam=self.node.host_local())
+
+    def state(self) -> Document:
+        """But for the ifindex, which the kernel gives anew where it was taken in the pod, and
+        which nobody can change.
+        """
+        return {key: value for key, value in super().state().items() if "ifindex" not in key}
 
     def prepare(self, verb: str) -> None:
         """What GC and recover are for: the namespace is gone, the NICs are anyhow."""
@@ -296,21 +308,25 @@ class Stage:
         self.scene.close()
 
     def try_all(self, verb: str) -> list[str]:
-        """Each place with one of what may come next; the failures.
-
-        After an event is before the next one, so what a killed process leaves at each is
-        tried with two of them.
-        """
-        nexts = AFTER[self.kind]
+        """Each place with one of what may come next, or with all; the failures."""
         places = points(self.scene.through(verb))
         print(f"{verb}, {self.kind.kind}: {len(places)} places to die")
-        each = len(nexts) if WHOLE else 1
-        chosen = [
-            (point, nexts[(number + more) % len(nexts)])
-            for number, point in enumerate(places)
-            for more in range(each)
-        ]
+        chosen = list(self.chosen(places))
         return [failure for point, then in chosen if (failure := self.attempt(verb, point, then))]
+
+    def chosen(self, places: list[Point]) -> Iterator[tuple[Point, Next]]:
+        """By turns within each kind of event, and at the pod's links two turns ahead.
+
+        So between the two kinds of links each verb meets all four at each kind of event, and
+        each step two of them.
+        """
+        nexts = AFTER[self.kind]
+        turns = Counter[str]()
+        for point in places:
+            first = turns[point.event.kind] + self.kind.ahead
+            turns[point.event.kind] += 1
+            for turn in range(first, first + (len(nexts) if WHOLE else 1)):
+                yield point, nexts[turn % len(nexts)]
 
     def attempt(self, verb: str, point: Point, then: Next) -> str:
         """Kill at one place and look at what comes of it; the failure in words, or ""."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -286,7 +287,7 @@ if [ $CNI_COMMAND != ADD ]; then exec {real}; fi
 
 def fickle(node: Node, end: str, begin: str = "") -> Document:
     """host-local behind a script that does something else before and after it reserves."""
-    real = f"{DELEGATES}/host-local"
+    real = shutil.which("host-local", path=DELEGATES)
     node.delegate("fickle", RESERVED.format(real=real, begin=begin, end=end))
     return asked(node, ipam={**node.host_local(), "type": "fickle"})
 

@@ -161,13 +161,27 @@ def test_waiting_has_a_deadline(node: Node, pod: Space, monkeypatch: pytest.Monk
     monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.3,))  # type: ignore[attr-defined]
     first = inside(node, pod)
     now = node.space.everything()
-    for command in ("ADD", "DEL"):
-        said = node.cni(command, asked(), pod).failed(11)
-        assert "another request is at work on" in said
+    said = node.cni("ADD", asked(), pod).failed(11)
+    assert "another request is at work on" in said
     assert node.space.everything() == now
     go(node)
     first.answer().ok()
     assert pod.addresses("bond0") == {"10.1.0.3/24"}
+
+
+def test_del_ends_at_the_deadline(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes down what the ADD has made so far, which then fails and leaves nothing."""
+    before = node.everything(pod)
+    monkeypatch.setattr(hold, "__defaults__", (0.3,))
+    monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.3,))  # type: ignore[attr-defined]
+    first = inside(node, pod)
+    answer = node.cni("DEL", asked(), pod)
+    answer.ok()
+    assert "another request is at work on" in answer.stderr
+    assert pod.links().keys() == {"lo"}
+    go(node)
+    first.answer().failed(102)
+    assert node.everything(pod) == before
 
 
 def test_del_during_add_of_the_same_attachment(node: Node, pod: Space) -> None:

@@ -192,7 +192,7 @@ def delete(service: Service, request: Request) -> None:
             alone &= _hold(service, map(link_key, host_links(record)), held)
             left = take_down(service, record, node, request.env)
             if not alone:  # a delegate that hangs may reserve yet: bondctl recover looks again
-                service.journal.write(record)
+                service.journal.write(record._replace(result=None))
         else:
             left = _take_down_unrecorded(request, config, node)
             service.journal.tidy(request.container_id, request.ifname)
