@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,20 +54,58 @@ def count(report: Path) -> Count:
 def run(ring: str, kernel: str | None, extra: list[str]) -> Count:
     """Run one ring and count."""
     with tempfile.TemporaryDirectory(prefix="bondcni-rings-") as folder:
-        report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            *("-m", "pytest", f"tests/{ring}", "-q", f"--junitxml={report}", *extra),
-        ]
         if ring == "kernel":
-            nics = [word for nic in HARDWARE for word in ("--nic", nic)]
-            choice = ["--kernel", kernel] if kernel else []
-            bondctl = str(Path(sys.executable).with_name("bondctl"))
-            limits = ["--share", folder, "--timeout", str(LIMIT), "--memory", "2048"]
-            command = [bondctl, "lab", "exec", *choice, *nics, *limits, "--", *command]
+            return run_in_guests(Path(folder), kernel, extra)
+        report = Path(folder) / "report.xml"
         with contextlib.suppress(subprocess.TimeoutExpired):  # the report is missing then
-            subprocess.run(command, cwd=ROOT, check=False, timeout=LIMIT + 120)
+            command = pytest(report, [f"tests/{ring}"], extra)
+            subprocess.run(command, cwd=ROOT, check=False, timeout=LIMIT)
         return count(report)
+
+
+def pytest(report: Path, paths: list[str], extra: list[str]) -> list[str]:
+    """The command that runs some tests and writes a report."""
+    return [sys.executable, "-m", "pytest", *paths, "-q", f"--junitxml={report}", *extra]
+
+
+def run_in_guests(folder: Path, kernel: str | None, extra: list[str]) -> Count:
+    """Run the kernel ring, its files dealt out to a guest for each processor.
+
+    What a guest says is shown when it ends.
+    """
+    guests = []
+    for number, files in enumerate(dealt(os.cpu_count() or 1)):
+        report = folder / f"report-{number}.xml"
+        command = [*door(folder, kernel), *pytest(report, files, extra)]
+        log = (folder / f"log-{number}").open("w+")
+        guests.append((subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log), log, report))
+    total = Count()
+    for process, log, report in guests:
+        try:
+            process.wait(LIMIT + 120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.seek(0)
+        print(log.read(), flush=True)
+        log.close()
+        total = Count(*map(sum, zip(total, count(report), strict=True)))
+    return total
+
+
+def dealt(hands: int) -> list[list[str]]:
+    """The files of the kernel ring in as many hands, of about the same size."""
+    files = sorted((ROOT / "tests/kernel").glob("test_*.py"), key=lambda path: path.stat().st_size)
+    names = [str(path.relative_to(ROOT)) for path in files]
+    return [names[start::hands] for start in range(min(hands, len(names)))]
+
+
+def door(folder: Path, kernel: str | None) -> list[str]:
+    """The start of a command that runs inside a guest."""
+    nics = [word for nic in HARDWARE for word in ("--nic", nic)]
+    choice = ["--kernel", kernel] if kernel else []
+    limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
+    bondctl = str(Path(sys.executable).with_name("bondctl"))
+    return [bondctl, "lab", "exec", *choice, *nics, *limits, "--"]
 
 
 def main() -> int:
