@@ -2,12 +2,14 @@
 # make test    every ring of tests: unit, kernel (inside the guest), e2e
 # make check   linters, types, import contracts, unit ring; seconds, no root
 # make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|host, ARGS=pytest arguments
+# make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=
 # make clean   remove what these made in the tree
 
-.PHONY: demo test check kernel clean setup
+.PHONY: demo test check kernel soak clean setup
 BIN := .venv/bin
 KERNEL ?=
 ARGS ?=
+SECONDS ?= 300
 
 setup:
 	@tools/setup
@@ -28,6 +30,10 @@ check: setup
 
 kernel: setup
 	@$(BIN)/python tests/rings.py kernel $(if $(KERNEL),--kernel $(KERNEL)) -- $(ARGS)
+
+soak: setup
+	@$(BIN)/bondctl lab exec $(if $(KERNEL),--kernel $(KERNEL)) --timeout $$(($(SECONDS) + 120)) -- \
+		$(BIN)/python tools/soak.py $(SECONDS)
 
 clean:
 	@rm -rf .venv build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info

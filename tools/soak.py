@@ -56,8 +56,8 @@ class Soak:
         try:
             world = World(node, self.counts)
             for _ in range(ACTS):
-                if time.monotonic() < self._until and (orders := world.draw(dice)):
-                    world.act(orders)
+                if time.monotonic() < self._until:
+                    world.act(world.draw(dice))
                 self._tell()
             world.finish()
         except AssertionError as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.kernel.conftest import Answer, Document, Node, Space, config, wait_for
-from tests.kernel.killing import Child
+from tests.kernel.killing import Child, Seam
 
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
@@ -31,11 +31,13 @@ PODS = (0, 1, 2)
 PATIENCE = 15.0
 """Seconds for what a killed request left running, a delegate, to end."""
 
-VERBS = {"ADD": 8, "DEL": 4, "CHECK": 2, "GC": 2, "recover": 2, "death": 1}
+VERBS = {"ADD": 8, "DEL": 6, "CHECK": 2, "GC": 2, "recover": 2, "death": 1}
 """The acts, and how often each comes."""
 
-EVENTS = 64
-"""Past the last event of any verb: a number drawn from these may be reached or not."""
+CHANGES = (8, 24)
+"""What a short and what a long request changes, in events: where to die is drawn from one of
+them, and may never be reached.
+"""
 
 
 class Order(NamedTuple):
@@ -49,7 +51,7 @@ class Order(NamedTuple):
 
     def __str__(self) -> str:
         links = f" {','.join(self.links)}" if self.verb == "ADD" else ""
-        killed = f" killed {self.when} event {self.number}" if self.number >= 0 else ""
+        killed = f" killed {self.when} change {self.number}" if self.number >= 0 else ""
         return f"{self.verb} pod {self.pod}{links}{killed}"
 
 
@@ -170,16 +172,26 @@ class World:
 
     def draw(self, dice: random.Random) -> list[Order]:
         """The next act: one request or two at once, some with a kill."""
-        orders = []
-        for _ in range(dice.choice((1, 1, 2))):
-            verb = dice.choices(list(VERBS), list(VERBS.values()))[0]
-            links = tuple(dice.sample(NICS, dice.choice((2, 2, 3))))
-            order = Order(verb, dice.choice(PODS), links)
-            if verb not in ("CHECK", "death") and dice.random() < 0.4:
-                when = dice.choice(("before", "half", "after"))
-                order = order._replace(number=dice.randrange(EVENTS), when=when)
-            orders.append(order)
-        return orders[:1] if orders[0].verb == "death" else [o for o in orders if o.verb != "death"]
+        orders = [self._order(dice) for _ in range(dice.choice((1, 1, 2)))]
+        dead = [order for order in orders if order.verb == "death"]
+        return dead[:1] or orders
+
+    def _order(self, dice: random.Random) -> Order:
+        """Mostly one that has something to do: an ADD of what is free, a DEL of what is there."""
+        verb = dice.choices(list(VERBS), list(VERBS.values()))[0]
+        held = self.held()
+        free = sorted(set(NICS).difference(*(one.links for one in held.values())))
+        pods, nics = sorted(held), list(NICS)
+        if verb == "ADD" and len(free) > 1:
+            pods, nics = sorted(set(PODS) - set(held)), free
+        if dice.random() < 0.25 or not pods:
+            pods, nics = list(PODS), list(NICS)
+        links = tuple(dice.sample(nics, min(len(nics), dice.choice((2, 2, 3)))))
+        order = Order(verb, dice.choice(pods), links)
+        if verb in ("CHECK", "death") or dice.random() < 0.4:
+            return order
+        when = dice.choice(("before", "before", "half", "after", "after"))
+        return order._replace(number=dice.randrange(dice.choice(CHANGES)), when=when)
 
     def act(self, orders: list[Order]) -> None:
         """Do it and look at everything. Raises ``AssertionError`` with the course so far."""
@@ -213,7 +225,10 @@ class World:
 
     def at_once(self, orders: list[Order]) -> None:
         """Two at once, or one that is killed: what they answer depends, what must hold does not."""
-        children = [Child(partial(self.serve, one), one.number, one.when) for one in orders]
+        children = [
+            Child(partial(self.serve, one), Seam(one.number, one.when, lasting=True))
+            for one in orders
+        ]
         for child in children:
             self.counts.kills += child.end().killed
         untouched = set(self.before) - {o.pod for o in orders if o.verb == "DEL"}
@@ -302,6 +317,5 @@ def course(node: Node, seed: int, acts: int, counts: Counts) -> None:
     dice = random.Random(seed)  # noqa: S311  no secret: a course to be had again
     world = World(node, counts)
     for _ in range(acts):
-        if orders := world.draw(dice):
-            world.act(orders)
+        world.act(world.draw(dice))
     world.finish()

@@ -62,11 +62,15 @@ class Point(NamedTuple):
 
 
 class Seam:
-    """Counts the events of this process, and kills it at one of them."""
+    """Counts the events of this process, and kills it at one of them.
 
-    def __init__(self, number: int = -1, when: str = "") -> None:
+    Where ``lasting``, only events that change something are counted.
+    """
+
+    def __init__(self, number: int = -1, when: str = "", *, lasting: bool = False) -> None:
         self.events: list[Event] = []
         self._at = (number, when)
+        self._lasting = lasting
 
     def install(self) -> None:
         """Wrap the functions, for the rest of this process's life."""
@@ -90,7 +94,8 @@ class Seam:
 
     def reach(self, when: str) -> None:
         """Die if this is the place."""
-        if self._at == (len(self.events) - 1, when):
+        counted = [e for e in self.events if not self._lasting or e.kind not in FLEETING]
+        if self._at == (len(counted) - 1, when) and counted[-1] is self.events[-1]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _event(self, kind: str, label: str) -> _Around:
@@ -166,12 +171,12 @@ class Ended(NamedTuple):
 class Child:
     """A process that does its work beside ours."""
 
-    def __init__(self, work: Work, number: int = -1, when: str = "") -> None:
+    def __init__(self, work: Work, seam: Seam) -> None:
         reading, writing = os.pipe()
         self._pid = os.fork()
         if not self._pid:
             os.close(reading)
-            _work(work, Seam(number, when), writing)
+            _work(work, seam, writing)
         os.close(writing)
         self._reading = reading
 
@@ -189,7 +194,7 @@ class Child:
 
 def run(work: Work, number: int = -1, when: str = "") -> Ended:
     """``work`` in a child that dies at an event; its answer (JSON) if it does not get there."""
-    return Child(work, number, when).end()
+    return Child(work, Seam(number, when)).end()
 
 
 def _work(work: Work, seam: Seam, writing: int) -> None:

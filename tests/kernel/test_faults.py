@@ -328,9 +328,8 @@ def killed_in_delegate(node: Node, pod: Space, wanted: Document) -> None:
 @pytest.mark.parametrize("then", ["DEL", "ADD", "recover"])
 def test_delegate_outlives_its_plugin(node: Node, pod: Space, before: Document, then: str) -> None:
     """It reserves after its plugin was killed: who comes next waits for it to end."""
-    wanted = fickle(node, "cat $0.answer", f"[ -e {node.folder}/now ] && sleep 0.7")
+    wanted = fickle(node, "cat $0.answer", f"rm {node.folder}/now && sleep 0.7")
     killed_in_delegate(node, pod, wanted)
-    (node.folder / "now").unlink()
     assert node.leases() == set()
     if then == "recover":
         assert [one.done for one in recovered(node)] == [True]

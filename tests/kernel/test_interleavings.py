@@ -12,7 +12,7 @@ import pytest
 from tests.kernel.conftest import Node  # noqa: TC002  one import block
 from tests.kernel.interleaving import Counts, course
 
-COURSES, ACTS = 10, 20
+COURSES, ACTS = 5, 40
 
 
 def seeds() -> list[int]:

@@ -271,3 +271,28 @@ def test_all_records_and_a_word_about_each_bad_one(tmp_path: Path) -> None:
 
 def test_a_usable_folder_is_no_reason(tmp_path: Path) -> None:
     assert Journal(str(tmp_path / "new")).unusable() == ""
+
+
+def test_what_a_killed_writer_left_is_found_and_goes_with_the_record(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    assert journal.beginnings() == []
+    for name in ("abc:net1", "new:net1"):
+        (tmp_path / f"{name}.json.tmp").write_text('{"half')
+    assert journal.beginnings() == [("abc", "net1"), ("new", "net1")]
+    journal.write(RECORD)
+    assert os.listdir(tmp_path).count("abc:net1.json.tmp") == 0
+    (tmp_path / "abc:net1.json.tmp").write_text("{")
+    assert journal.beginnings() == [("new", "net1")]
+    journal.remove("abc", "net1")
+    journal.tidy("new", "net1")
+    journal.tidy("none", "net1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_record_that_is_taken_down_is_not_whole_any_more(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    done = RECORD._replace(result={"cniVersion": "1.1.0"})
+    journal.write(done)
+    journal.reopen(done)
+    assert journal.read("abc", "net1") == (RECORD, "")
+    Journal(str(tmp_path / "none")).reopen(done)  # where nothing can be written: no matter
