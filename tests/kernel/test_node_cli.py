@@ -1,0 +1,67 @@
+"""What an operator types on a node: ``bondctl check``, ``recover``, ``policy explain``."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner, Result
+from tests.kernel.conftest import Node, Space, config
+
+from bondcni.frontends.cli import main
+
+LINKS = ["eth1", "eth2"]
+
+
+def bondctl(node: Node, *words: str) -> Result:
+    env = {"BONDCNI_STATE": str(node.state), "BONDCNI_POLICY": str(node.folder / "policy.yaml")}
+    return CliRunner().invoke(main, words, env=env)
+
+
+def attached(node: Node, pod: Space) -> None:
+    for name in LINKS:
+        node.veth(name)
+    node.cni("ADD", config(LINKS), pod).ok()
+
+
+def test_check_tells_what_changed(node: Node, pod: Space) -> None:
+    attached(node, pod)
+    well = bondctl(node, "check")
+    assert (well.exit_code, well.output) == (0, "c1 bond0: as ADD left it\n")
+    pod.ip("link", "set", "bond0", "mtu", "1400")
+    ill = bondctl(node, "check")
+    assert ill.exit_code == 1
+    assert "c1 bond0: bond bond0: mtu is 1400, not 1500" in ill.output
+
+
+def test_recover_brings_home_what_a_dead_pod_left(node: Node, pod: Space) -> None:
+    attached(node, pod)
+    live = bondctl(node, "recover")
+    assert (live.exit_code, live.output) == (0, "c1 bond0: live: let be\n")
+    assert pod.members("bond0") == set(LINKS)
+    pod.delete()
+    dry = bondctl(node, "recover", "--dry-run")
+    assert (dry.exit_code, dry.output) == (0, "c1 bond0: namespace gone: would be taken down\n")
+    assert len(list(node.state.glob("*.json"))) == 1
+    assert bondctl(node, "check").exit_code == 1
+    done = bondctl(node, "recover")
+    assert done.exit_code == 0
+    assert "c1 bond0: namespace gone: everything is home" in done.output
+    assert list(node.state.glob("*.json")) == []
+    assert bondctl(node, "recover").output == "no attachments are on record\n"
+
+
+def test_policy_explain_says_why(node: Node) -> None:
+    node.veth("eth1")
+    free = bondctl(node, "policy", "explain", "eth1")
+    assert (free.exit_code, free.output.splitlines()[0]) == (0, "eth1: may be taken")
+    node.space.ip("addr", "add", "10.9.0.1/24", "dev", "eth1")
+    used = bondctl(node, "policy", "explain", "eth1")
+    assert used.exit_code == 1
+    assert "it has the address 10.9.0.1/24" in used.output
+    (node.folder / "policy.yaml").write_text("links:\n  - name: eth1\n    force: true\n")
+    forced = bondctl(node, "policy", "explain", "eth1")
+    assert (forced.exit_code, forced.output.splitlines()[0]) == (0, "eth1: may be taken")
+    (node.folder / "policy.yaml").write_text("links:\n  - nam: eth1\n")
+    broken = bondctl(node, "policy", "explain", "eth1")
+    assert broken.exit_code == 2
+    assert "line 2: unknown key 'nam'" in broken.output
+    missing = bondctl(node, "policy", "explain", "eth9")
+    assert missing.exit_code == 2
