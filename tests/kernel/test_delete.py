@@ -324,6 +324,18 @@ def test_bond_of_other_links_is_let_be(node: Node, pod: Space, links: list[str])
     assert node.everything(pod) == before
 
 
+def test_an_empty_bond_of_the_pod_is_let_be(node: Node, pod: Space) -> None:
+    """ADD is refused since the name is taken; the runtime's DEL must not take the pod's bond."""
+    node.veth("net1", pod)
+    node.veth("net2", pod)
+    bond_by_hand(pod)
+    before = node.everything(pod)
+    wanted = config(["net1", "net2"], linksInContainer=True)
+    node.cni("ADD", wanted, pod).failed(101)
+    delete(node, pod, wanted).ok()
+    assert node.everything(pod) == before
+
+
 def test_bond_of_another_name_is_let_be(node: Node, pod: Space) -> None:
     node.veth("net1", pod)
     node.veth("net2", pod)

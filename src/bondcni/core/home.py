@@ -139,8 +139,9 @@ def adopt(
 ) -> tuple[Wanted, tuple[Taken, ...]] | None:
     """A bond that has no record (another plugin's work, or a record that was lost).
 
-    It is taken for ours when it is a bond, has the attachment's name, and every member is
-    one of the configured links, by name, MAC or PCI address. What its members were before
+    It is taken for ours when it is a bond, has the attachment's name, and has members, every
+    one of them a configured link, by name, MAC or PCI address: an empty one may be the pod's
+    own. What its members were before
     is not known but for the name and the MAC that the driver keeps; MTU 0 stands for
     unknown.
     """
@@ -148,6 +149,8 @@ def adopt(
     if bond is None or bond.kind != "bond":
         return None
     members = pod.members(bond)
+    if not members:
+        return None
     before = [m._replace(mac=str((m.member or {}).get("perm_hwaddr", m.mac))) for m in members]
     for link in before:
         if not {link.name, *link.altnames, link.mac, link.permanent_mac, link.parent} & set(links):
