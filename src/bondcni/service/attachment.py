@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -109,15 +109,14 @@ def attach(
         with ExitStack() as undo:
             undo.callback(settle, service, record, node, left)
             node.apply(plan.steps)
-            differences = difference(record.wanted, node.inside())
-            if differences:
-                raise VerifyError("; ".join(differences))
+            _verify(difference(record.wanted, node.inside()))
             undo.callback(release, config.raw, env, left)
             addresses = _addresses(config, env)
             addressing.configure(node, record.wanted, addresses, service.warn)
             interface = node.interface(record.wanted.index)
             before = read(config.prev_result or {})
             merged = merge(before, interface, addresses, config.dns)
+            _verify(addressing.missing(merged, record.wanted, record.netns, node.inside()))
             document = render(merged, config.cni_version)
             service.journal.complete(record._replace(result=document))
             undo.pop_all()
@@ -126,6 +125,13 @@ def attach(
             error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
         raise
     return document
+
+
+def _verify(differences: Iterable[str]) -> None:
+    """Raise ``VerifyError`` where the kernel holds something else than was asked for."""
+    told = "; ".join(differences)
+    if told:
+        raise VerifyError(told)
 
 
 def _addresses(config: BondConfig, env: Mapping[str, str]) -> Result:
