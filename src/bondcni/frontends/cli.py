@@ -151,7 +151,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
     if choice.keep and guest.is_answering(guest.kept_path()):
         raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
     folders = session.plugin_folders(teller.progress)
-    hardware = choice.kernel != kernels.HOST
+    hardware = kernels.has_cables(choice.kernel)
     nics = planning.host_nics(found.pods) if hardware else []
     with booted(teller, choice.kernel, nics) as machine:
         record.kernel = machine.release
@@ -229,7 +229,7 @@ def new_shell(teller: Story, found: Manifests, kernel: str | None) -> int:
     """Boot, furnish, and leave the user to it; the shell's status."""
     folders = session.plugin_folders(teller.progress)
     pod = byhand.pod_by_hand(found.pods)
-    cables = kernel != kernels.HOST
+    cables = kernels.has_cables(kernel)
     nics = byhand.hardware(pod) if cables else []
     with booted(teller, kernel, nics) as machine:
         hands = session.prepare(machine, nics)
@@ -266,10 +266,11 @@ def list_kernels() -> None:
 def cached(name: str) -> str:
     """Whether a kernel was fetched, and which version it is."""
     suite = kernels.SUITES[name]
+    kind = "stock kernel under QEMU" if name == kernels.SMP else "user-mode Linux"
     pattern = f"{suite.name}-{suite.packages[0]}-*/packages"
     for path in sorted(kernels.cache_folder().glob(pattern), reverse=True):
-        return f"user-mode Linux, fetched: {path.read_text().splitlines()[0]}"
-    return f"user-mode Linux from Debian {suite.name}, fetched at first use"
+        return f"{kind}, fetched: {path.read_text().splitlines()[0]}"
+    return f"{kind} from Debian {suite.name}, fetched at first use"
 
 
 @lab.command("exec", context_settings={"ignore_unknown_options": True})

@@ -92,17 +92,17 @@ def check(*, state: str) -> bool:
         click.echo(word, err=True)
     if not records:
         click.echo("no attachments are on record")
-    verdicts = [_check_one(record) for record in records]
+    verdicts = [_check_one(service, record) for record in records]
     return all(verdicts) and not words
 
 
-def _check_one(record: Record) -> bool:
+def _check_one(service: Service, record: Record) -> bool:
     name = f"{record.container_id} {record.ifname}"
-    became = state_of(record)
+    became = state_of(service, record)
     if became != "live":
         click.echo(f"{name}: {became}: bondctl recover puts it right")
         return False
-    with Node.open(record.netns) as node:
+    with service.reach.node(record.netns) as node:
         differences, words = examine(record, read(record.result or {}), node)
     lines = [*differences, *(f"warning: {word}" for word in words)]
     click.echo(f"{name}: {'; '.join(lines) or 'as ADD left it'}")

@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from bondcni.core.errors import BondError, InputError
 from bondcni.core.result import SUPPORTED, Object
 from bondcni.service.request import Request, read_request
 from bondcni.service.version import version, version_of
 
-LIMIT = 1 << 24
+LIMIT = 4 << 20
 """Bytes of standard input that are read; a configuration with prevResult is far smaller."""
+
+WARNING = "bond: warning: {}"
 
 USAGE = """bond is a CNI plugin (bonded network interfaces for containers): a container runtime
 runs it with CNI_COMMAND and the other CNI variables in its environment and the network
@@ -41,15 +43,40 @@ def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> i
         print(USAGE.format(versions=", ".join(SUPPORTED)), file=stderr)
         return 0
     text = b""
-    try:
+
+    def work() -> Object | None:
+        nonlocal text
         text = _read(stdin)
-        answer = _answer(read_request(env, text), stderr)
+        return _answer(read_request(env, text), stderr)
+
+    answer = answered(work, lambda: text, stderr)
+    print(answer.output, end="", file=stdout)
+    return 1 if answer.code else 0
+
+
+class Answer(NamedTuple):
+    """What a runtime is told: the document (or nothing), and the CNI code of an error, else 0."""
+
+    output: str
+    code: int
+    message: str = ""  # the error's
+
+
+def answered(work: Callable[[], Object | None], stdin: Callable[[], bytes], log: TextIO) -> Answer:
+    """Do the work of one request; its document, or the error's.
+
+    ``stdin`` tells the request's configuration, as far as it was read.
+    """
+    try:
+        document = work()
     except Exception as error:  # noqa: BLE001  the one edge: the runtime must get a document
-        print(json.dumps(_error(_known(error, stderr), text), indent=4), file=stdout)
-        return 1
-    if answer is not None:
-        print(json.dumps(answer, indent=4), file=stdout)
-    return 0
+        known = _known(error, log)
+        return Answer(_printed(_error(known, stdin())), known.code, known.message)
+    return Answer("" if document is None else _printed(document), 0)
+
+
+def _printed(document: Mapping[str, object]) -> str:
+    return json.dumps(document, indent=4) + "\n"
 
 
 def _answer(request: Request, stderr: TextIO) -> Object | None:
@@ -64,7 +91,7 @@ def _answer(request: Request, stderr: TextIO) -> Object | None:
     journal = Journal(request.env.get("BONDCNI_STATE") or DEFAULT_FOLDER)
 
     def warn(text: str) -> None:
-        print(f"bond: warning: {text}", file=stderr)
+        print(WARNING.format(text), file=stderr)
 
     return verbs.serve(Service(journal, warn, rules), request)
 

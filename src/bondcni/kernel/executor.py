@@ -35,7 +35,7 @@ from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
 from bondcni.kernel.reading import link_by_index, snapshot, wait_dad
 from bondcni.kernel.rtnetlink import Rtnetlink, failure
-from bondcni.kernel.wire import Request
+from bondcni.kernel.wire import NLM_F_REQUEST, Request, pack_message
 
 PATIENCE = 20.0
 """Seconds for one exchange with the kernel; a busy node's rtnl lock can take many."""
@@ -49,6 +49,10 @@ ROUNDS = 8
 
 def _deadline() -> float:
     return time.monotonic() + PATIENCE
+
+
+SetSysctls = Callable[[str, str, Mapping[str, int]], None]
+"""Sets IPv6 sysctls of an interface: namespace, interface, values by key."""
 
 
 class Side(NamedTuple):
@@ -72,10 +76,13 @@ class Node:
     ``pod`` is None when the pod's namespace is gone.
     """
 
-    def __init__(self, host: Side, pod: Side | None, netns: str) -> None:
+    def __init__(
+        self, host: Side, pod: Side | None, netns: str, set_sysctls: SetSysctls = set_ipv6_sysctls
+    ) -> None:
         self.host = host
         self.pod = pod
         self.netns = netns
+        self._set_sysctls = set_sysctls
 
     @classmethod
     @contextmanager
@@ -194,7 +201,7 @@ class Node:
         rtnl = self._side("pod").rtnl
         six = any(":" in address.address for address in addresses)
         if six:
-            set_ipv6_sysctls(self.netns, bond.name, {"disable_ipv6": 0, "keep_addr_on_down": 1})
+            self._set_sysctls(self.netns, bond.name, {"disable_ipv6": 0, "keep_addr_on_down": 1})
         rtnl.execute([add_address(address, bond.name) for address in addresses], _deadline())
         if not six:
             return
@@ -214,6 +221,21 @@ class Node:
         ):
             if ack.number not in (0, errno.EEXIST):
                 raise failure(request, ack)
+
+
+def way_home(bond: Wanted, taken: tuple[Taken, ...]) -> bytes:
+    """Messages for the pod's socket that send its links home to the host, as they come: the bond
+    deleted, each link moved. Whoever sends them puts in the host's namespace and numbers. They
+    are for who cannot compute the way from the state: ``shim/bond.c``, while no daemon runs.
+    """
+    homes = [
+        inside for inside, item in zip(bond.members, taken, strict=True) if item.home == "host"
+    ]
+    if not homes:
+        return b""
+    requests = [messages.delete_link(bond.index, bond.name)]
+    requests += [messages.change_link(m.index, m.name, messages.Change(namespace=0)) for m in homes]
+    return b"".join(pack_message(r.type, r.flags | NLM_F_REQUEST, 0, r.body) for r in requests)
 
 
 def _encoded(table: tuple[Option, ...], values: Mapping[str, OptionValue]) -> dict[int, bytes]:

@@ -9,7 +9,6 @@ keeps its record, so that it is put right when it appears.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from bondcni.kernel.executor import Node
 from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
+from bondcni.service.reach import Direct, Reach
 
 RETURN_PATIENCE = 5.0
 """Seconds to wait for a NIC whose namespace is gone: the kernel ends namespaces behind."""
@@ -34,20 +34,14 @@ Warn = Callable[[str], None]
 
 
 class Service(NamedTuple):
-    """What every request shares: the journal, where warnings go, the node's policy."""
+    """What every request shares: the journal, where warnings go, the node's policy, and who
+    does what must be done in namespaces and by delegates.
+    """
 
     journal: Journal
     warn: Warn
     policy: Callable[[], Policy] = Policy
-
-
-def namespace_id(path: str) -> str:
-    """What tells a namespace from a later one at the same path; "" when there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ""
-    return f"{found.st_dev}:{found.st_ino}"
+    reach: Reach = Direct()
 
 
 def boot_id() -> str:
@@ -56,10 +50,11 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def is_live(record: Record) -> bool:
+def is_live(service: Service, record: Record) -> bool:
     """Whether the namespace of the attachment still exists."""
-    there = bool(record.namespace) and namespace_id(record.netns) == record.namespace
-    return there and record.boot == boot_id()
+    if not record.namespace or record.boot != boot_id():
+        return False
+    return service.reach.identity(record.netns) == record.namespace
 
 
 def attachment_key(container_id: str, ifname: str) -> str:
@@ -67,9 +62,9 @@ def attachment_key(container_id: str, ifname: str) -> str:
     return f"attachment {container_id} {ifname}"
 
 
-def pod_key(netns: str) -> str:
+def pod_key(identity: str) -> str:
     """The lock of one pod: two ADDs in it would choose the same ifindex for their bonds."""
-    return f"pod {namespace_id(netns)}"
+    return f"pod {identity}"
 
 
 def link_key(link: Link) -> str:
@@ -110,8 +105,8 @@ def attach(
             undo.callback(settle, service, record, node, left)
             node.apply(plan.steps)
             _verify(difference(record.wanted, node.inside()))
-            undo.callback(release, config.raw, env, left)
-            addresses = _addresses(config, env)
+            undo.callback(release, service, config.raw, env, left)
+            addresses = _addresses(service, config, env)
             addressing.configure(node, record.wanted, addresses, service.warn)
             interface = node.interface(record.wanted.index)
             before = read(config.prev_result or {})
@@ -135,9 +130,9 @@ def _verify(differences: Iterable[str]) -> None:
         raise VerifyError(told)
 
 
-def _addresses(config: BondConfig, env: Mapping[str, str]) -> Result:
+def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> Result:
     if config.ipam:
-        return ipam.add(config.raw, env)
+        return ipam.add(service.reach, config.raw, env)
     return Result(ips=tuple({"address": cidr} for cidr in config.ips))
 
 
@@ -146,17 +141,19 @@ def take_down(service: Service, record: Record, node: Node, env: Mapping[str, st
     left: list[str] = []
     if record.result is not None and node.pod is not None:
         service.journal.reopen(record)
-    release(record.config, env, left)
+    release(service, record.config, env, left)
     settle(service, record, node, left)
     return left
 
 
-def release(config: Mapping[str, Any], env: Mapping[str, str], left: list[str]) -> None:
+def release(
+    service: Service, config: Mapping[str, Any], env: Mapping[str, str], left: list[str]
+) -> None:
     """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved."""
     if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
         return
     try:
-        ipam.execute("DEL", config, env)
+        ipam.execute(service.reach, "DEL", config, env)
     except BondError as error:
         left.append(error.message)
 

@@ -45,6 +45,7 @@ class Record(NamedTuple):
     boot: str = ""  # the node's boot, by the kernel's boot_id
     env: Mapping[str, str] = {}  # what the delegate's DEL needs of the ADD's environment
     result: dict[str, Any] | None = None  # ADD's answer; None: it is not complete
+    way_home: str = ""  # netlink messages in hex: the links home without what reads this record
 
 
 class Journal:
@@ -167,6 +168,7 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
     temporary = path + UNFINISHED
     try:
         with open(temporary, "wb") as file:
+            own_as_folder(file.fileno(), os.path.dirname(path))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else the rename may outlive the content
@@ -184,6 +186,15 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
         os.close(folder)
 
 
+def own_as_folder(descriptor: int, folder: str) -> None:
+    """Give a file of the state folder to who owns the folder: root writes there, too, and the
+    daemon, which is not root, must be able to read what root wrote.
+    """
+    owner = os.stat(folder)
+    if owner.st_uid and os.geteuid() == 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def _set_aside(path: str) -> str:
     aside = f"{path}.unreadable"
     try:
@@ -194,10 +205,14 @@ def _set_aside(path: str) -> str:
 
 
 def _to_json(record: Record) -> dict[str, Any]:
+    """``way_home`` and ``namespace`` stand first, before any text of a user's: shim/bond.c
+    reads these two, and no JSON.
+    """
     wanted = record.wanted._asdict()
     wanted["members"] = [member._asdict() for member in record.wanted.members]
     taken = [{"home": item.home, "link": item.link._asdict()} for item in record.taken]
-    return {**record._asdict(), "format": FORMAT, "wanted": wanted, "taken": taken}
+    first = {"way_home": record.way_home, "namespace": record.namespace}
+    return {**first, **record._asdict(), "format": FORMAT, "wanted": wanted, "taken": taken}
 
 
 def _from_json(document: dict[str, Any]) -> Record:
@@ -217,6 +232,7 @@ def _from_json(document: dict[str, Any]) -> Record:
         document["boot"],
         document["env"],
         document["result"],
+        document.get("way_home", ""),
     )
 
 

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from bondcni.core.errors import TryAgain
-from bondcni.service.journal import JournalError
+from bondcni.service.journal import JournalError, own_as_folder
 
 PATIENCE = 30.0
 """Seconds to wait for another request on the same attachment or NIC."""
@@ -40,6 +40,7 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        own_as_folder(descriptor, folder)
     except OSError as error:
         raise JournalError(f"the lock {path} cannot be opened: {error.strerror}") from error
     os.set_inheritable(descriptor, True)  # noqa: FBT003  its one parameter

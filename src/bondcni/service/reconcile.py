@@ -9,14 +9,12 @@ its addresses are released. Nothing is touched that another request is at work o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, TryAgain
 from bondcni.core.resolve import matches
-from bondcni.kernel.executor import Node
 from bondcni.service.attachment import (
     Service,
     attachment_key,
@@ -44,11 +42,11 @@ class Finding(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def state_of(record: Record) -> str:
+def state_of(service: Service, record: Record) -> str:
     """What has become of an attachment."""
     if record.boot != boot_id():
         return "other boot"
-    if not is_live(record):
+    if not is_live(service, record):
         return "namespace gone"
     return "live" if record.result is not None else "cut off"
 
@@ -75,7 +73,7 @@ def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Findi
     try:
         with locked(service, record, SHORT):
             again, _ = service.journal.read(*name)
-            state = state_of(again or record)
+            state = state_of(service, again or record)
             if again is None or state == "live" or dry_run:
                 return Finding(*name, state, again is None or state == "live")
             left = take_down_dead(service, again, state)
@@ -83,7 +81,7 @@ def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Findi
         return Finding(*name, "busy", done=False, words=(error.message,))
     except BondError as error:
         left = [error.message]
-        state = state_of(record)
+        state = state_of(service, record)
     gone, _ = service.journal.read(*name)
     return Finding(*name, state, gone is None, tuple(left))
 
@@ -101,32 +99,32 @@ def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Finding:
 
 def take_down_dead(service: Service, record: Record, state: str) -> list[str]:
     """Take down what is not live, its locks held; what could not be done."""
-    env = environment(record)
+    env = environment(service, record)
     if state == "other boot":
         left: list[str] = []
-        release(record.config, env, left)
+        release(service, record.config, env, left)
         if not left:
             service.journal.remove(record.container_id, record.ifname)
         return left
-    with Node.open(record.netns if state == "cut off" else "") as node:
+    with service.reach.node(record.netns if state == "cut off" else "") as node:
         return take_down(service, record, node, env)
 
 
-def environment(record: Record) -> Mapping[str, str]:
+def environment(service: Service, record: Record) -> Mapping[str, str]:
     """What the delegate's DEL needs, as the ADD was given it."""
     return {
-        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        **service.reach.surroundings(),
         **record.env,
         "CNI_CONTAINERID": record.container_id,
         "CNI_IFNAME": record.ifname,
-        "CNI_NETNS": record.netns if is_live(record) else "",
+        "CNI_NETNS": record.netns if is_live(service, record) else "",
     }
 
 
 def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
     """Bring home the links that an ADD is about to take, where a dead attachment has them."""
     for record in records(service):
-        if state_of(record) != "live" and any(_meant(refs, record)):
+        if any(_meant(refs, record)) and state_of(service, record) != "live":
             finding = reclaim(service, record)
             service.warn(
                 f"links of {record.container_id} {record.ifname} ({finding.state}): "

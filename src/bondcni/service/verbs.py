@@ -33,8 +33,8 @@ from bondcni.core.plan import Plan, plan_add
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.result import Result, at_least, read
 from bondcni.core.state import Link
-from bondcni.kernel.executor import Node, bonding_driver
-from bondcni.kernel.namespace import NamespaceGone, NotANamespace, same_namespace
+from bondcni.kernel.executor import Node, bonding_driver, way_home
+from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service import ipam
 from bondcni.service.attachment import (
     Service,
@@ -45,7 +45,6 @@ from bondcni.service.attachment import (
     host_links,
     is_live,
     link_key,
-    namespace_id,
     pod_key,
     release,
     take_down,
@@ -83,9 +82,9 @@ def _configured(service: Service, request: Request) -> BondConfig:
     return config
 
 
-def _own_namespace(request: Request) -> None:
+def _own_namespace(service: Service, request: Request) -> None:
     """Refuse to work on the node itself, as the reference implementation does."""
-    if same_namespace(request.netns) and not _may_be_own(request):
+    if service.reach.is_own(request.netns) and not _may_be_own(request):
         raise EnvironError(
             f"CNI_NETNS {request.netns} is the namespace that the plugin itself runs in; "
             "CNI_NETNS_OVERRIDE=1 allows it"
@@ -100,11 +99,12 @@ def add(service: Service, request: Request) -> Document:
     """ADD: the bond, its addresses, and the result."""
     config = _configured(service, request)
     _previous(config)
-    _own_namespace(request)
+    _own_namespace(service, request)
     if config.ipam:
-        ipam.find(str(config.ipam["type"]), request.env.get("CNI_PATH", ""))
-    keys = [attachment_key(request.container_id, request.ifname), pod_key(request.netns)]
-    with hold(service.journal.folder, keys), Node.open(request.netns) as node:
+        service.reach.find(str(config.ipam["type"]), request.env)
+    pod = pod_key(service.reach.identity(request.netns))
+    keys = [attachment_key(request.container_id, request.ifname), pod]
+    with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
             return _attach(service, request, config, node)
@@ -141,9 +141,10 @@ def _attach(service: Service, request: Request, config: BondConfig, node: Node) 
         dict(config.raw),
         plan.wanted,
         plan.taken,
-        namespace_id(request.netns),
+        service.reach.identity(request.netns),
         boot_id(),
         {key: request.env[key] for key in ("CNI_ARGS", "CNI_PATH") if key in request.env},
+        way_home=way_home(plan.wanted, plan.taken).hex(),
     )
     return attach(service, config, node, plan, record, request.env)
 
@@ -163,7 +164,7 @@ def _finish_old(service: Service, request: Request) -> None:
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
-    if not record or (state := state_of(record)) == "live":
+    if not record or (state := state_of(service, record)) == "live":
         return
     service.warn(f"there was an ADD of {request.ifname} before ({state}): it is undone first")
     with hold(service.journal.folder, map(link_key, host_links(record))):
@@ -187,14 +188,14 @@ def delete(service: Service, request: Request) -> None:
             service.warn(word)
         if record is None and not config.raw:
             raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
-        node = held.enter_context(Node.open(_netns_if_there(request, record)))
+        node = held.enter_context(service.reach.node(_netns_if_there(service, request, record)))
         if record:
             alone &= _hold(service, map(link_key, host_links(record)), held)
             left = take_down(service, record, node, request.env)
             if not alone:  # a delegate that hangs may reserve yet: bondctl recover looks again
                 service.journal.write(record._replace(result=None))
         else:
-            left = _take_down_unrecorded(request, config, node)
+            left = _take_down_unrecorded(service, request, config, node)
             service.journal.tidy(request.container_id, request.ifname)
     _raise_all(left)
 
@@ -215,25 +216,27 @@ def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
     return True
 
 
-def _take_down_unrecorded(request: Request, config: BondConfig, node: Node) -> list[str]:
+def _take_down_unrecorded(
+    service: Service, request: Request, config: BondConfig, node: Node
+) -> list[str]:
     """What can be done without a record: by the configuration, as far as it is sure."""
     left: list[str] = []
-    release(config.raw, request.env, left)
+    release(service, config.raw, request.env, left)
     links = tuple(link.value for link in config.links)
     home = "pod" if config.links_in_container else "host"
     found = adopt(request.ifname, links, home, node.inside()) if node.pod else None
     return [*left, *(node.bring_home(*found).errors if found else ())]
 
 
-def _netns_if_there(request: Request, record: Record | None) -> str:
+def _netns_if_there(service: Service, request: Request, record: Record | None) -> str:
     """The pod's namespace, the record's where the request names none; "" when it is gone.
 
     Our own is no pod's: ADD was refused there, and a bond in it is the node's.
     """
     with suppress(NamespaceGone, NotANamespace):
-        if not same_namespace(request.netns) or _may_be_own(request):
+        if not service.reach.is_own(request.netns) or _may_be_own(request):
             return request.netns
-    return record.netns if record and is_live(record) else ""
+    return record.netns if record and is_live(service, record) else ""
 
 
 def check(service: Service, request: Request) -> None:
@@ -244,14 +247,14 @@ def check(service: Service, request: Request) -> None:
     record, word = service.journal.read(request.container_id, request.ifname)
     if record is None:
         raise CheckError(word or f"there is no record of {request.ifname}: ADD never completed")
-    with Node.open(request.netns) as node:
+    with service.reach.node(request.netns) as node:
         differences, words = examine(record, _previous(config), node)
     for word in words:
         service.warn(word)
     if differences:
         raise CheckError("; ".join(differences))
     if config.ipam:
-        ipam.execute("CHECK", config.raw, request.env)
+        ipam.execute(service.reach, "CHECK", config.raw, request.env)
 
 
 def gc(service: Service, request: Request) -> None:
@@ -261,7 +264,7 @@ def gc(service: Service, request: Request) -> None:
     forwarded = collect(service, config, errors)
     if config.ipam:
         try:
-            ipam.execute("GC", forwarded, request.env)
+            ipam.execute(service.reach, "GC", forwarded, request.env)
         except BondError as error:
             errors.append(error.message)
     _raise_all(errors)
@@ -278,7 +281,7 @@ def status(service: Service, request: Request) -> None:
     if reasons:
         raise Unavailable("; ".join(reasons))
     if config.ipam:
-        ipam.execute("STATUS", config.raw, request.env)
+        ipam.execute(service.reach, "STATUS", config.raw, request.env)
 
 
 _VERBS: dict[str, Callable[[Service, Request], Document | None]] = {

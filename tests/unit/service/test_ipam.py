@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from bondcni.core.errors import DelegateError, TryAgain
-from bondcni.service import ipam
+from bondcni.service import delegate, ipam
+from bondcni.service.reach import Direct
 
+DIRECT = Direct()
 Plugin = Callable[[str], dict[str, str]]
 CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "delegate"}}
 SOON = 0.4
@@ -44,7 +46,7 @@ def answering(document: Any) -> str:
 
 def failure(env: dict[str, str], deadline: float = 10) -> DelegateError:
     with pytest.raises(DelegateError) as caught:
-        ipam.add(CONFIG, env, deadline)
+        ipam.add(DIRECT, CONFIG, env, deadline)
     return caught.value
 
 
@@ -61,7 +63,7 @@ def failure(env: dict[str, str], deadline: float = 10) -> DelegateError:
     ],
 )
 def test_an_answer_of_any_version(plugin: Plugin, document: dict[str, Any]) -> None:
-    result = ipam.add(CONFIG, plugin(answering(document)))
+    result = ipam.add(DIRECT, CONFIG, plugin(answering(document)))
     assert result.ips == ({"address": "10.0.0.5/24", "gateway": "10.0.0.1"},)
 
 
@@ -69,7 +71,7 @@ def test_it_is_given_our_whole_environment_but_for_the_command(
     plugin: Plugin, tmp_path: Path
 ) -> None:
     given = {"CNI_ARGS": "A=B;C=d e", "TRACEPARENT": "00-1", "X": "\udcff", "CNI_COMMAND": "ADD"}
-    ipam.execute("CHECK", CONFIG, {**plugin(f"env -0 > {tmp_path}/env"), **given})
+    ipam.execute(DIRECT, "CHECK", CONFIG, {**plugin(f"env -0 > {tmp_path}/env"), **given})
     text = os.fsdecode((tmp_path / "env").read_bytes())
     seen = dict(entry.split("=", 1) for entry in text.rstrip("\0").split("\0"))
     assert {**given, "CNI_COMMAND": "CHECK"}.items() <= seen.items()
@@ -80,26 +82,26 @@ def test_it_is_given_our_whole_environment_but_for_the_command(
 def test_it_is_given_the_complete_configuration(plugin: Plugin, tmp_path: Path, size: int) -> None:
     config = {**CONFIG, "prevResult": {"dns": {"domain": "ä" * size}}, "unknown": None}
     env = plugin(f"cat > {tmp_path}/config\necho '{{}}'")
-    assert ipam.execute("DEL", config, env) == b"{}\n"
+    assert ipam.execute(DIRECT, "DEL", config, env) == b"{}\n"
     assert json.loads((tmp_path / "config").read_bytes()) == config
 
 
 def test_one_that_does_not_read_its_configuration_is_fine(plugin: Plugin) -> None:
     large = {**CONFIG, "x": "y" * (1 << 18)}
-    assert ipam.execute("DEL", large, plugin("echo done")) == b"done\n"
+    assert ipam.execute(DIRECT, "DEL", large, plugin("echo done")) == b"done\n"
 
 
 def test_what_it_says_on_standard_error_goes_to_ours(
     plugin: Plugin, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert ipam.execute("DEL", CONFIG, plugin("echo careful >&2")) == b""
+    assert ipam.execute(DIRECT, "DEL", CONFIG, plugin("echo careful >&2")) == b""
     assert capfd.readouterr() == ("", "careful\n")
 
 
 def test_signals_that_python_ignores_work_again(plugin: Plugin) -> None:
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
     with pytest.raises(DelegateError, match=f"by signal {int(signal.SIGPIPE)}"):
-        ipam.execute("DEL", CONFIG, plugin("kill -PIPE $$; echo survived"))
+        ipam.execute(DIRECT, "DEL", CONFIG, plugin("kill -PIPE $$; echo survived"))
 
 
 def test_an_error_document_keeps_its_code_text_and_details(plugin: Plugin) -> None:
@@ -167,13 +169,13 @@ def test_a_file_that_is_no_program_is_not_the_plugin(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "delegate").mkdir()
     with pytest.raises(DelegateError, match="is not in CNI_PATH"):
-        ipam.find("delegate", f"{tmp_path}:{tmp_path}/a")
+        delegate.find("delegate", f"{tmp_path}:{tmp_path}/a")
 
 
 @pytest.mark.parametrize("name", ["../sh", "/bin/sh", "a/b"])
 def test_a_path_is_no_name_of_a_plugin(name: str) -> None:
     with pytest.raises(DelegateError, match="must be the name of a plugin, not a path"):
-        ipam.find(name, "/bin")
+        delegate.find(name, "/bin")
 
 
 def test_the_first_folder_with_it_counts(plugin: Plugin, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_the_first_folder_with_it_counts(plugin: Plugin, tmp_path: Path) -> None
     other = tmp_path / "other"
     other.mkdir()
     (other / "delegate").symlink_to("/bin/false")
-    found = ipam.find("delegate", f"{env['CNI_PATH']}:{other}")
+    found = delegate.find("delegate", f"{env['CNI_PATH']}:{other}")
     assert found == f"{tmp_path}/bin/delegate"
 
 
@@ -227,7 +229,7 @@ def test_one_that_hangs_is_ended_with_all_it_started(
     env = plugin(f"echo $$ > {tmp_path}/pid\n{script}")
     began = time.monotonic()
     with pytest.raises(TryAgain) as caught:
-        ipam.add(CONFIG, env, SOON)
+        ipam.add(DIRECT, CONFIG, env, SOON)
     assert SOON <= time.monotonic() - began < SOON + 2
     assert caught.value.code == 11
     assert caught.value.message == (
@@ -241,7 +243,7 @@ def test_what_it_leaves_in_the_background_is_neither_waited_for_nor_left(
 ) -> None:
     env = plugin(f"echo $$ > {tmp_path}/pid\nsleep 100 &\necho answer")
     began = time.monotonic()
-    assert ipam.execute("DEL", CONFIG, env) == b"answer\n"
+    assert ipam.execute(DIRECT, "DEL", CONFIG, env) == b"answer\n"
     assert time.monotonic() - began < 2
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -254,8 +256,8 @@ def test_an_answer_without_end_is_cut_off(plugin: Plugin, tmp_path: Path) -> Non
 
 
 def test_an_answer_of_exactly_the_limit_is_taken(plugin: Plugin) -> None:
-    env = plugin(f"head -c {ipam.LIMIT} /dev/zero")
-    assert len(ipam.execute("DEL", CONFIG, env)) == ipam.LIMIT
+    env = plugin(f"head -c {delegate.LIMIT} /dev/zero")
+    assert len(ipam.execute(DIRECT, "DEL", CONFIG, env)) == delegate.LIMIT
 
 
 def copied(tmp_path: Path) -> Path:
@@ -268,9 +270,9 @@ def copied(tmp_path: Path) -> Path:
 
 def test_a_plugin_that_is_just_being_replaced_is_tried_again(tmp_path: Path) -> None:
     with copied(tmp_path).open("ab") as writer:
-        timer = threading.Timer(ipam.BUSY_PAUSE * 1.5, writer.close)
+        timer = threading.Timer(delegate.BUSY_PAUSE * 1.5, writer.close)
         timer.start()
-        assert ipam.execute("DEL", CONFIG, {"CNI_PATH": str(tmp_path)}) == b""
+        assert ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)}) == b""
         timer.join()
 
 
@@ -281,7 +283,7 @@ def test_a_plugin_that_is_just_being_replaced_is_tried_again(tmp_path: Path) -> 
 def test_a_plugin_that_stays_busy_is_told(tmp_path: Path) -> None:
     path = copied(tmp_path)
     with path.open("ab"), pytest.raises(DelegateError) as caught:
-        ipam.execute("DEL", CONFIG, {"CNI_PATH": str(tmp_path)})
+        ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)})
     assert caught.value.message == f"IPAM plugin {path} cannot be started: Text file busy"
 
 
@@ -290,5 +292,5 @@ def test_no_descriptor_is_left_open(plugin: Plugin, script: str) -> None:
     env = plugin(script)
     before = os.listdir("/proc/self/fd")
     with pytest.raises((DelegateError, TryAgain)):
-        ipam.add(CONFIG, env, SOON)
+        ipam.add(DIRECT, CONFIG, env, SOON)
     assert os.listdir("/proc/self/fd") == before

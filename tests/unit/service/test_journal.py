@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
 from bondcni.service.journal import Journal, JournalError, Record
+from bondcni.service.locks import hold
 
 NUMBERS = st.integers(0, 2**31 - 1)
 TEXT = st.text(max_size=12)
@@ -296,3 +297,23 @@ def test_a_record_that_is_taken_down_is_not_whole_any_more(tmp_path: Path) -> No
     journal.reopen(done)
     assert journal.read("abc", "net1") == (RECORD, "")
     Journal(str(tmp_path / "none")).reopen(done)  # where nothing can be written: no matter
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_files_that_root_writes_belong_to_who_owns_the_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    journal = Journal(str(tmp_path))
+    journal.write(RECORD)
+    with hold(str(tmp_path), ["key"]):
+        pass
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()}
+    assert len(owners) == 2
+    assert set(owners.values()) == {(65534, 65534)}
+
+
+def test_what_the_shim_reads_stands_first(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    forged = {"way_home": "00", "namespace": "1:1"}
+    journal.write(RECORD._replace(way_home="1400", namespace="4:2", config=forged))
+    (path,) = tmp_path.iterdir()
+    assert path.read_text().startswith('{\n "way_home": "1400",\n "namespace": "4:2",\n')
