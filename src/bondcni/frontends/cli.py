@@ -1,50 +1,41 @@
 """``bondctl``: the command line of people, not of container runtimes.
 
-Parses, calls the lab, prints, and turns the end into an exit code: 0 all well, 1 a case
-failed, 2 the input or the usage is wrong, 3 the guest was lost. Every error is one message that
-says what to do; a traceback is a bug.
+Each command is loaded when it is called: the daemon must not hold the lab in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from importlib import import_module
 
 import click
 
 import bondcni
-from bondcni.frontends import node
-from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story
-from bondcni.lab.guest import Guest, LostGuest
-from bondcni.lab.hands import CommandFailed
-from bondcni.lab.manifests import Manifests
-from bondcni.lab.multus import Sandbox
-from bondcni.lab.record import Record
-from bondcni.lab.report import Story
-from bondcni.lab.substitutes import Impossible
 
-FAILED, BAD_INPUT, LOST = 1, 2, 3
-EXEC_SECONDS = 3600.0
-PASSED_ON = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "TERM")
-
-FILES = click.argument(
-    "files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
-KERNEL = click.option(
-    "--kernel",
-    metavar="NAME",
-    help="The guest's kernel: one of `bondctl lab kernels`. Default: this machine's own if it "
-    "has bonding and no NICs on cables are needed, else user-mode Linux.",
-)
+COMMANDS = {
+    "check": "node",
+    "lab": "labcli",
+    "policy": "node",
+    "recover": "node",
+    "serve": "servecli",
+}
+"""Commands and the modules of this package that have them."""
 
 
-@click.group()
+class _OnDemand(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"bondcni.frontends.{COMMANDS[cmd_name]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+
+@click.group(cls=_OnDemand)
 def main() -> None:
     """Bonded network interfaces for containers."""
 
@@ -53,272 +44,3 @@ def main() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"bondcni {bondcni.__version__}")
-
-
-main.add_command(node.recover)
-main.add_command(node.check)
-main.add_command(node.policy)
-
-
-@main.group()
-def lab() -> None:
-    """Try things on a kernel of their own: nothing on this machine is touched."""
-
-
-class Stop(Exception):
-    """The program ends here; the text is the one message, ``code`` the exit code."""
-
-    def __init__(self, text: str, code: int = BAD_INPUT) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-@contextlib.contextmanager
-def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
-    """What can stop everything, as one message, an entry in the record and an exit code."""
-    try:
-        yield
-    except (Stop, LostGuest, kernels.Unavailable, Impossible, CommandFailed) as error:
-        code = _code(error)
-        text = str(error)
-        if record:
-            record.error = text
-        advice = "\nNo case failed: run it again, or try another --kernel." * (code == LOST)
-        teller.error(text + advice)
-        sys.exit(code)
-    except subprocess.TimeoutExpired as error:
-        teller.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
-        sys.exit(LOST)
-
-
-def _code(error: Exception) -> int:
-    if isinstance(error, Stop):
-        return error.code
-    return LOST if isinstance(error, LostGuest | CommandFailed) else BAD_INPUT
-
-
-@lab.command()
-@FILES
-@KERNEL
-@click.option("--strict", is_flag=True, help="Fail where a plugin would have to be replaced.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-@click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
-@click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
-def run(
-    files: tuple[Path, ...],
-    kernel: str | None,
-    *,
-    strict: bool,
-    as_json: bool,
-    keep: bool,
-    crash: bool,
-) -> None:
-    """Run the pods of manifests and tell what happens to their bonds."""
-    teller, record = Story(stderr=as_json), Record()
-    try:
-        with honest(teller, record):
-            found = checked(teller, files, record)
-            tell(teller, record, found, Choice(kernel, strict=strict, keep=keep, crash=crash))
-    finally:
-        if as_json:
-            click.echo(json.dumps(record.document(), indent=2))
-    sys.exit(0 if record.ok else FAILED)
-
-
-class Choice(NamedTuple):
-    """How the user wants the cases run."""
-
-    kernel: str | None
-    strict: bool
-    keep: bool
-    crash: bool
-
-
-def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
-    """The manifests; all that is wrong with them is told and ends the program."""
-    if not files:
-        raise Stop("no manifests: bondctl lab run FILE.yaml (there are some in examples/)")
-    found = manifests.load(files)
-    if found.findings:
-        record.findings = found.findings
-        teller.findings(found.findings)
-        raise Stop(f"{len(found.findings)} to correct; nothing was run")
-    return found
-
-
-def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> None:
-    """Boot, tell all cases, perhaps keep the guest."""
-    if choice.keep and guest.is_answering(guest.kept_path()):
-        raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
-    folders = session.plugin_folders(teller.progress)
-    hardware = kernels.has_cables(choice.kernel)
-    nics = planning.host_nics(found.pods) if hardware else []
-    with booted(teller, choice.kernel, nics) as machine:
-        record.kernel = machine.release
-        try:
-            hands = session.prepare(machine, nics)
-            room = session.lab(
-                hands, folders, strict=choice.strict, hardware=hardware, crash=choice.crash
-            )
-            for event in story.tell(room, found.pods):
-                record.add(event)
-                teller.show(event)
-            if choice.keep:
-                settle(teller, machine, room, found)
-        except LostGuest as error:
-            record.lost = error.why
-            raise
-
-
-def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> None:
-    """Bring the last pod up again and leave the guest to `bondctl lab shell`."""
-    case = story.Case(room, found.pods[-1])
-    for event in case.stay():
-        teller.show(event)
-    for one in case.runtime.attached:
-        for config in one.configs:
-            if config.get("type") == "bond":
-                byhand.furnish(
-                    room.hands, case.sandbox, one.ifname, room.cni_path, config, one.result
-                )
-    machine.keep(guest.kept_path())
-    teller.progress(
-        f"kept, with the pod in the namespace {case.sandbox.netns}: look around with "
-        "`bondctl lab shell`, end it with `bondctl lab stop`"
-    )
-
-
-@contextlib.contextmanager
-def booted(
-    teller: Story,
-    kernel: str | None,
-    nics: Sequence[str] = (),
-    memory: int = 1024,
-    shares: Sequence[Path] = (),
-) -> Iterator[Guest]:
-    """A guest; its boot is shown."""
-    missing = kernels.missing_packages()
-    if missing:
-        raise Stop(f"a guest needs packages: apt-get install {' '.join(missing)}")
-    with teller.waiting("booting a guest"):
-        machine = guest.open_guest(
-            kernel,
-            nics=session.nic_pairs(nics),
-            memory_mb=memory,
-            shares={str(folder.resolve()): folder for folder in shares},
-            progress=teller.progress,
-        )
-    with machine:
-        yield machine
-
-
-@lab.command()
-@FILES
-@KERNEL
-def shell(files: tuple[Path, ...], kernel: str | None) -> None:
-    """Open a shell in the kept guest, or in a new one with two spare NICs."""
-    teller = Story(stderr=True)
-    with honest(teller):
-        if guest.is_answering(guest.kept_path()) and not files:
-            sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", byhand.ENTER]))
-        found = checked(teller, files, Record()) if files else Manifests((), ())
-        sys.exit(new_shell(teller, found, kernel))
-
-
-def new_shell(teller: Story, found: Manifests, kernel: str | None) -> int:
-    """Boot, furnish, and leave the user to it; the shell's status."""
-    folders = session.plugin_folders(teller.progress)
-    pod = byhand.pod_by_hand(found.pods)
-    cables = kernels.has_cables(kernel)
-    nics = byhand.hardware(pod) if cables else []
-    with booted(teller, kernel, nics) as machine:
-        hands = session.prepare(machine, nics)
-        path = ":".join([session.BIN, *folders])
-        byhand.surround(hands, pod, cables=cables)
-        sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")
-        byhand.furnish(hands, sandbox, "net1", path, byhand.SAMPLE)
-        return machine.shell(["sh", "-c", byhand.ENTER])
-
-
-@lab.command("stop")
-def stop() -> None:
-    """End the guest that `lab run --keep` left."""
-    path = guest.kept_path()
-    if guest.is_answering(path):
-        guest.attach(path).halt()
-        click.echo("ended")
-    else:
-        click.echo("no guest is kept")
-
-
-@lab.command("kernels")
-def list_kernels() -> None:
-    """List the kernels a guest can have."""
-    reason = kernels.usable_host_kernel()
-    for name in kernels.NAMES:
-        if name == kernels.HOST:
-            text = f"this machine's own: {reason or 'can be used'}"
-        else:
-            text = cached(name)
-        click.echo(f"{name:<6} {text}")
-
-
-def cached(name: str) -> str:
-    """Whether a kernel was fetched, and which version it is."""
-    suite = kernels.SUITES[name]
-    kind = "stock kernel under QEMU" if name == kernels.SMP else "user-mode Linux"
-    pattern = f"{suite.name}-{suite.packages[0]}-*/packages"
-    for path in sorted(kernels.cache_folder().glob(pattern), reverse=True):
-        return f"{kind}, fetched: {path.read_text().splitlines()[0]}"
-    return f"{kind} from Debian {suite.name}, fetched at first use"
-
-
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
-@KERNEL
-@click.option("--memory", type=int, default=1024, show_default=True, help="Of the guest, in MB.")
-@click.option(
-    "--share",
-    "shares",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of this machine that the command may write to, at the same path.",
-)
-@click.option("--nic", "nics", multiple=True, help="A NIC on a cable; its other end is far-NAME.")
-@click.option("--timeout", type=float, default=EXEC_SECONDS, show_default=True, help="Seconds.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(
-    command: tuple[str, ...],
-    kernel: str | None,
-    memory: int,
-    shares: tuple[Path, ...],
-    nics: tuple[str, ...],
-    timeout: float,
-) -> None:
-    """Run a command inside a guest: bondctl lab exec -- CMD..."""
-    teller = Story(stderr=True)
-    with honest(teller):
-        folders = session.plugin_folders(teller.progress)
-        with booted(teller, kernel, nics, memory, shares) as machine:
-            sys.exit(stream(teller, machine, command, ":".join(folders), timeout))
-
-
-def stream(
-    teller: Story, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
-) -> int:
-    """The command's status; its output goes where ours does, as it comes."""
-    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    env["PATH"] = f"{env.get('PATH', '')}:{session.STANDARD_PATH}"
-    env["CNI_PATH"] = cni_path
-
-    def copy(name: str, data: bytes) -> None:
-        file = (sys.stdout if name == "out" else sys.stderr).buffer
-        file.write(data)
-        file.flush()
-
-    try:
-        return machine.start(command, env=env, cwd=os.getcwd()).follow(copy, timeout)
-    except subprocess.TimeoutExpired:
-        teller.error(f"{command[0]} did not end within {timeout:g} s and was killed")
-    except OSError as error:
-        teller.error(f"{command[0]} could not be started: {error.strerror}")
-    return FAILED

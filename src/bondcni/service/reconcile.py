@@ -59,6 +59,33 @@ def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
         yield _drop(service, name, dry_run=dry_run)
 
 
+def mend(service: Service) -> None:
+    """Put right the hardware of the host that is at home although a record says it was taken.
+
+    For who cannot look into pods yet, such as the resident server when it starts: nothing is
+    dropped, and nothing judged of an attachment. A device that is in no pod is known by its
+    permanent MAC or its bus address; virtual links wait for who can look.
+    """
+    for record in records(service):
+        pairs = zip(record.wanted.members, record.taken, strict=True)
+        known = [
+            (member, item)
+            for member, item in pairs
+            if item.home == "host" and (item.link.permanent_mac or item.link.parent)
+        ]
+        if not known:
+            continue
+        members, taken = zip(*known, strict=True)
+        try:
+            with locked(service, record, SHORT), service.reach.node("") as node:
+                back = node.bring_home(record.wanted._replace(members=members), taken)
+        except BondError as error:
+            service.warn(error.message)
+        else:
+            for word in back.errors:
+                service.warn(word)
+
+
 def records(service: Service) -> list[Record]:
     """The journal; a record that could not be read is told of."""
     found, words = service.journal.all()

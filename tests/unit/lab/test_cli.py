@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bondcni import __version__
-from bondcni.frontends import cli
+from bondcni.frontends import cli, labcli
 from bondcni.lab import kernels
 from bondcni.lab.guest import LostGuest
 from bondcni.lab.hands import CommandFailed
@@ -93,12 +93,12 @@ def test_json_is_one_document_for_bad_input_too(tmp_path: Path) -> None:
         (LostGuest("its kernel ended by itself"), 3),
         (CommandFailed("ip: no"), 3),
         (kernels.Unavailable("no mirror"), 2),
-        (cli.Stop("no"), 2),
+        (labcli.Stop("no"), 2),
     ],
 )
 def test_what_stops_everything_has_its_exit_code(error: Exception, code: int) -> None:
     record = Record()
-    with pytest.raises(SystemExit) as stopped, cli.honest(Story(quiet=True), record):
+    with pytest.raises(SystemExit) as stopped, labcli.honest(Story(quiet=True), record):
         raise error
     assert stopped.value.code == code
     assert record.document()["error"] == str(error)

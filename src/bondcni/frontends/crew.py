@@ -1,0 +1,67 @@
+"""Threads that do jobs: a bounded number at once, and those of one key in their order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+Job = Callable[[], None]
+
+
+class Crew:
+    """Workers; they start when they are needed first and live as long as the process."""
+
+    def __init__(self, size: int, room: int, wake: Job) -> None:
+        """``room`` bounds the jobs that wait; ``wake`` is called when one has ended."""
+        self._size = size
+        self._room = room
+        self._wake = wake
+        self._waiting: deque[tuple[str, Job]] = deque()
+        self._keys: set[str] = set()  # of the jobs that run
+        self._idle = 0
+        self._started = 0
+        self._changed = threading.Condition()
+
+    def submit(self, key: str, job: Job) -> bool:
+        """Take a job; False where there is no room. It must not raise."""
+        with self._changed:
+            if len(self._waiting) >= self._room:
+                return False
+            self._waiting.append((key, job))
+            if not self._idle and self._started < self._size:
+                self._started += 1
+                name = f"worker-{self._started}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            else:
+                self._changed.notify()
+        return True
+
+    def busy(self) -> int:
+        """How many jobs run or wait."""
+        with self._changed:
+            return len(self._waiting) + len(self._keys)
+
+    def _work(self) -> None:
+        while True:
+            key, job = self._next()
+            try:
+                job()
+            finally:
+                with self._changed:
+                    self._keys.discard(key)
+                    self._changed.notify()
+                self._wake()
+
+    def _next(self) -> tuple[str, Job]:
+        """The first job of whose key none runs."""
+        with self._changed:
+            while True:
+                for number, (key, job) in enumerate(self._waiting):
+                    if key not in self._keys:
+                        del self._waiting[number]
+                        self._keys.add(key)
+                        return key, job
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1

@@ -1,0 +1,37 @@
+"""``bondctl serve``: the command line of the daemon. Exit code 2: it could not start."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from bondcni.frontends import daemon
+from bondcni.frontends.node import POLICY, STATE
+
+
+@click.command()
+@click.option(
+    "--socket",
+    "path",
+    envvar="BONDCNI_SOCKET",
+    default=daemon.DEFAULT_SOCKET,
+    show_default=True,
+    help="Where the executable bond finds the daemon.",
+)
+@STATE
+@POLICY
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=daemon.WORKERS,
+    show_default=True,
+    help="Requests that are worked on at once.",
+)
+def serve(path: str, state: str, policy_file: str, workers: int) -> None:
+    """Serve the requests of the executable bond; needs CAP_NET_ADMIN."""
+    try:
+        daemon.serve(daemon.Settings(path, state, policy_file, workers))
+    except daemon.CannotServe as error:
+        click.echo(f"bondctl: {error}", err=True)
+        sys.exit(2)
