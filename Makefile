@@ -1,13 +1,14 @@
 # make demo    both published cases, told as a story (boots a kernel with bonding by itself)
 # make test    every ring of tests: unit, kernel (inside the guest), e2e
 # make check   linters, types, import contracts, unit ring; seconds, no root
-# make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|host, ARGS=pytest arguments
+# make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick, ARGS=pytest's
 # make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=
 # make clean   remove what these made in the tree
 
-.PHONY: demo test check kernel soak clean setup
+.PHONY: demo test check kernel soak shim clean setup
 BIN := .venv/bin
 KERNEL ?=
+WAY ?=
 ARGS ?=
 SECONDS ?= 300
 
@@ -29,7 +30,7 @@ check: setup
 	@$(BIN)/python -m pytest -q tests/unit
 
 kernel: setup
-	@$(BIN)/python tests/rings.py kernel $(if $(KERNEL),--kernel $(KERNEL)) -- $(ARGS)
+	@$(BIN)/python tests/rings.py kernel $(if $(KERNEL),--kernel $(KERNEL)) $(if $(WAY),--way $(WAY)) -- $(ARGS)
 
 soak: setup
 	@$(BIN)/bondctl lab exec $(if $(KERNEL),--kernel $(KERNEL)) --timeout $$(($(SECONDS) + 120)) -- \

@@ -1,10 +1,12 @@
 """Run the rings of tests and count them; the last line is the sum.
 
 The unit ring runs here, the kernel ring inside the lab's guest through the same door
-that a user takes (``bondctl lab exec``), the e2e ring here, with guests of its own.
+that a user takes (``bondctl lab exec``), the e2e ring here, with guests of its own. The kernel
+ring runs twice: each request done in one process (direct), and by the executable ``bond`` and
+the daemon (thick), on another kernel where none was asked for.
 A ring of which nothing ran is a failure, whatever pytest says.
 
-    python tests/rings.py [RING ...] [--kernel NAME] [-- PYTEST-ARGUMENTS]
+    python tests/rings.py [RING ...] [--kernel NAME] [--way WAY] [-- PYTEST-ARGUMENTS]
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
+WAYS = {"direct": "6.1", "thick": "7.2"}
+"""The ways in of the kernel ring, and the kernel that each is tried on."""
+
 HARDWARE = ("eth1000", "eth1001")
 """NICs of the kernel ring's guest that behave as hardware."""
 
@@ -51,11 +57,11 @@ def count(report: Path) -> Count:
     return Count(int(suite.get("tests", 0)) - failed - skipped, failed, skipped)
 
 
-def run(ring: str, kernel: str | None, extra: list[str]) -> Count:
-    """Run one ring and count."""
+def run(ring: str, way: str, kernel: str | None, extra: list[str]) -> Count:
+    """Run one ring and count. ``way`` is of the kernel ring."""
     with tempfile.TemporaryDirectory(prefix="bondcni-rings-") as folder:
-        if ring == "kernel":
-            return run_in_guests(Path(folder), kernel, extra)
+        if way:
+            return run_in_guests(Path(folder), way, kernel or WAYS[way], extra)
         report = Path(folder) / "report.xml"
         with contextlib.suppress(subprocess.TimeoutExpired):  # the report is missing then
             command = pytest(report, [f"tests/{ring}"], extra)
@@ -68,7 +74,7 @@ def pytest(report: Path, paths: list[str], extra: list[str]) -> list[str]:
     return [sys.executable, "-m", "pytest", *paths, "-q", f"--junitxml={report}", *extra]
 
 
-def run_in_guests(folder: Path, kernel: str | None, extra: list[str]) -> Count:
+def run_in_guests(folder: Path, way: str, kernel: str, extra: list[str]) -> Count:
     """Run the kernel ring, its files dealt out to a guest for each processor.
 
     What a guest says is shown when it ends.
@@ -76,7 +82,8 @@ def run_in_guests(folder: Path, kernel: str | None, extra: list[str]) -> Count:
     guests = []
     for number, files in enumerate(dealt(os.cpu_count() or 1)):
         report = folder / f"report-{number}.xml"
-        command = [*door(folder, kernel), *pytest(report, files, extra)]
+        command = [*door(folder, kernel), "env", f"BONDCNI_WAY={way}"]
+        command += pytest(report, files, extra)
         log = (folder / f"log-{number}").open("w+")
         guests.append((subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log), log, report))
     total = Count()
@@ -99,13 +106,21 @@ def dealt(hands: int) -> list[list[str]]:
     return [names[start::hands] for start in range(min(hands, len(names)))]
 
 
-def door(folder: Path, kernel: str | None) -> list[str]:
+def door(folder: Path, kernel: str) -> list[str]:
     """The start of a command that runs inside a guest."""
     nics = [word for nic in HARDWARE for word in ("--nic", nic)]
-    choice = ["--kernel", kernel] if kernel else []
     limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
     bondctl = str(Path(sys.executable).with_name("bondctl"))
-    return [bondctl, "lab", "exec", *choice, *nics, *limits, "--"]
+    return [bondctl, "lab", "exec", "--kernel", kernel, *nics, *limits, "--"]
+
+
+def runs(rings: Sequence[str], ways: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """What to run, in order: a name to print, the ring, the way in."""
+    for ring in rings:
+        if ring == "kernel":
+            yield from ((f"kernel ({way})", ring, way) for way in ways)
+        else:
+            yield ring, ring, ""
 
 
 def main() -> int:
@@ -113,19 +128,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run the rings of tests")
     parser.add_argument("rings", nargs="*", help=f"some of {', '.join(RINGS)}; default all")
     parser.add_argument("--kernel", help="the guest's kernel for the kernel ring")
+    parser.add_argument("--way", choices=WAYS, help="one way in for the kernel ring")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_args(sys.argv[1:split])
     counts = {}
-    for ring in args.rings or RINGS:
+    for name, ring, way in runs(args.rings or RINGS, [args.way] if args.way else list(WAYS)):
         started = time.monotonic()
-        print(f"== {ring} ring", flush=True)
-        counts[ring] = run(ring, args.kernel, sys.argv[split + 1 :])
-        print(f"{ring}: {counts[ring]}")
+        print(f"== {name} ring", flush=True)
+        counts[name] = run(ring, way, args.kernel, sys.argv[split + 1 :])
+        print(f"{name}: {counts[name]}")
         print(f"   in {time.monotonic() - started:.0f} s", flush=True)
-    empty = [ring for ring, of in counts.items() if not of.passed]
-    for ring in empty:
-        print(f"the {ring} ring ran nothing: that is a failure")
-    print(f"rings: {', '.join(f'{ring} {of}' for ring, of in counts.items())}")
+    empty = [name for name, of in counts.items() if not of.passed]
+    for name in empty:
+        print(f"the {name} ring ran nothing: that is a failure")
+    print(f"rings: {', '.join(f'{name} {of}' for name, of in counts.items())}")
     return 1 if empty or any(of.failed for of in counts.values()) else 0
 
 

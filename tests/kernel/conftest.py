@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.kernel.thick import Thick
 
 from bondcni.frontends import plugin
 
@@ -32,6 +33,9 @@ MS_BIND = 0x1000
 MNT_DETACH = 2
 SIOCSIFFLAGS = 0x8914
 DELEGATES = os.environ.get("BONDCNI_DELEGATES") or os.environ.get("CNI_PATH", "/usr/lib/cni")
+THICK = os.environ.get("BONDCNI_WAY") == "thick"
+"""Whether requests go through the shim and a daemon; else each is done in place."""
+
 Document = dict[str, Any]
 
 
@@ -181,6 +185,9 @@ class Node:
         self.switch = self._new("switch")
         self.switch.ip("link", "add", "br0", "up", "type", "bridge")
         self.state = folder / "state"
+        self._daemon: Thick | None = None
+        if THICK:
+            _open_way(folder)
 
     def _new(self, role: str) -> Space:
         space = Space(f"{role}-{self.number}-{len(self.spaces)}")
@@ -245,7 +252,7 @@ class Node:
         container: str = "c1",
         env: dict[str, str] | None = None,
     ) -> Answer:
-        """Call the plugin as a runtime does, in this process."""
+        """Call the plugin as a runtime does: in this process, or by the shim and a daemon."""
         whole = {
             "PATH": os.environ["PATH"],
             "BONDCNI_STATE": str(self.state),
@@ -257,16 +264,21 @@ class Node:
             **(env or {}),
         }
         text = config if isinstance(config, bytes) else json.dumps(config).encode()
-        out, err = io.StringIO(), io.StringIO()
-        reading = os.memfd_create("stdin")
-        os.write(reading, text)
-        os.lseek(reading, 0, os.SEEK_SET)
-        try:
-            status = plugin.run(whole, reading, out, err)
-        finally:
-            os.close(reading)
-        printed = out.getvalue()
-        return Answer(status, json.loads(printed) if printed else {}, err.getvalue())
+        way = self._through_daemon if THICK else _here
+        status, printed, told = way(whole, text)
+        return Answer(status, json.loads(printed) if printed else {}, told)
+
+    def _through_daemon(self, env: dict[str, str], text: bytes) -> tuple[int, str, str]:
+        """By the executable and a daemon of this node, which starts at the first request."""
+        self.daemon.use_policy(env.get("BONDCNI_POLICY", ""))
+        return self.daemon.call(env, text)
+
+    @property
+    def daemon(self) -> Thick:
+        """This node's daemon in this process."""
+        if self._daemon is None or self._daemon.process != os.getpid():
+            self._daemon = Thick(self.folder, self.state)
+        return self._daemon
 
     def delegate(self, name: str, script: str) -> None:
         """An IPAM plugin of the test's own: a shell script."""
@@ -275,8 +287,30 @@ class Node:
         path.chmod(0o755)
 
     def delete(self) -> None:
+        if self._daemon:
+            self._daemon.end()
         for space in reversed(self.spaces):
             space.delete()
+
+
+def _here(env: dict[str, str], text: bytes) -> tuple[int, str, str]:
+    """Direct mode, without a process of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    reading = os.memfd_create("stdin")
+    os.write(reading, text)
+    os.lseek(reading, 0, os.SEEK_SET)
+    try:
+        status = plugin.run(env, reading, out, err)
+    finally:
+        os.close(reading)
+    return status, out.getvalue(), err.getvalue()
+
+
+def _open_way(folder: Path) -> None:
+    """Let the daemon's user get to its folders: pytest's are closed to others."""
+    for above in (folder, *folder.parents[:3]):
+        if above != Path("/tmp") and str(above).startswith("/tmp/"):  # noqa: S108
+            above.chmod(0o755)
 
 
 def setns(path: str) -> None:
