@@ -1,8 +1,10 @@
-# make demo    both published cases, told as a story (boots a kernel with bonding by itself)
+# make demo    both published cases, told as a story (boots a kernel with bonding by itself);
+#              ARGS=--direct: without the daemon
 # make test    every ring of tests: unit, kernel (inside the guest), e2e
 # make check   linters, types, import contracts, unit ring; seconds, no root
 # make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick, ARGS=pytest's
 # make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=
+# make shim    the static executable bond of the thick mode, build/bond
 # make clean   remove what these made in the tree
 
 .PHONY: demo test check kernel soak shim clean setup
@@ -11,28 +13,35 @@ KERNEL ?=
 WAY ?=
 ARGS ?=
 SECONDS ?= 300
+SHIM_FLAGS := -std=c11 -D_GNU_SOURCE -static -Os -s -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
 
 setup:
 	@tools/setup
 
-demo: setup
-	@$(BIN)/bondctl lab run --crash $(if $(KERNEL),--kernel $(KERNEL)) \
+shim: setup build/bond
+
+build/bond: $(wildcard shim/*.c shim/*.h)
+	@mkdir -p build
+	@musl-gcc $(SHIM_FLAGS) -o $@ $(filter-out shim/fuzz%,$(filter %.c,$^))
+
+demo: shim
+	@$(BIN)/bondctl lab run --crash $(ARGS) $(if $(KERNEL),--kernel $(KERNEL)) \
 		examples/host-links-daemonset.yaml examples/sriov-lacp-pod.yaml
 
-test: setup
+test: shim
 	@$(BIN)/python tests/rings.py $(if $(KERNEL),--kernel $(KERNEL))
 
-check: setup
+check: shim
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q tests/unit
 
-kernel: setup
+kernel: shim
 	@$(BIN)/python tests/rings.py kernel $(if $(KERNEL),--kernel $(KERNEL)) $(if $(WAY),--way $(WAY)) -- $(ARGS)
 
-soak: setup
+soak: shim
 	@$(BIN)/bondctl lab exec $(if $(KERNEL),--kernel $(KERNEL)) --timeout $$(($(SECONDS) + 120)) -- \
 		$(BIN)/python tools/soak.py $(SECONDS)
 

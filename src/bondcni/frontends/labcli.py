@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import click
 
-from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story
+from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story, thick
 from bondcni.lab.guest import Guest, LostGuest
 from bondcni.lab.hands import CommandFailed
 from bondcni.lab.manifests import Manifests
@@ -26,6 +26,7 @@ from bondcni.lab.multus import Sandbox
 from bondcni.lab.record import Record
 from bondcni.lab.report import Story
 from bondcni.lab.substitutes import Impossible
+from bondcni.service.executable import NoExecutable
 
 FAILED, BAD_INPUT, LOST = 1, 2, 3
 EXEC_SECONDS = 3600.0
@@ -40,6 +41,15 @@ KERNEL = click.option(
     help="The guest's kernel: one of `bondctl lab kernels`. Default: this machine's own if it "
     "has bonding and no NICs on cables are needed, else user-mode Linux.",
 )
+
+DIRECT = click.option(
+    "--direct", is_flag=True, help="Each request in a process of its own; no daemon."
+)
+WAY = {
+    False: f"thick mode: a static executable, and a daemon as user {thick.USER} with "
+    "CAP_NET_ADMIN alone",
+    True: "direct mode: each request is a Python process",
+}
 
 
 @click.group()
@@ -60,7 +70,7 @@ def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
     """What can stop everything, as one message, an entry in the record and an exit code."""
     try:
         yield
-    except (Stop, LostGuest, kernels.Unavailable, Impossible, CommandFailed) as error:
+    except (Stop, LostGuest, kernels.Unavailable, Impossible, CommandFailed, NoExecutable) as error:
         code = _code(error)
         text = str(error)
         if record:
@@ -86,6 +96,7 @@ def _code(error: Exception) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
 @click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
+@DIRECT
 def run(
     files: tuple[Path, ...],
     kernel: str | None,
@@ -94,13 +105,15 @@ def run(
     as_json: bool,
     keep: bool,
     crash: bool,
+    direct: bool,
 ) -> None:
     """Run the pods of manifests and tell what happens to their bonds."""
     teller, record = Story(stderr=as_json), Record()
     try:
         with honest(teller, record):
             found = checked(teller, files, record)
-            tell(teller, record, found, Choice(kernel, strict=strict, keep=keep, crash=crash))
+            choice = Choice(kernel, strict=strict, keep=keep, crash=crash, direct=direct)
+            tell(teller, record, found, choice)
     finally:
         if as_json:
             click.echo(json.dumps(record.document(), indent=2))
@@ -114,6 +127,7 @@ class Choice(NamedTuple):
     strict: bool
     keep: bool
     crash: bool
+    direct: bool
 
 
 def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
@@ -138,9 +152,15 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
     with booted(teller, choice.kernel, nics) as machine:
         record.kernel = machine.release
         try:
-            hands = session.prepare(machine, nics)
+            hands = session.prepare(machine, nics, direct=choice.direct)
+            teller.progress(WAY[choice.direct])
             room = session.lab(
-                hands, folders, strict=choice.strict, hardware=hardware, crash=choice.crash
+                hands,
+                folders,
+                strict=choice.strict,
+                hardware=hardware,
+                crash=choice.crash,
+                direct=choice.direct,
             )
             for event in story.tell(room, found.pods):
                 record.add(event)
@@ -197,24 +217,25 @@ def booted(
 @lab.command()
 @FILES
 @KERNEL
-def shell(files: tuple[Path, ...], kernel: str | None) -> None:
+@DIRECT
+def shell(files: tuple[Path, ...], kernel: str | None, *, direct: bool) -> None:
     """Open a shell in the kept guest, or in a new one with two spare NICs."""
     teller = Story(stderr=True)
     with honest(teller):
         if guest.is_answering(guest.kept_path()) and not files:
             sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", byhand.ENTER]))
         found = checked(teller, files, Record()) if files else Manifests((), ())
-        sys.exit(new_shell(teller, found, kernel))
+        sys.exit(new_shell(teller, found, kernel, direct=direct))
 
 
-def new_shell(teller: Story, found: Manifests, kernel: str | None) -> int:
+def new_shell(teller: Story, found: Manifests, kernel: str | None, *, direct: bool) -> int:
     """Boot, furnish, and leave the user to it; the shell's status."""
     folders = session.plugin_folders(teller.progress)
     pod = byhand.pod_by_hand(found.pods)
     cables = kernels.has_cables(kernel)
     nics = byhand.hardware(pod) if cables else []
     with booted(teller, kernel, nics) as machine:
-        hands = session.prepare(machine, nics)
+        hands = session.prepare(machine, nics, direct=direct)
         path = ":".join([session.BIN, *folders])
         byhand.surround(hands, pod, cables=cables)
         sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")

@@ -1,8 +1,8 @@
-"""The crash scene: the plugin dies in the middle of ADD, and ``bondctl recover`` puts it right.
+"""The crash scene: an ADD dies in the middle, and ``bondctl recover`` puts it right.
 
-The death is real: the lab's IPAM plugin ``fatal`` kills its caller with SIGKILL when the bond is
-made and its NICs are in the pod. Nothing runs between that and the recovery, and what is
-compared is read with ``ip``.
+The death is real: the lab's IPAM plugin ``fatal`` kills the daemon, or in direct mode its caller,
+with SIGKILL when the bond is made and its NICs are in the pod. Nothing runs between that and the
+recovery but the daemon's new start, and what is compared is read with ``ip``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,21 @@ Look = Callable[[], Mapping[str, str]]
 
 
 def scene(
-    hands: Hands, runtime: Runtime, network: str, ifname: str, config: Config, look: Look
+    hands: Hands,
+    runtime: Runtime,
+    network: str,
+    ifname: str,
+    config: Config,
+    look: Look,
+    revive: Callable[[], None],
 ) -> Crash:
-    """ADD of one bond, killed half-way, and the recovery; ``look`` gives the node's NICs."""
+    """ADD of one bond, killed half-way, and the recovery; ``look`` gives the node's NICs and
+    ``revive`` starts what was killed.
+    """
     before = look()
     killed, _ = runtime.call("ADD", network, ifname, {**config, "ipam": {"type": "fatal"}})
     away = sorted(before.keys() - look().keys())
+    revive()
     said = hands.run([*BONDCTL, "recover"]).strip()
     after = look()
     return Crash(

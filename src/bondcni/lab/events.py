@@ -45,7 +45,8 @@ class Call(NamedTuple):
 class Crash(NamedTuple):
     """An ADD that was killed half-way and recovered: ``away`` NICs, and those ``back`` as before.
 
-    ``exit`` is the plugin's status, minus the signal; ``said`` what ``bondctl recover`` told.
+    ``exit`` is the status of the executable: 1 where its daemon was killed, else minus the signal;
+    ``said`` is what ``bondctl recover`` told.
     """
 
     network: str
@@ -58,7 +59,7 @@ class Crash(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether NICs were away, and all of them are home."""
-        return self.exit < 0 and bool(self.away) and self.back == self.away
+        return self.exit != 0 and bool(self.away) and self.back == self.away
 
 
 class Member(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bondcni.lab import build
+from bondcni.lab import build, thick
 from bondcni.lab.hands import Hands, Machine
 from bondcni.lab.install import launcher, standins
 from bondcni.lab.kernels import delegates
@@ -33,10 +33,15 @@ def plugin_folders(progress: Callable[[str], None]) -> list[str]:
     return [*there, str(delegates(progress))]
 
 
-def prepare(machine: Machine, nics: Sequence[str]) -> Hands:
-    """Write our plugins into the guest and put its hardware NICs away."""
+def prepare(machine: Machine, nics: Sequence[str], *, direct: bool) -> Hands:
+    """Write our plugins into the guest, start the daemon unless ``direct``, and put the guest's
+    hardware NICs away.
+    """
     hands = Hands(machine)
-    hands.write(f"{BIN}/bond", launcher().encode(), "755")
+    if direct:
+        hands.write(f"{BIN}/bond", launcher().encode(), "755")
+    else:
+        thick.install(hands, f"{BIN}/bond")
     for name, text in standins().items():
         hands.write(f"{BIN}/{name}", text.encode(), "755")
     hands.batch(build.shelve(nics))
@@ -50,10 +55,11 @@ def lab(
     strict: bool,
     hardware: bool,
     crash: bool = False,
+    direct: bool = False,
 ) -> Lab:
     """The lab of a prepared guest."""
     path = [BIN, *folders]
-    return Lab(hands, ":".join(path), _found(hands, path), strict, hardware, crash)
+    return Lab(hands, ":".join(path), _found(hands, path), strict, hardware, crash, direct)
 
 
 def _found(hands: Hands, folders: Sequence[str]) -> dict[str, str]:

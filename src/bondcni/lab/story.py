@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bondcni.lab import build, crash, drill, planning
+from bondcni.lab import build, crash, drill, planning, thick
 from bondcni.lab.calls import Runtime
 from bondcni.lab.drill import Tools
 from bondcni.lab.events import Bond, Call, CaseBegin, CaseEnd, Event, Leases, Nic, Note
@@ -39,6 +39,7 @@ class Lab(NamedTuple):
     strict: bool
     hardware: bool  # whether NICs on cables were booted
     crash: bool = False  # whether an ADD that takes host NICs is killed half-way first
+    direct: bool = True  # whether each request is a process; else there is a daemon
 
 
 class Failed(Exception):
@@ -141,11 +142,16 @@ class Case:
         if not self.lab.crash or config.get("type") != "bond" or config.get("linksInContainer"):
             return
         event = crash.scene(
-            self.hands, self.runtime, network, ifname, config, lambda: self.nics(made)
+            self.hands, self.runtime, network, ifname, config, lambda: self.nics(made), self.revive
         )
         yield event
         if not event.ok:
             raise Failed(f"not everything came home after the crash: {event.said}")
+
+    def revive(self) -> None:
+        """Start the daemon again, as systemd or kubelet would, where there was one."""
+        if not self.lab.direct:
+            thick.start(self.hands)
 
     def nics(self, made: Topology) -> dict[str, str]:
         """The node's NICs that the case is about, as they are now."""

@@ -22,7 +22,7 @@ from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
 
 FORMAT = 1
-DEFAULT_FOLDER = "/var/lib/cni/bond"
+DEFAULT_FOLDER = "/var/lib/bond-cni"
 UNFINISHED = ".tmp"
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)

@@ -1,0 +1,383 @@
+/*
+ * Text that others wrote, read as far as the shim must: the cniVersion of a configuration,
+ * the names that become a file's name, the way home in a record.
+ *
+ * Pure, bounded, and without recursion. What is not as it should be is refused whole. JSON
+ * is read as RFC 8259 says, with NaN and Infinity, which the daemon's parser takes, too.
+ */
+#include "shim.h"
+
+#include <string.h>
+
+const char *const SUPPORTED[] = {
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", NULL};
+
+enum {
+    DEPTH = 1000,   /* of nested objects and lists; the daemon's parser gives up there, too */
+    WORD = 16,      /* room for the longest text that is looked for, and its NUL */
+    FOREIGN = 0xff  /* stands for a character that is in no text that is looked for */
+};
+
+struct scan {
+    const unsigned char *at, *end;
+};
+
+static void skip_space(struct scan *scan)
+{
+    while (scan->at < scan->end && memchr(" \t\n\r", *scan->at, 4))
+        scan->at++;
+}
+
+static bool take(struct scan *scan, char c)
+{
+    if (scan->at == scan->end || *scan->at != (unsigned char)c)
+        return false;
+    scan->at++;
+    return true;
+}
+
+static bool take_word(struct scan *scan, const char *word)
+{
+    size_t size = strlen(word);
+    if ((size_t)(scan->end - scan->at) < size || memcmp(scan->at, word, size) != 0)
+        return false;
+    scan->at += size;
+    return true;
+}
+
+static int hex(unsigned char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The character of an escape, after its backslash; -1: it is none. */
+static int escape(struct scan *scan)
+{
+    static const char names[] = "\"\\/bfnrt", means[] = "\"\\/\b\f\n\r\t";
+    if (scan->at == scan->end)
+        return -1;
+    unsigned char c = *scan->at++;
+    const char *name = memchr(names, c, sizeof names - 1);
+    if (name)
+        return means[name - names];
+    if (c != 'u' || scan->end - scan->at < 4)
+        return -1;
+    int number = 0;
+    for (int i = 0; i < 4; i++) {
+        int digit = hex(*scan->at++);
+        if (digit < 0)
+            return -1;
+        number = number << 4 | digit;
+    }
+    return number && number < 0x80 ? number : FOREIGN;
+}
+
+/* A string after its first quote. What it says is put into text; "" where that is too long. */
+static bool take_string(struct scan *scan, char text[WORD])
+{
+    size_t size = 0;
+    while (scan->at < scan->end) {
+        int c = *scan->at++;
+        if (c == '"') {
+            text[size < WORD ? size : 0] = 0;
+            return true;
+        }
+        if (c == '\\')
+            c = escape(scan);
+        else if (c < 0x20)
+            c = -1;
+        if (c < 0)
+            return false;
+        if (size < WORD)
+            text[size++] = (char)c;
+    }
+    return false;
+}
+
+static bool take_digits(struct scan *scan)
+{
+    const unsigned char *from = scan->at;
+    while (scan->at < scan->end && *scan->at >= '0' && *scan->at <= '9')
+        scan->at++;
+    return scan->at > from;
+}
+
+static bool take_number(struct scan *scan)
+{
+    if (take(scan, '-') && take_word(scan, "Infinity"))
+        return true;
+    if (!take(scan, '0') && !take_digits(scan))
+        return false;
+    if (take(scan, '.') && !take_digits(scan))
+        return false;
+    if (!take(scan, 'e') && !take(scan, 'E'))
+        return true;
+    if (!take(scan, '-'))
+        take(scan, '+');
+    return take_digits(scan);
+}
+
+static bool take_scalar(struct scan *scan)
+{
+    static const char *const words[] = {"true", "false", "null", "NaN", "Infinity"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (take_word(scan, words[i]))
+            return true;
+    return take_number(scan);
+}
+
+/* A document on its way through: what is open, and the last cniVersion at the top. */
+struct document {
+    struct scan scan;
+    size_t depth;
+    char open[DEPTH]; /* the character that closes each */
+    bool due;         /* the value that comes is the cniVersion */
+    char version[WORD];
+};
+
+static bool take_key(struct document *doc)
+{
+    char key[WORD];
+    skip_space(&doc->scan);
+    if (!take(&doc->scan, '"') || !take_string(&doc->scan, key))
+        return false;
+    skip_space(&doc->scan);
+    doc->due = doc->depth == 1 && !strcmp(key, "cniVersion");
+    return take(&doc->scan, ':');
+}
+
+/* What follows a value: closing characters, then a comma and what it announces. */
+static bool after_value(struct document *doc, bool *more)
+{
+    for (; doc->depth; doc->depth--) {
+        char closing = doc->open[doc->depth - 1];
+        skip_space(&doc->scan);
+        if (take(&doc->scan, closing))
+            continue;
+        *more = true;
+        return take(&doc->scan, ',') && (closing == ']' || take_key(doc));
+    }
+    *more = false;
+    skip_space(&doc->scan);
+    return doc->scan.at == doc->scan.end;
+}
+
+/* After an opening character: true where a value comes, so the list or object is not empty. */
+static bool opened(struct document *doc, char closing, bool *good)
+{
+    if (doc->depth == DEPTH)
+        return *good = false;
+    doc->open[doc->depth++] = closing;
+    skip_space(&doc->scan);
+    if (doc->scan.at < doc->scan.end && *doc->scan.at == (unsigned char)closing)
+        return false; /* after_value() takes it */
+    if (closing == '}')
+        *good = take_key(doc);
+    return *good;
+}
+
+static bool take_document(struct document *doc)
+{
+    bool good = true, more = true;
+    while (more) {
+        bool due = doc->due;
+        char text[WORD] = "";
+        doc->due = false;
+        skip_space(&doc->scan);
+        bool object = take(&doc->scan, '{');
+        if (object || take(&doc->scan, '[')) {
+            if (due)
+                doc->version[0] = 0;
+            if (opened(doc, object ? '}' : ']', &good))
+                continue;
+        } else {
+            good = take(&doc->scan, '"') ? take_string(&doc->scan, text) : take_scalar(&doc->scan);
+            if (due)
+                memcpy(doc->version, text, WORD);
+        }
+        if (!good || !after_value(doc, &more))
+            return false;
+    }
+    return true;
+}
+
+const char *cni_version(struct span json)
+{
+    struct document doc = {.scan = {json.at, json.at + json.size}};
+    take_word(&doc.scan, "\xef\xbb\xbf"); /* a byte order mark says nothing in UTF-8 */
+    bool good = take_document(&doc);
+    const char *const *each = SUPPORTED;
+    while (each[1] && !(good && !strcmp(*each, doc.version)))
+        each++;
+    return *each;
+}
+
+/* Source: RFC 3629, section 4: the bounds of the second byte, by the first. */
+size_t utf8(struct span text)
+{
+    if (!text.size)
+        return 0;
+    unsigned char first = text.at[0], low = 0x80, high = 0xbf;
+    size_t size = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    if (size > text.size)
+        return 0;
+    if (first == 0xe0)
+        low = 0xa0;
+    else if (first == 0xed)
+        high = 0x9f;
+    else if (first == 0xf0)
+        low = 0x90;
+    else if (first == 0xf4)
+        high = 0x8f;
+    for (size_t i = 1; i < size; i++, low = 0x80, high = 0xbf)
+        if (text.at[i] < low || text.at[i] > high)
+            return 0;
+    return size;
+}
+
+void put_json(struct bytes *bytes, const char *text)
+{
+    struct span rest = span_of(text);
+    put_text(bytes, "\"");
+    while (rest.size) {
+        size_t size = utf8(rest);
+        if (*rest.at < 0x20 || *rest.at == '"' || *rest.at == '\\') {
+            const char digits[] = "0123456789abcdef";
+            const char code[] = {'\\', 'u', '0', '0', digits[*rest.at >> 4], digits[*rest.at & 15]};
+            put(bytes, code, sizeof code);
+        } else if (size)
+            put(bytes, rest.at, size);
+        else
+            put_text(bytes, "\\ufffd");
+        rest.at += size ? size : 1;
+        rest.size -= size ? size : 1;
+    }
+    put_text(bytes, "\"");
+}
+
+static bool letter_or_digit(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+/* Source: CNI SPEC 1.1.0, section "Parameters". */
+bool good_container(const char *id)
+{
+    if (!letter_or_digit(*id))
+        return false;
+    while (*++id)
+        if (!letter_or_digit(*id) && !strchr("_.-", *id))
+            return false;
+    return true;
+}
+
+/* As service/request.py says it. Source: net/core/dev.c, dev_valid_name(). */
+const char *bad_ifname(const char *name)
+{
+    struct span rest = span_of(name);
+    if (rest.size >= IFNAMSIZ)
+        return "an interface name has at most 15 bytes";
+    if (!strcmp(name, ".") || !strcmp(name, "..") || strpbrk(name, "/:% \t\n\r\f\v\xa0"))
+        return "an interface name has no '/', ':', '%' or white space, and is not '.' or '..'";
+    for (size_t size; rest.size; rest.at += size, rest.size -= size)
+        if (!(size = utf8(rest)))
+            return "an interface name is UTF-8 here";
+    return NULL;
+}
+
+/*
+ * Netlink, as much as a way home has. Source: include/uapi/linux/netlink.h, if_link.h,
+ * rtnetlink.h. In host order, so memcpy.
+ */
+enum {
+    NLMSGHDR = 16, IFINFOMSG = 16, RTATTR = 4,
+    NLM_F_REQUEST = 1, NLM_F_ACK = 4, NLM_F_CREATE = 0x400,
+    RTM_NEWLINK = 16, RTM_DELLINK = 17,
+    IFLA_NET_NS_FD = 28, NLA_TYPE_MASK = 0x3fff
+};
+
+struct rtattr {
+    uint16_t size, type;
+};
+
+static size_t aligned(size_t size, size_t all)
+{
+    size = (size + 3) & ~(size_t)3;
+    return size < all ? size : all; /* the last needs no padding */
+}
+
+/* Put the host's descriptor into each IFLA_NET_NS_FD of a message's attributes. */
+static bool aim(unsigned char *at, size_t size, int32_t host)
+{
+    while (size) {
+        struct rtattr attr;
+        if (size < RTATTR)
+            return false;
+        memcpy(&attr, at, sizeof attr);
+        if (attr.size < RTATTR || attr.size > size)
+            return false;
+        if ((attr.type & NLA_TYPE_MASK) == IFLA_NET_NS_FD) {
+            if (attr.size != RTATTR + sizeof host)
+                return false;
+            memcpy(at + RTATTR, &host, sizeof host);
+        }
+        size_t step = aligned(attr.size, size);
+        at += step;
+        size -= step;
+    }
+    return true;
+}
+
+/* Check every message, number it, ask for its acknowledgement. */
+static bool prepare(struct bytes *run, int32_t host)
+{
+    uint32_t number = 0;
+    for (size_t at = 0; at < run->size;) {
+        struct nlmsghdr head;
+        unsigned char *message = run->at + at;
+        size_t rest = run->size - at;
+        if (rest < NLMSGHDR)
+            return false;
+        memcpy(&head, message, sizeof head);
+        if (head.size < NLMSGHDR + IFINFOMSG || head.size > rest || head.flags & NLM_F_CREATE
+            || (head.type != RTM_NEWLINK && head.type != RTM_DELLINK)
+            || !aim(message + NLMSGHDR + IFINFOMSG, head.size - NLMSGHDR - IFINFOMSG, host))
+            return false;
+        head.flags = NLM_F_REQUEST | NLM_F_ACK;
+        head.number = ++number;
+        head.port = 0;
+        memcpy(message, &head, sizeof head);
+        at += aligned(head.size, rest);
+    }
+    return true;
+}
+
+static bool take_hex(struct scan *scan, struct bytes *run)
+{
+    while (scan->end - scan->at >= 2 && *scan->at != '"') {
+        int high = hex(scan->at[0]), low = hex(scan->at[1]);
+        if (high < 0 || low < 0)
+            return false;
+        unsigned char byte = (unsigned char)(high << 4 | low);
+        put(run, &byte, 1);
+        scan->at += 2;
+    }
+    return true;
+}
+
+/*
+ * The messages at the head of a record whose namespace is pod's, made ready to be sent with
+ * host as the namespace that they name. Only the very first bytes of the file count: what a
+ * user says in a configuration comes later in it.
+ */
+bool way_home(struct span record, const char *pod, int32_t host, struct bytes *run)
+{
+    struct scan scan = {record.at, record.at + record.size};
+    run->size = 0;
+    return *pod && take_word(&scan, "{\n \"way_home\": \"") && take_hex(&scan, run)
+        && take_word(&scan, "\",\n \"namespace\": \"") && take_word(&scan, pod)
+        && take_word(&scan, "\",") && prepare(run, host);
+}
