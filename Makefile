@@ -4,12 +4,16 @@
 # make check   linters, types, import contracts, unit ring; seconds, no root
 # make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick, ARGS=pytest's
 # make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=
+# make bench   speed, held against a peer and the kernel itself; KERNELS="6.1 7.2 smp", QUICK=1
+# make fuzz    rubbish for the parsers of shim and daemon; SECONDS=300
 # make shim    the static executable bond of the thick mode, build/bond
 # make clean   remove what these made in the tree
 
-.PHONY: demo test check kernel soak shim clean setup
+.PHONY: demo test check kernel soak bench fuzz shim clean setup
 BIN := .venv/bin
 KERNEL ?=
+KERNELS ?=
+QUICK ?=
 WAY ?=
 ARGS ?=
 SECONDS ?= 300
@@ -44,6 +48,12 @@ kernel: shim
 soak: shim
 	@$(BIN)/bondctl lab exec $(if $(KERNEL),--kernel $(KERNEL)) --timeout $$(($(SECONDS) + 120)) -- \
 		$(BIN)/python tools/soak.py $(SECONDS)
+
+bench: shim
+	@$(BIN)/python -m benchmarks $(if $(KERNELS),--kernels "$(KERNELS)") $(if $(QUICK),--quick)
+
+fuzz: shim
+	@tools/fuzz $(SECONDS)
 
 clean:
 	@rm -rf .venv build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info

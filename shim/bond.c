@@ -24,6 +24,7 @@
 
 #define DEFAULT_SOCKET "/run/bond-cni/bond.sock"
 #define DEFAULT_STATE "/var/lib/bond-cni"
+#define ALLOWED "must be one of ADD, DEL, CHECK, GC, STATUS, VERSION"
 
 enum { /* CNI SPEC 1.1.0, section "Error" */
     BAD_ENVIRONMENT = 4,
@@ -85,9 +86,10 @@ void stranded(void)
 static _Noreturn void tell_usage(void)
 {
     struct bytes text = {0};
-    put_text(&text, "bond is a CNI plugin (bonded network interfaces for containers): a container runtime\n"
-                    "runs it with CNI_COMMAND and the other CNI variables in its environment and the network\n"
-                    "configuration on standard input. CNI versions: ");
+    put_text(&text, "bond is a CNI plugin (bonded network interfaces for containers): "
+                    "a container runtime\nruns it with CNI_COMMAND and the other CNI variables "
+                    "in its environment and the network\nconfiguration on standard input. "
+                    "CNI versions: ");
     for (const char *const *each = SUPPORTED; *each; each++) {
         put_text(&text, *each);
         put_text(&text, each[1] ? ", " : ". People want bondctl.\n");
@@ -125,7 +127,8 @@ static void read_input(void)
 {
     struct bytes sentence = {0};
     put_text(&sentence, "standard input ");
-    switch (read_all(STDIN_FILENO, &request.input, STDIN_LIMIT, sooner(request.until, BOND_STDIN_MS))) {
+    const int64_t until = sooner(request.until, BOND_STDIN_MS);
+    switch (read_all(STDIN_FILENO, &request.input, STDIN_LIMIT, until)) {
     case FINE:
         release(&sentence);
         return;
@@ -179,7 +182,7 @@ static void make_request(const char *letters)
 static void open_places(void)
 {
     if (!open_home(&request.home))
-        fail(IO_FAILURE, "no netlink socket can be opened in the network namespace of this process");
+        fail(IO_FAILURE, "no netlink socket can be opened in this process's network namespace");
     const char *path = setting("CNI_NETNS", "");
     if (*path)
         request.pod_error = open_place(path, &request.home, &request.pod);
@@ -332,7 +335,7 @@ static enum end answer_call(int peer, unsigned type, struct span call)
     return end;
 }
 
-/* A frame that says nothing of a request, or is the shim's own: the daemon is not what it is. */
+/* A frame of a type that a daemon may send before ANSWER, in this release or a later one. */
 static bool is_call(unsigned type)
 {
     return type != REQUEST && type != ANSWER && type != DONE && type != PING;
@@ -397,7 +400,8 @@ static void check_names(const char *container, const char *ifname)
     } else if (!good_container(container)) {
         put_text(&sentence, "CNI_CONTAINERID '");
         put_text(&sentence, container);
-        put_text(&sentence, "': must start with a letter or digit, then letters, digits, '_', '.', '-'");
+        put_text(&sentence, "': must start with a letter or digit, then letters, digits, "
+                            "'_', '.', '-'");
     } else if ((why = bad_ifname(ifname))) {
         put_text(&sentence, "CNI_IFNAME '");
         put_text(&sentence, ifname);
@@ -458,7 +462,7 @@ static _Noreturn void no_daemon(const char *command, const char *path, struct tr
 {
     struct bytes sentence = {0};
     if (!*command)
-        fail(BAD_ENVIRONMENT, "CNI_COMMAND is not set: must be one of ADD, DEL, CHECK, GC, STATUS, VERSION");
+        fail(BAD_ENVIRONMENT, "CNI_COMMAND is not set: " ALLOWED);
     put_trouble(&sentence, path, trouble);
     if (!strcmp(command, "DEL"))
         store_del(&sentence, trouble);
@@ -470,7 +474,7 @@ static _Noreturn void no_daemon(const char *command, const char *path, struct tr
     sentence.size = 0;
     put_text(&sentence, "CNI_COMMAND is '");
     put_text(&sentence, command);
-    put_text(&sentence, "': must be one of ADD, DEL, CHECK, GC, STATUS, VERSION");
+    put_text(&sentence, "': " ALLOWED);
     fail(BAD_ENVIRONMENT, text_of(&sentence));
 }
 

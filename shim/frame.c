@@ -16,7 +16,8 @@ enum { FIELD = 6, FIRST_ROOM = 4096 };
 /* The sizes are bounded by the callers, so this is a machine without memory. */
 static _Noreturn void exhausted(void)
 {
-    static const char document[] = "{\"cniVersion\": \"1.1.0\", \"code\": 11, \"msg\": \"out of memory\"}\n";
+    static const char document[] =
+        "{\"cniVersion\": \"1.1.0\", \"code\": 11, \"msg\": \"out of memory\"}\n";
     ssize_t written = write(STDOUT_FILENO, document, sizeof document - 1);
     _exit(written ? 1 : 2);
 }

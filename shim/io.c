@@ -70,7 +70,8 @@ static ssize_t send_some(int peer, struct span what, const int *fds, size_t coun
     return sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t count, int64_t until)
+enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t count,
+                    int64_t until)
 {
     struct span rest = {frame->at, frame->size};
     while (rest.size) {

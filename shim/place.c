@@ -111,7 +111,8 @@ static bool good_setting(struct span setting, size_t *equals)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         size_t size = strlen(keys[i]);
         *equals = size;
-        if (setting.size == size + 2 && !memcmp(setting.at, keys[i], size) && setting.at[size] == '='
+        if (setting.size == size + 2 && !memcmp(setting.at, keys[i], size)
+            && setting.at[size] == '='
             && (setting.at[size + 1] == '0' || setting.at[size + 1] == '1'))
             return true;
     }
@@ -247,6 +248,8 @@ void first_aid(const char *record, const struct place *home, const struct place 
         return;
     read_all(file, &text, RECORD_LIMIT, until);
     close(file);
+    if (text.size > RECORD_LIMIT)
+        text.size = RECORD_LIMIT;
     if (way_home((struct span){text.at, text.size}, pod->identity, home->namespace, &run)) {
         int netlink = clean_netlink(home, pod);
         if (netlink >= 0)

@@ -221,7 +221,9 @@ size_t utf8(struct span text)
     if (!text.size)
         return 0;
     unsigned char first = text.at[0], low = 0x80, high = 0xbf;
-    size_t size = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    size_t size = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if ((first >= 0x80 && first < 0xc2) || first > 0xf4)
+        return 0;
     if (size > text.size)
         return 0;
     if (first == 0xe0)

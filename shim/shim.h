@@ -109,7 +109,8 @@ enum end { FINE, GONE, LATE, WRONG }; /* how a step ended; GONE: the other side 
 int64_t now(void); /* milliseconds, monotonic */
 int64_t sooner(int64_t until, int64_t within);
 enum end ready(int descriptor, short events, int64_t until);
-enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t count, int64_t until);
+enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t count,
+                    int64_t until);
 enum end receive(int peer, unsigned char *at, size_t size, int64_t until);
 enum end read_all(int descriptor, struct bytes *into, size_t limit, int64_t until);
 enum end write_all(int descriptor, struct span what, int64_t until);
@@ -126,7 +127,8 @@ int open_place(const char *path, const struct place *home, struct place *place);
 int identify(const char *path, char identity[IDENTITY]); /* an errno */
 void close_place(struct place *place);
 int set_sysctls(struct span call, const struct place *home, struct span *key); /* an errno */
-void first_aid(const char *record, const struct place *home, const struct place *pod, int64_t until);
+void first_aid(const char *record, const struct place *home, const struct place *pod,
+               int64_t until);
 _Noreturn void stranded(void); /* bond.c: the shim cannot get back to its namespace */
 
 /* ---- the queue (queue.c) ---- */

@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bondcni.lab.kernels import has_cables
+
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
 WAYS = {"direct": "6.1", "thick": "7.2"}
@@ -108,7 +110,7 @@ def dealt(hands: int) -> list[list[str]]:
 
 def door(folder: Path, kernel: str) -> list[str]:
     """The start of a command that runs inside a guest."""
-    nics = [word for nic in HARDWARE for word in ("--nic", nic)]
+    nics = [word for nic in HARDWARE * has_cables(kernel) for word in ("--nic", nic)]
     limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
     bondctl = str(Path(sys.executable).with_name("bondctl"))
     return [bondctl, "lab", "exec", "--kernel", kernel, *nics, *limits, "--"]

@@ -177,6 +177,8 @@ def _made_by_hand(route: Document) -> bool:
 class Node:
     """A node: its own namespace, a switch in another, pods, state folders."""
 
+    _daemon: Thick | None = None
+
     def __init__(self, folder: Path) -> None:
         self.number = next(NUMBERS)
         self.folder = folder
@@ -185,9 +187,6 @@ class Node:
         self.switch = self._new("switch")
         self.switch.ip("link", "add", "br0", "up", "type", "bridge")
         self.state = folder / "state"
-        self._daemon: Thick | None = None
-        if THICK:
-            _open_way(folder)
 
     def _new(self, role: str) -> Space:
         space = Space(f"{role}-{self.number}-{len(self.spaces)}")
@@ -270,15 +269,22 @@ class Node:
 
     def _through_daemon(self, env: dict[str, str], text: bytes) -> tuple[int, str, str]:
         """By the executable and a daemon of this node, which starts at the first request."""
-        self.daemon.use_policy(env.get("BONDCNI_POLICY", ""))
-        return self.daemon.call(env, text)
+        return self.daemon(env.get("BONDCNI_POLICY", "")).call(env, text)
 
-    @property
-    def daemon(self) -> Thick:
-        """This node's daemon in this process."""
-        if self._daemon is None or self._daemon.process != os.getpid():
-            self._daemon = Thick(self.folder, self.state)
+    def daemon(self, policy: str = "") -> Thick:
+        """This node's daemon in this process; another where another policy is asked for."""
+        policy = policy or str(self.folder / "no-policy.yaml")
+        if self._daemon and self._daemon.serves(policy):
+            return self._daemon
+        self.end_daemon()
+        self._daemon = Thick(self.folder, self.state, policy)
         return self._daemon
+
+    def end_daemon(self) -> None:
+        """As SIGTERM ends it; one of a parent process is not ours to end."""
+        if self._daemon:
+            self._daemon.end()
+            self._daemon = None
 
     def delegate(self, name: str, script: str) -> None:
         """An IPAM plugin of the test's own: a shell script."""
@@ -287,8 +293,7 @@ class Node:
         path.chmod(0o755)
 
     def delete(self) -> None:
-        if self._daemon:
-            self._daemon.end()
+        self.end_daemon()
         for space in reversed(self.spaces):
             space.delete()
 
@@ -304,13 +309,6 @@ def _here(env: dict[str, str], text: bytes) -> tuple[int, str, str]:
     finally:
         os.close(reading)
     return status, out.getvalue(), err.getvalue()
-
-
-def _open_way(folder: Path) -> None:
-    """Let the daemon's user get to its folders: pytest's are closed to others."""
-    for above in (folder, *folder.parents[:3]):
-        if above != Path("/tmp") and str(above).startswith("/tmp/"):  # noqa: S108
-            above.chmod(0o755)
 
 
 def setns(path: str) -> None:
@@ -348,6 +346,16 @@ def node(tmp_path: Path) -> Iterator[Node]:
         finally:
             assert LIBC.setns(before.fileno(), CLONE_NEWNET) == 0
             made.delete()
+
+
+def direct_only(why: str) -> pytest.MarkDecorator:
+    """Skip a test where requests go through the daemon."""
+    return pytest.mark.skipif(THICK, reason=f"direct mode's: {why}")
+
+
+def thick_only(why: str) -> pytest.MarkDecorator:
+    """Skip a test where they do not."""
+    return pytest.mark.skipif(not THICK, reason=f"the daemon's: {why}")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Four NICs and three pods that want some of them; a model that knows what must hold. What
 became of a killed request is read from the disk: a record with a result is a whole
-attachment and must pass CHECK; one without is cut off and must vanish when asked. After
+attachment and must pass CHECK; one without is cut off and must vanish when asked, and so must
+one whose deletion is queued. After
 each act: a NIC is at home as it was, or in the hands of exactly one record; each lease has
 a record; a whole attachment has its bond, with its links in it. At the end of a round all is
 taken down: everything is home, and no lease and no file is left.
@@ -21,10 +22,7 @@ from typing import NamedTuple
 
 from tests.kernel.conftest import Answer, Document, Node, Space, config, wait_for
 from tests.kernel.killing import Child, Seam
-
-from bondcni.service.attachment import Service
-from bondcni.service.journal import Journal
-from bondcni.service.reconcile import recover
+from tests.kernel.thick import idle, recovered
 
 NICS = ("eth1", "eth2", "eth3", "eth4")
 PODS = (0, 1, 2)
@@ -119,7 +117,8 @@ class World:
             links = frozenset(one["link"]["name"] for one in record["taken"])
             pod = int(record["container_id"].removeprefix("c"))
             alive = record["netns"] == self.pods[pod].path
-            found[pod] = Held(links, record["result"], alive)
+            queued = (self.node.state / "queue" / f"c{pod}:bond0.del").exists()
+            found[pod] = Held(links, None if queued else record["result"], alive)
         return found
 
     def whole(self) -> dict[int, Held]:
@@ -143,8 +142,7 @@ class World:
     def serve(self, order: Order) -> object:
         """Do one request in this process; the answer as JSON has it."""
         if order.verb == "recover":
-            service = Service(Journal(str(self.node.state)), lambda _: None)
-            return [finding._asdict() for finding in recover(service)]
+            return [finding._asdict() for finding in recovered(self.node.state)]
         pod, container = self.pods[order.pod], f"c{order.pod}"
         return self.node.cni(order.verb, self.asked(order), pod, container=container)
 
@@ -231,6 +229,7 @@ class World:
         ]
         for child in children:
             self.counts.kills += child.end().killed
+        wait_for(idle)  # the executable of a daemon that was killed does what is left to do
         untouched = set(self.before) - {o.pod for o in orders if o.verb == "DEL"}
         assert untouched <= set(self.whole()), "a whole attachment was touched"
 
@@ -250,8 +249,9 @@ class World:
     def recover_all(self) -> None:
         """Recover until no dead request's delegate is in its way."""
         until = time.monotonic() + PATIENCE
-        service = Service(Journal(str(self.node.state)), lambda _: None)
-        while left := [one for one in recover(service) if one.state != "live" and not one.done]:
+        while left := [
+            one for one in recovered(self.node.state) if one.state != "live" and not one.done
+        ]:
             assert time.monotonic() < until, left
             time.sleep(0.1)
 
@@ -304,7 +304,8 @@ class World:
         self.counts.cycles += 1
         self.counts.nics += sum(home.get(nic) != self.start[nic] for nic in NICS)
         self.counts.leases += len(self.lease_files())
-        left = [file.name for file in self.node.state.iterdir() if file.name != "lock"]
+        files = [path for path in self.node.state.rglob("*") if path.is_file()]
+        left = [path.name for path in files if path.name != "lock"]
         self.counts.files += len(left)
         pods = [space.links().keys() - {"lo", "eth0", "far0"} for space in self.pods]
         assert not any(pods), f"the pods have {pods}"

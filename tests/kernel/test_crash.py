@@ -25,11 +25,9 @@ import pytest
 from tests.kernel.conftest import Document, Node, config, setns, wait_for
 from tests.kernel.iron import NICS, IronNode, hardware, have_iron
 from tests.kernel.killing import Event, Point, points, run
+from tests.kernel.thick import idle, recovered
 
-from bondcni.core.policy import Policy
-from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal, Record
-from bondcni.service.reconcile import recover
 
 VERBS = ("ADD", "DEL", "GC", "recover")
 WHOLE = bool(os.environ.get("BONDCNI_CRASH_WHOLE"))
@@ -103,9 +101,7 @@ class Scene:
 
     def recover(self) -> list[Document]:
         """One run of recover; its findings."""
-        told: list[str] = []
-        service = Service(Journal(str(self.node.state)), told.append, Policy)
-        return [finding._asdict() for finding in recover(service)]
+        return [finding._asdict() for finding in recovered(self.node.state)]
 
     def recover_all(self) -> None:
         """Recover until nothing is left that a killed process's delegate still holds."""
@@ -335,6 +331,7 @@ class Stage:
             self.scene.prepare(verb)
             ended = run(lambda: self.scene.work(verb), point.number, point.when)
             assert ended.killed, "it never came there"
+            wait_for(idle)  # the executable of a daemon that was killed does what is left to do
             then(self.scene, verb)
             self.scene.home()
         except (AssertionError, OSError, subprocess.TimeoutExpired) as error:

@@ -310,6 +310,7 @@ def test_d24_what_the_runtime_asks_for(node: Node, pod: Space) -> None:
 def test_d25_every_descriptor_is_closed(node: Node, pod: Space) -> None:
     """The handle of the host's namespace stayed open, the pod's was opened three times."""
     asked = both(ipam=node.host_local())
+    node.cni("VERSION", asked).ok()  # a daemon is there and stays
     before = os.listdir("/proc/self/fd")
     node.cni("ADD", asked, pod).ok()
     node.cni("ADD", asked, pod).failed(REFUSED)

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel.conftest import DELEGATES, Document, Node, Space, config, sh, wait_for
+from tests.kernel.conftest import (
+    DELEGATES,
+    Document,
+    Node,
+    Space,
+    config,
+    direct_only,
+    sh,
+    wait_for,
+)
 from tests.kernel.faults import faults, none
 from tests.kernel.iron import NICS, IronNode, have_iron
 from tests.kernel.killing import run
@@ -325,6 +334,10 @@ def killed_in_delegate(node: Node, pod: Space, wanted: Document) -> None:
     assert run(lambda: node.cni("ADD", wanted, pod).ok(), spawned, "after").killed
 
 
+ENDS = direct_only("the shim ends the delegate when its daemon is gone (test_thick)")
+
+
+@ENDS
 @pytest.mark.parametrize("then", ["DEL", "ADD", "recover"])
 def test_delegate_outlives_its_plugin(node: Node, pod: Space, before: Document, then: str) -> None:
     """It reserves after its plugin was killed: who comes next waits for it to end."""
@@ -342,6 +355,7 @@ def test_delegate_outlives_its_plugin(node: Node, pod: Space, before: Document, 
     assert node.everything(pod) == before
 
 
+@ENDS
 def test_delegate_that_hangs_outlives_its_plugin(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:

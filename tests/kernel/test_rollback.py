@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from tests.kernel.conftest import Document, Node, Space, config
+from tests.kernel.conftest import Document, Node, Space, config, direct_only
 from tests.kernel.faults import Fault, at, faults, none, raising, since
 
 KERNEL, VERIFY = 102, 103
@@ -72,6 +72,7 @@ def pod_links(node: Node, pod: Space) -> Document:
 
 
 Made = Callable[[Node, Space], Document]
+CONTROL_C = direct_only("nobody presses Control-C in a worker of the daemon")
 KINDS = pytest.mark.parametrize("made", [host_links, pod_links], ids=lambda made: made.__name__)
 
 
@@ -108,6 +109,7 @@ def test_each_step_accepted_and_not_done(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("made", [host_links])
+@CONTROL_C
 def test_each_step_interrupted(scene: Scene) -> None:
     """Somebody presses Control-C: not our error, the same way home."""
     for number, _ in enumerate(scene.steps()):
@@ -137,6 +139,7 @@ def test_the_way_back_is_refused_too(scene: Scene) -> None:
 
 
 @KINDS
+@CONTROL_C
 def test_teardown_interrupted_at_each_step(scene: Scene) -> None:
     """A DEL that is cut off is finished by the next one, wherever it stopped."""
     scene.add(none)

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bondcni.frontends.daemon import Daemon, Settings, listening
+from bondcni.frontends.backlog import Backlog, recover_all
+from bondcni.frontends.daemon import Daemon, Settings
+from bondcni.frontends.starting import listening
+from bondcni.service.attachment import Service
+from bondcni.service.journal import Journal
+from bondcni.service.reconcile import Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = os.environ.get("BONDCNI_SHIM") or str(ROOT / "build" / "bond")
@@ -29,6 +36,7 @@ PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 8, 24
 LAST_CAP = 40
 LIBC = ctypes.CDLL(None, use_errno=True)
 SECONDS = 120.0
+T = TypeVar("T")
 
 
 def drop_rights() -> None:
@@ -48,24 +56,70 @@ def drop_rights() -> None:
     assert LIBC.syscall(SYS_CAPSET, version, sets) == 0, os.strerror(ctypes.get_errno())
 
 
+def _open_way(folder: Path) -> None:
+    """Let the daemon's user get to its folders: pytest's are closed to others."""
+    for above in (folder, *folder.parents[:3]):
+        if len(above.parts) > 2:
+            above.chmod(0o755)
+
+
+def _give(place: Path) -> None:
+    """Make a folder of the daemon's user, as the installer does, with what is in it; one that cannot be changed is left as a test made it."""
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        for path in (place, *place.rglob("*")):
+            os.chown(path, USER, USER)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+
+
+ROOT_HANDS = ThreadPoolExecutor(max_workers=1)
+"""Does for a daemon's thread what needs the rights that it has not: a test's own acts."""
+
+
+def as_root(work: Callable[[], T]) -> T:
+    """Run a test's act with the test's rights, wherever it is called from."""
+    return work() if os.geteuid() == 0 else ROOT_HANDS.submit(work).result(SECONDS)
+
+
+def idle() -> bool:
+    """Whether no executable runs any more, be its daemon alive or not."""
+    return not any(map(_is_shim, Path("/proc").glob("[0-9]*/exe")))
+
+
+def _is_shim(exe: Path) -> bool:
+    try:
+        return exe.samefile(SHIM)
+    except OSError:
+        return False
+
+
+def recovered(state: Path) -> list[Finding]:
+    """As ``bondctl recover``."""
+    service = Service(Journal(str(state)), lambda _: None)
+    return list(recover_all(service, Backlog(str(state))))
+
+
 class Thick:
     """A daemon for one node, in this process."""
 
-    def __init__(self, folder: Path, state: Path) -> None:
-        self.process = os.getpid()
+    def __init__(self, folder: Path, state: Path, policy: str) -> None:
         self.log: list[dict[str, Any]] = []
-        self.policy = folder / "policy-of-the-daemon.yaml"
-        self._run = folder / f"run-{os.getpid()}"
-        self.socket = self._run / "bond.sock"
-        for place in (self._run, state):
-            place.mkdir(mode=0o700, exist_ok=True)
-            os.chown(place, USER, USER)
+        self._process = os.getpid()
+        self._policy = policy
+        run = folder.with_name(f"{folder.name}-run-{os.getpid()}")
+        self.socket = run / "bond.sock"
+        _open_way(folder)
+        for place in (run, state):
+            _give(place)
         self._state = state
         self._ready = threading.Event()
         self._failed: list[BaseException] = []
         self._daemon: Daemon | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+        ROOT_HANDS.submit(int)  # its thread starts here, with the test's rights and namespace
         assert self._ready.wait(30), "no daemon"
         assert not self._failed, self._failed
 
@@ -82,7 +136,7 @@ class Thick:
     @contextlib.contextmanager
     def _daemon_here(self) -> Iterator[Daemon]:
         drop_rights()
-        settings = Settings(str(self.socket), str(self._state), str(self.policy))
+        settings = Settings(str(self.socket), str(self._state), self._policy)
         with listening(settings.socket) as listener:
             self._daemon = Daemon(settings, listener, self._tell)
             self._daemon.prepare()
@@ -91,11 +145,9 @@ class Thick:
     def _tell(self, **fields: Any) -> None:
         self.log.append(fields)
 
-    def use_policy(self, path: str) -> None:
-        """Let the daemon's policy file be this one; "": none."""
-        self.policy.unlink(missing_ok=True)
-        if path:
-            self.policy.symlink_to(path)
+    def serves(self, policy: str) -> bool:
+        """Whether it can be asked: it is of this process and has this policy."""
+        return (self._process, self._policy) == (os.getpid(), policy)
 
     def call(self, env: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
         """Execute the shim as a runtime does: exit code, standard output and error."""
@@ -107,7 +159,7 @@ class Thick:
 
     def end(self) -> None:
         """As SIGTERM ends it."""
-        if self.process != os.getpid():
+        if self._process != os.getpid():
             return
         assert self._daemon is not None
         self._daemon.end()

@@ -8,13 +8,25 @@ and told about.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
-from bondcni.core.errors import BondError, EnvironError
+from bondcni.core.errors import BondError, EnvironError, InputError
 from bondcni.frontends.caller import environment
-from bondcni.frontends.protocol import HEADER, Frame, ProtocolError, Tag, Type, header, unpack
+from bondcni.frontends.protocol import (
+    HEADER,
+    LIMIT,
+    Frame,
+    ProtocolError,
+    Tag,
+    Type,
+    header,
+    unpack,
+)
 from bondcni.service import verbs
 from bondcni.service.attachment import Service
+from bondcni.service.reconcile import Finding, recover
 from bondcni.service.request import Request, read_request
 
 ENDING = ".del"
@@ -40,33 +52,66 @@ class Backlog(NamedTuple):
         except OSError:  # nothing was ever queued; or it is told when the journal is read
             return []
         parted = [f.removesuffix(ENDING).partition(":") for f in files if f.endswith(ENDING)]
-        return [(container_id, ifname) for container_id, _, ifname in parted]
+        return [(container_id, ifname) for container_id, _, ifname in parted if ifname]
 
     def finish(self, service: Service, name: Name) -> str:
-        """Do one deletion; why it could not be done, or ""."""
+        """Do one deletion; why it could not be done, or what else to tell, or ""."""
         path = f"{self.folder}/{':'.join(name)}{ENDING}"
         try:
-            request = self._request(path)
-            verbs.serve(service, request)
-            os.unlink(path)
-        except FileNotFoundError:  # somebody else did it
-            return ""
-        except (ProtocolError, EnvironError) as error:
-            os.rename(path, f"{path}.unreadable")
-            return f"{path} is no deletion ({error}); set aside as {path}.unreadable"
+            request = _request(path, name)
+            if request is not None:
+                verbs.serve(service, request)
+                _remove(path)
+        except (ProtocolError, InputError) as error:  # it would be no other the next time
+            return _set_aside(path, str(error))
         except BondError as error:
             return error.message
         except OSError as error:
             return f"{path}: {error.strerror}"
         return ""
 
-    @staticmethod
-    def _request(path: str) -> Request:
+
+def recover_all(service: Service, backlog: Backlog, *, dry_run: bool = False) -> Iterator[Finding]:
+    """As ``reconcile.recover``; the deletions that are queued come first."""
+    for name in backlog.names():
+        left = "" if dry_run else backlog.finish(service, name)
+        done = not dry_run and name not in backlog.names()
+        yield Finding(*name, "queued", done, (left,) if left else ())
+    yield from recover(service, dry_run=dry_run)
+
+
+def _request(path: str, name: Name) -> Request | None:
+    """What is asked for in a file; None: it is not there (any more).
+
+    Raises ``ProtocolError`` where it is no deletion of that attachment.
+    """
+    try:
         with open(path, "rb") as file:
-            content = file.read()
-        frame = _frame(content)
-        env = environment(frame)
-        return read_request({**env, "CNI_COMMAND": "DEL"}, frame.get(Tag.STDIN) or b"")
+            frame = _frame(file.read(HEADER + LIMIT + 1))
+    except FileNotFoundError:
+        return None
+    env = {**environment(frame), "CNI_COMMAND": "DEL"}
+    try:
+        request = read_request(env, frame.get(Tag.STDIN) or b"")
+    except EnvironError as error:
+        raise ProtocolError(error.message) from error
+    if (request.container_id, request.ifname) != name:
+        raise ProtocolError(f"it is about {request.container_id} {request.ifname}")
+    return request
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _set_aside(path: str, why: str) -> str:
+    aside = f"{path}.unreadable"
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        return f"{path} is no deletion ({why}) and cannot be set aside: {error.strerror}"
+    return f"{path} is no deletion ({why}); set aside as {aside}"
 
 
 def _frame(content: bytes) -> Frame:

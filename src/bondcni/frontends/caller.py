@@ -8,16 +8,15 @@ brought is closed when the request ends: a descriptor kept would hold a dead pod
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, Self
+from typing import Self
 
 from bondcni.core.errors import BondError, DelegateError, KernelError, TryAgain
 from bondcni.frontends.connection import Connection
+from bondcni.frontends.descriptors import named, side
 from bondcni.frontends.protocol import (
     Field,
     Frame,
@@ -28,13 +27,7 @@ from bondcni.frontends.protocol import (
     number,
 )
 from bondcni.kernel.executor import Node, Side
-from bondcni.kernel.namespace import (
-    CLONE_NEWNET,
-    NS_GET_NSTYPE,
-    NamespaceGone,
-    NotANamespace,
-)
-from bondcni.kernel.rtnetlink import Rtnetlink
+from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service.delegate import LIMIT, Ended
 from bondcni.service.reach import without_cni
 
@@ -46,41 +39,7 @@ ENVIRONMENT = 2 << 20
 STDIN = 4 << 20
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
-
-
-class Descriptors(NamedTuple):
-    """What a frame brought, by its letters; None where it brought none."""
-
-    host_socket: int | None = None
-    host: int | None = None
-    pod_socket: int | None = None
-    pod: int | None = None
-
-
-def descriptors(letters: bytes, given: list[int]) -> Descriptors:
-    """Name what came. Raises ``ProtocolError`` where it is not what the letters say."""
-    if len(letters) != len(given) or set(letters) - set(b"hHpP") or len(set(letters)) < len(given):
-        raise ProtocolError(f"{len(given)} descriptors for {letters.decode(errors='replace')!r}")
-    found = dict(zip(letters.decode(), given, strict=True))
-    for letter, descriptor in found.items():
-        if not (_is_rtnetlink if letter in "hp" else _is_namespace)(descriptor):
-            raise ProtocolError(f"descriptor {letter} is not what it should be")
-    if "h" not in found or "H" not in found or ("p" in found) != ("P" in found):
-        raise ProtocolError("descriptors of a namespace are missing")
-    return Descriptors(*(found.get(letter) for letter in "hHpP"))
-
-
-def _is_rtnetlink(descriptor: int) -> bool:
-    sock = socket.socket(fileno=os.dup(descriptor))
-    with sock:
-        return (sock.family, sock.proto) == (socket.AF_NETLINK, socket.NETLINK_ROUTE)
-
-
-def _is_namespace(descriptor: int) -> bool:
-    try:
-        return bool(fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET)
-    except OSError:
-        return False
+MAX_ERRNO = 4095  # include/linux/err.h
 
 
 def environment(frame: Frame) -> dict[str, str]:
@@ -95,29 +54,34 @@ def environment(frame: Frame) -> dict[str, str]:
 class Caller:
     """One shim and its request; a context manager that closes what the shim brought."""
 
-    def __init__(self, connection: Connection, request: Frame) -> None:
-        self.env = environment(request)
+    def __init__(
+        self,
+        connection: Connection,
+        request: Frame,
+        env: dict[str, str],
+        patience: float = PATIENCE,
+    ) -> None:
+        """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
+        self.env = env
         self.stdin = request.get(Tag.STDIN) or b""
         if len(self.stdin) > STDIN:
             raise ProtocolError(f"standard input of {len(self.stdin)} bytes is too much")
         self.host_id = request.text(Tag.HOST)
+        self._pod_id = request.text(Tag.POD)
+        self._pod_error = _errno(request, Tag.POD_ERROR, errno.ENOENT)
         self._connection = connection
-        self._request = request
+        self._patience = patience
+        self._unable = ""  # why nothing more can be asked
         given, connection.descriptors = connection.descriptors, []
-        self._open = ExitStack()
-        self._open.callback(Connection.drop, list(given))
-        letters = request.get(Tag.DESCRIPTORS) or b""
-        try:
-            self._given = descriptors(letters, given)
-        except BaseException:
-            self._open.close()
-            raise
-        self._host = self._side(self._given.host_socket, self._given.host)
-        self._pod = (
-            self._side(self._given.pod_socket, self._given.pod)
-            if self._given.pod_socket is not None
-            else None
-        )
+        with ExitStack() as held:
+            held.callback(Connection.drop, given)
+            found = named(request.get(Tag.DESCRIPTORS) or b"", given)
+            self._host = side(found, "hH", held)
+            has_pod = not found.keys().isdisjoint("pP")
+            self._pod = side(found, "pP", held) if has_pod else None
+            if not self.host_id or bool(self._pod_id) != has_pod:
+                raise ProtocolError("the identity of a namespace is missing")
+            self._open = held.pop_all()
 
     def close(self) -> None:
         """Close everything that the shim brought."""
@@ -128,13 +92,6 @@ class Caller:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _side(self, sock: int | None, namespace: int | None) -> Side:
-        if sock is None or namespace is None:
-            raise ProtocolError("descriptors of a namespace are missing")
-        rtnl = Rtnetlink.adopt(socket.socket(fileno=os.dup(sock)))
-        self._open.callback(rtnl.close)
-        return Side(rtnl, namespace)
 
     # What ``Reach`` promises.
 
@@ -152,41 +109,41 @@ class Caller:
     def identity(self, netns: str) -> str:
         """As ``Reach``."""
         if self._is_asked_for(netns):
-            return self._request.text(Tag.POD)
+            return self._pod_id
         try:
             return self._identify(netns)
-        except BondError:
+        except (NamespaceGone, NotANamespace):  # nothing else says that a pod is gone
             return ""
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""
         if self._is_asked_for(netns):
             self._own_pod(netns)
-            return self._request.text(Tag.POD) == self.host_id
+            return self._pod_id == self.host_id
         return self._identify(netns) == self.host_id
 
     def find(self, name: str, env: Mapping[str, str]) -> None:
         """As ``Reach``."""
-        done = self._call(Type.FIND, [(Tag.NAME, encoded(name)), *self._differences(env)])
-        if done.number(Tag.STATUS):
-            raise self._unstarted(name, env, done.number(Tag.STATUS))
+        done = self._call(Type.FIND, [_delegate(name, env), *self._differences(env)])
+        if status := done.number(Tag.STATUS):
+            raise _unstarted(name, env, status)
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
         """As ``Reach``."""
         fields = [
-            (Tag.NAME, encoded(name)),
+            _delegate(name, env),
             *self._differences(env),
             (Tag.STDIN, stdin),
             (Tag.DEADLINE, number(int(deadline * 1000))),
         ]
-        done = self._call(Type.EXEC, fields, deadline)
+        done = self._call(Type.EXEC, fields, Tag.EXIT, deadline)
         status = done.number(Tag.STATUS)
         if status == errno.ETIMEDOUT:
             return Ended(None, b"")
         if status == errno.EFBIG:
             return Ended(0, bytes(LIMIT + 1))
         if status:
-            raise self._unstarted(name, env, status)
+            raise _unstarted(name, env, status)
         return Ended(done.signed(Tag.EXIT), done.get(Tag.OUTPUT) or b"")
 
     def surroundings(self) -> Mapping[str, str]:
@@ -200,29 +157,27 @@ class Caller:
 
     def _own_pod(self, netns: str) -> Side:
         if self._pod is None:
-            raise _unopened(netns, self._request.number(Tag.POD_ERROR, errno.ENOENT))
+            raise _unopened(netns, self._pod_error)
         return self._pod
 
     @contextmanager
     def _other(self, netns: str) -> Iterator[Side]:
-        done = self._call(Type.OPEN, [(Tag.PATH, encoded(netns))])
-        given, self._connection.descriptors = self._connection.descriptors, []
-        try:
-            if done.number(Tag.STATUS):
-                raise _unopened(netns, done.number(Tag.STATUS))
-            if done.get(Tag.DESCRIPTORS) != b"pP" or len(given) != 2:
-                raise TryAgain(f"the namespace {netns} was not handed over")
-            if not _is_rtnetlink(given[0]) or not _is_namespace(given[1]):
-                raise TryAgain(f"the namespace {netns} was not handed over as one")
-            with Rtnetlink.adopt(socket.socket(fileno=os.dup(given[0]))) as rtnl:
-                yield Side(rtnl, given[1])
-        finally:
-            Connection.drop(given)
+        with ExitStack() as held:
+            done = self._call(Type.OPEN, [(Tag.PATH, encoded(netns))], Tag.DESCRIPTORS)
+            given, self._connection.descriptors = self._connection.descriptors, []
+            held.callback(Connection.drop, given)
+            if status := done.number(Tag.STATUS):
+                raise _unopened(netns, status)
+            try:
+                found = side(named(done.get(Tag.DESCRIPTORS) or b"", given), "pP", held)
+            except ProtocolError as error:
+                raise TryAgain(f"the namespace {netns} was not handed over: {error}") from error
+            yield found
 
     def _identify(self, netns: str) -> str:
-        done = self._call(Type.IDENTIFY, [(Tag.PATH, encoded(netns))])
-        if done.number(Tag.STATUS):
-            raise _unopened(netns, done.number(Tag.STATUS))
+        done = self._call(Type.IDENTIFY, [(Tag.PATH, encoded(netns))], Tag.POD)
+        if status := done.number(Tag.STATUS):
+            raise _unopened(netns, status)
         return done.text(Tag.POD)
 
     def _set_sysctls(self, netns: str, link: str, values: Mapping[str, int]) -> None:
@@ -240,29 +195,61 @@ class Caller:
         unset = [name for name in self.env if name not in env]
         return [(Tag.ENV, encoded(entry)) for entry in (*changed, *unset)]
 
-    def _unstarted(self, name: str, env: Mapping[str, str], status: int) -> DelegateError:
-        if "/" in name:
-            return DelegateError(f"IPAM plugin {name}: must be the name of a plugin, not a path")
-        if status == errno.ENOENT:
-            path = env.get("CNI_PATH") or "not set"
-            return DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path})")
-        return DelegateError(f"IPAM plugin {name} cannot be started: {os.strerror(status)}")
+    def _call(
+        self, kind: Type, fields: Iterable[Field], needs: Tag | None = None, seconds: float = 0.0
+    ) -> Frame:
+        """Ask the shim; ``needs`` is what DONE must have where it was done.
 
-    def _call(self, kind: Type, fields: Iterable[Field], seconds: float = 0.0) -> Frame:
-        """Ask the shim. Raises ``TryAgain`` where it went away or makes no sense."""
+        Raises ``TryAgain`` where the shim went away, is late or makes no sense. It is asked
+        nothing more then: an answer that came late would be taken for the next one.
+        """
+        if self._unable:
+            raise TryAgain(self._unable)
         try:
             self._connection.send(kind, fields)
-            return _done(self._connection.receive(time.monotonic() + seconds + PATIENCE))
+            until = time.monotonic() + seconds + self._patience
+            return _done(self._connection.receive(until), needs)
         except (ProtocolError, TimeoutError) as error:
-            raise TryAgain(f"what called the daemon cannot do {kind.name}: {error}") from error
+            self._unable = f"what called the daemon cannot do {kind.name}: {error}"
+            raise TryAgain(self._unable) from error
 
 
-def _done(frame: Frame) -> Frame:
+def _done(frame: Frame, needs: Tag | None) -> Frame:
     """The frame, which must be the answer to a call. Raises ``ProtocolError``."""
     if frame.type != Type.DONE:
         raise ProtocolError(f"a frame of type {frame.type} where DONE is due")
-    frame.number(Tag.STATUS)
+    if frame.get(Tag.STATUS) is None:
+        raise ProtocolError("DONE without STATUS")
+    if not _errno(frame, Tag.STATUS) and needs is not None and not frame.get(needs):
+        raise ProtocolError(f"DONE without {needs.name}")
+    frame.signed(Tag.EXIT)
     return frame
+
+
+def _errno(frame: Frame, tag: Tag, missing: int = 0) -> int:
+    """A field's errno. Raises ``ProtocolError`` for a number that is none."""
+    found = frame.number(tag, missing)
+    if found > MAX_ERRNO:
+        raise ProtocolError(f"{tag.name} {found} is no errno")
+    return found
+
+
+def _delegate(name: str, env: Mapping[str, str]) -> Field:
+    """The NAME of a delegate. Raises ``DelegateError`` for what can be none."""
+    if "/" in name:
+        raise DelegateError(f"IPAM plugin {name}: must be the name of a plugin, not a path")
+    try:
+        return (Tag.NAME, encoded(name))
+    except UnicodeEncodeError:
+        raise _unstarted(name, env, errno.ENOENT) from None
+
+
+def _unstarted(name: str, env: Mapping[str, str], number_: int) -> DelegateError:
+    """Why a delegate could not be started, as direct mode says it."""
+    if number_ == errno.ENOENT:
+        path = env.get("CNI_PATH") or "not set"
+        return DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path})")
+    return DelegateError(f"IPAM plugin {name} cannot be started: {os.strerror(number_)}")
 
 
 def _unopened(netns: str, number_: int) -> BondError:

@@ -13,10 +13,13 @@ import bondcni
 
 COMMANDS = {
     "check": "node",
+    "install": "installcli",
     "lab": "labcli",
+    "ping": "pingcli",
     "policy": "node",
     "recover": "node",
     "serve": "servecli",
+    "uninstall": "installcli",
 }
 """Commands and the modules of this package that have them."""
 

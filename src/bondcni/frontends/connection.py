@@ -90,7 +90,7 @@ class Connection:
                 raise Gone(f"the other end is gone: {error.strerror}") from error
             self._keep(ancillary)
             if flags & socket.MSG_CTRUNC:
-                raise ProtocolError(f"more than {DESCRIPTORS} descriptors")
+                raise ProtocolError(f"more than {DESCRIPTORS} descriptors, or no room for them")
             if not data:
                 raise Gone("the other end closed the connection")
             self._data += data
@@ -120,12 +120,12 @@ class Connection:
             self._wait(select.POLLIN, deadline)
         return frame
 
-    def send(self, kind: int, fields: Iterable[Field]) -> None:
+    def send(self, kind: int, fields: Iterable[Field], seconds: float = SEND_SECONDS) -> None:
         """Send a frame. Raises ``Gone``, ``ProtocolError``, and ``TimeoutError`` where the other
-        end does not read.
+        end does not read within so many seconds.
         """
         data = memoryview(pack(kind, fields))
-        deadline = time.monotonic() + SEND_SECONDS
+        deadline = time.monotonic() + seconds
         while data:
             try:
                 data = data[self.socket.send(data, socket.MSG_NOSIGNAL) :]

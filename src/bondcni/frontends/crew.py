@@ -10,48 +10,67 @@ Job = Callable[[], None]
 
 
 class Crew:
-    """Workers; they start when they are needed first and live as long as the process."""
+    """Workers; they start when they are needed first and live as long as the process.
 
-    def __init__(self, size: int, room: int, wake: Job) -> None:
+    A job that raises ends neither its worker nor the others: the error is handed on.
+    """
+
+    def __init__(
+        self, size: int, room: int, wake: Job, failed: Callable[[Exception], None]
+    ) -> None:
         """``room`` bounds the jobs that wait; ``wake`` is called when one has ended."""
         self._size = size
         self._room = room
         self._wake = wake
+        self._failed = failed
         self._waiting: deque[tuple[str, Job]] = deque()
         self._keys: set[str] = set()  # of the jobs that run
+        self._running = 0
         self._idle = 0
         self._started = 0
         self._changed = threading.Condition()
 
     def submit(self, key: str, job: Job) -> bool:
-        """Take a job; False where there is no room. It must not raise."""
+        """Take a job; False where there is no room. Those without a key ("") have no order."""
         with self._changed:
             if len(self._waiting) >= self._room:
                 return False
             self._waiting.append((key, job))
-            if not self._idle and self._started < self._size:
-                self._started += 1
-                name = f"worker-{self._started}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-            else:
-                self._changed.notify()
-        return True
+            self._changed.notify()
+            # Who is idle may have been called for another job and not have come yet.
+            if len(self._waiting) > self._idle and self._started < self._size:
+                self._start()
+            if not self._started:
+                self._waiting.pop()
+            return bool(self._started)
 
     def busy(self) -> int:
         """How many jobs run or wait."""
         with self._changed:
-            return len(self._waiting) + len(self._keys)
+            return len(self._waiting) + self._running
+
+    def _start(self) -> None:
+        name = f"worker-{self._started + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:  # no more threads: those that are there do it
+            return
+        self._started += 1
 
     def _work(self) -> None:
         while True:
             key, job = self._next()
             try:
                 job()
+            except Exception as error:  # noqa: BLE001  the edge of a thread
+                self._failed(error)
             finally:
                 with self._changed:
+                    self._running -= 1
                     self._keys.discard(key)
                     self._changed.notify()
                 self._wake()
+            del job  # and with it what it holds, until the next one comes
 
     def _next(self) -> tuple[str, Job]:
         """The first job of whose key none runs."""
@@ -60,7 +79,9 @@ class Crew:
                 for number, (key, job) in enumerate(self._waiting):
                     if key not in self._keys:
                         del self._waiting[number]
-                        self._keys.add(key)
+                        self._running += 1
+                        if key:
+                            self._keys.add(key)
                         return key, job
                 self._idle += 1
                 self._changed.wait()

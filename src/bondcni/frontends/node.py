@@ -17,11 +17,11 @@ import click
 from bondcni.core.errors import BondError, Refused
 from bondcni.core.resolve import in_use
 from bondcni.core.result import read
+from bondcni.frontends.backlog import Backlog, recover_all
 from bondcni.kernel.executor import Node
 from bondcni.service import policy as policies
 from bondcni.service.attachment import Service, examine
 from bondcni.service.journal import DEFAULT_FOLDER, Journal, Record
-from bondcni.service.reconcile import recover as recover_all
 from bondcni.service.reconcile import state_of
 
 STATE = click.option(
@@ -65,8 +65,8 @@ def _service(state: str) -> Service:
 @STATE
 @_told
 def recover(*, dry_run: bool, state: str) -> bool:
-    """Bring home what dead pods and cut-off requests left."""
-    findings = list(recover_all(_service(state), dry_run=dry_run))
+    """Bring home what dead pods and cut-off requests left, and do the deletions that wait."""
+    findings = list(recover_all(_service(state), Backlog(state), dry_run=dry_run))
     for finding in findings:
         if finding.state == "live":
             verdict = "let be"

@@ -8,6 +8,7 @@ import click
 
 from bondcni.frontends import daemon
 from bondcni.frontends.node import POLICY, STATE
+from bondcni.frontends.starting import CannotServe
 
 
 @click.command()
@@ -32,6 +33,6 @@ def serve(path: str, state: str, policy_file: str, workers: int) -> None:
     """Serve the requests of the executable bond; needs CAP_NET_ADMIN."""
     try:
         daemon.serve(daemon.Settings(path, state, policy_file, workers))
-    except daemon.CannotServe as error:
+    except CannotServe as error:
         click.echo(f"bondctl: {error}", err=True)
         sys.exit(2)

@@ -1,10 +1,10 @@
 """The lab's hand inside a guest: process 1, which runs the commands asked of it.
 
 It is started by the guest's kernel (or by ``unshare`` on the machine's own), has the machine
-dressed (`dress`), and then speaks JSON lines with the holder over one channel:
-a serial line in user-mode Linux, a socket otherwise. Orders are ``run``, ``in``, ``signal``,
-``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with the
-order's ``id``, so that many commands run at once and a status is never read from text.
+dressed (`dress`), and then speaks JSON lines with the holder over one channel: a serial line in
+user-mode Linux, a virtio port under QEMU, a socket otherwise. Orders are ``run``, ``in``,
+``signal``, ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with
+the order's ``id``, so that many commands run at once and a status is never read from text.
 
 It is started without ``site`` and imports the standard library only, little of it: under
 user-mode Linux every import and every fork counts. It guarantees that all output a command
@@ -39,9 +39,10 @@ WINDOW, CONFIRM = 3072, 1024
 
 
 def open_line(path: str) -> int:
-    """The serial line as a plain pipe of bytes: no echo, no line editing, no signals."""
+    """The line as a plain pipe of bytes: no echo, no line editing, no signals."""
     line = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    raw(line)
+    if os.isatty(line):  # a virtio port is a pipe already
+        raw(line)
     return line
 
 
@@ -305,7 +306,7 @@ class Agent:
 
 
 def main() -> None:
-    """``agent LINE``: LINE is a serial line's path, or the number of a descriptor."""
+    """``agent LINE``: LINE is a serial line's or virtio port's path, or a descriptor's number."""
     line = sys.argv[1]
     machine = not line.isdigit()
     channel = Channel(open_line(line) if machine else int(line))

@@ -95,19 +95,11 @@ def dress(order: dict[str, Any]) -> None:
     mount("sysfs", "/sys", "sysfs")
     mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     mount("tmpfs", "/var/lib/cni", "tmpfs", 0, "mode=700")
-    for path, folder in order["shares"].items():
-        share(path, folder, through_hostfs=order["overlay"])
+    for source, target, kind, flags, data in order["shares"]:
+        mount(source, target, kind, flags, data)
     with open("/proc/sys/kernel/hostname", "w", encoding="ascii") as file:
         file.write("lab")
     finish("modprobe", "bonding", "max_bonds=0")
-
-
-def share(path: str, folder: str, *, through_hostfs: bool) -> None:
-    """Make the host's ``folder`` writable at ``path``."""
-    if through_hostfs:
-        mount("none", path, "hostfs", 0, folder)
-    else:
-        mount(folder, path, "", MS_BIND)
 
 
 def name_links(names: dict[str, str]) -> None:

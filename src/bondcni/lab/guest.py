@@ -1,9 +1,10 @@
 """A machine with a kernel of its own, to run commands in: the door everybody uses.
 
-`boot` gives a `Guest`: user-mode Linux over a throw-away copy of this machine's files, or the
-machine's own kernel in fresh namespaces. Paths are the same inside, so an interpreter or a
-checkout is simply there; what the guest writes is forgotten, except in its shares. Commands
-run as root, many at once if wanted; their status travels beside their output, not in it.
+`boot` gives a `Guest`: user-mode Linux or a stock kernel under QEMU, over a throw-away copy of
+this machine's files, or the machine's own kernel in fresh namespaces. Paths are the same inside,
+so an interpreter or a checkout is simply there; what the guest writes is forgotten, except in its
+shares. Commands run as root, many at once if wanted; their status travels beside their output,
+not in it.
 
 Every wait has a deadline, and a lost guest is not a failed command: `LostGuest` says that the
 kernel died or no longer answers, and shows the end of its console. A guest ends with the
@@ -36,6 +37,7 @@ from bondcni.lab.kernels import (
     Unavailable,
     cache_folder,
     fetch,
+    has_cables,
     usable_host_kernel,
 )
 from bondcni.lab.lines import Lines
@@ -56,7 +58,7 @@ __all__ = [
     "usable_host_kernel",
 ]
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0  # under QEMU 18 s have been seen on a machine with a load of 5
 IDLE_SECONDS = 7200.0
 
 
@@ -229,13 +231,17 @@ def boot(
 
     ``nics`` are pairs of NIC names, a cable between each; ``shares`` are folders of this
     machine the guest may write to, by their path inside. Raises LostGuest, and Unavailable
-    for NICs on the machine's own kernel: only user-mode Linux has NICs that come home.
+    for NICs on any other kernel: only user-mode Linux has NICs that come home.
     """
-    if kernel.binary is None and nics:
-        raise Unavailable("NICs with cables need user-mode Linux, not the machine's own kernel")
+    if nics and not has_cables(kernel.name):
+        raise Unavailable(
+            f"the {kernel.name} guest has no NICs on cables; use a user-mode Linux kernel"
+        )
     settings = Settings(
         kernel=kernel.name,
         binary=str(kernel.binary) if kernel.binary else None,
+        image=str(kernel.image) if kernel.image else None,
+        busybox=str(kernel.busybox) if kernel.busybox else None,
         modules=str(kernel.root),
         libraries=str(kernel.libraries) if kernel.libraries else None,
         options=list(kernel.options),

@@ -26,7 +26,7 @@ from bondcni.lab.agent import WINDOW
 from bondcni.lab.cable import Port, Wire, wires
 from bondcni.lab.lines import Lines, Message
 from bondcni.lab.loop import Loop
-from bondcni.lab.machine import Machine, Settings
+from bondcni.lab.machine import Kind, Machine, Settings, share_mounts
 
 HALT_SECONDS = 5.0
 
@@ -120,9 +120,9 @@ class Holder:
     def outfit(self) -> Message:
         """What the agent needs to dress the guest."""
         return {
-            "overlay": self.settings.binary is not None,
+            "overlay": self.settings.kind is not Kind.HOST,
             "modules": self.settings.modules,
-            "shares": self.settings.shares,
+            "shares": share_mounts(self.settings),
             "links": {f"vec{port.number}": port.name for port in self.ports},
         }
 

@@ -1,0 +1,115 @@
+/*
+ * What libFuzzer calls (tools/fuzz): one of the three readers of others' bytes, chosen by
+ * -DTARGET=. Each is given exactly the bytes there are, so that a read beyond them is seen,
+ * and what it says of them is used as the shim would use it.
+ */
+#include "scan.c"
+
+#include <stdlib.h>
+
+void stranded(void)
+{
+    abort();
+}
+
+static void require(bool holds)
+{
+    if (!holds)
+        abort();
+}
+
+static uint64_t sum; /* of every byte that was given out, so that each is read */
+
+static void use(struct span span)
+{
+    for (size_t i = 0; i < span.size; i++)
+        sum += span.at[i];
+}
+
+static void frame(struct span data)
+{
+    unsigned type, tag;
+    size_t size;
+    uint32_t number;
+    struct span value, key, rest;
+    struct bytes path = {0};
+    struct place home = {-1, -1, ""};
+    if (data.size < HEADER || !frame_header(data.at, &type, &size))
+        return;
+    require(size <= FRAME_LIMIT);
+    struct span payload = {data.at + HEADER, data.size - HEADER};
+    if (!frame_check(payload))
+        return;
+    for (rest = payload; frame_next(&rest, &tag, &value); use(value))
+        require(tag < CRITICAL);
+    require(rest.size == 0);
+    for (unsigned each = 1; each < TAGS; each++) {
+        if (frame_get(payload, each, &value))
+            use(value);
+        frame_get_number(payload, each, &number);
+    }
+    if (type == FIND || type == EXEC)
+        find_delegate(payload, &path);
+    else if (type == SYSCTL && !frame_get(payload, PATH, &value))
+        require(set_sysctls(payload, &home, &key)); /* there is no path: an error */
+    release(&path);
+}
+
+static void json(struct span data)
+{
+    struct bytes quoted = {0};
+    const char *version = cni_version(data);
+    size_t known = 0;
+    while (SUPPORTED[known] && SUPPORTED[known] != version)
+        known++;
+    require(SUPPORTED[known] != NULL);
+    char *text = malloc(data.size + 1);
+    if (data.size)
+        memcpy(text, data.at, data.size);
+    text[data.size] = 0;
+    put_json(&quoted, text); /* of which cni_version() must think well, as a value */
+    struct scan scan = {quoted.at + 1, quoted.at + quoted.size};
+    char word[WORD];
+    require(take_string(&scan, word) && scan.at == scan.end);
+    good_container(text);
+    bad_ifname(text);
+    free(text);
+    release(&quoted);
+}
+
+/* A run that is ready: its messages as they are sent, one by one, to the end. */
+static void walk(const struct bytes *run)
+{
+    size_t at = 0;
+    while (at < run->size) {
+        struct nlmsghdr head;
+        require(run->size - at >= sizeof head);
+        memcpy(&head, run->at + at, sizeof head);
+        require(head.size <= run->size - at && !(head.flags & NLM_F_CREATE));
+        require(head.type == RTM_NEWLINK || head.type == RTM_DELLINK);
+        use((struct span){run->at + at, head.size});
+        at += aligned(head.size, run->size - at);
+    }
+}
+
+static void home(struct span data)
+{
+    struct bytes run = {0}, exact = {.at = malloc(data.size ? data.size : 1), .size = data.size};
+    if (way_home(data, "4:4026532561", 9, &run))
+        walk(&run);
+    if (data.size)
+        memcpy(exact.at, data.at, data.size);
+    if (prepare(&exact, 9)) /* as if the bytes were what a record's digits say */
+        walk(&exact);
+    release(&run);
+    release(&exact);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static void (*const targets[])(struct span) = {frame, json, home};
+    (void)targets; /* each build uses one */
+    TARGET((struct span){data, size});
+    return 0;
+}

@@ -1,0 +1,132 @@
+"""What is owed from before: deletions that were queued while no daemon answered, attachments
+that a crash or a caller that went away left.
+
+It is done with the help of whoever calls next, a bounded part before each request, what was not
+tried yet first. Whatever comes of it is told in the log and fails nobody else's request; what
+was not done is not tried again at once. The queued deletion of a request's own attachment is
+done before the request in any case.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bondcni.core.errors import TryAgain
+from bondcni.frontends.backlog import Backlog, Name
+from bondcni.frontends.logfmt import Log
+from bondcni.service.attachment import Service
+from bondcni.service.reconcile import reclaim, records, state_of
+
+AT_ONCE = 8
+SECONDS = 2.0
+"""So much is done before one request, which waits for it."""
+
+AGAIN = 10.0
+"""Seconds until what could not be done is tried again."""
+
+PATIENCE = 60.0
+"""Seconds to wait for a deletion of the request's own attachment that another request does."""
+
+
+class Due:
+    """What is owed in one state folder; for any number of threads."""
+
+    def __init__(self, backlog: Backlog, tell: Log, patience: float = PATIENCE) -> None:
+        self._backlog = backlog
+        self._tell = tell
+        self._patience = patience
+        self._dead: set[Name] = set()
+        self._tried: dict[Name, float] = {}
+        self._draining = threading.Lock()
+        self._at_work: set[Name] = set()
+        self._changed = threading.Condition()
+
+    def look(self, service: Service) -> None:
+        """Note what is not live, as far as it can be seen: who drains looks again."""
+        dead = (one for one in records(service) if state_of(service, one) != "live")
+        self._dead |= {(one.container_id, one.ifname) for one in dead}
+
+    def add(self, name: Name) -> None:
+        """Note one attachment that is to be taken down."""
+        self._dead.add(name)
+
+    def waiting(self) -> tuple[int, int]:
+        """How many deletions are queued, and how many attachments wait."""
+        return len(self._backlog.names()), len(self._dead)
+
+    def drain(self, service: Service, own: Name) -> None:
+        """Do a part; ``own`` is the attachment of the request that it is done before.
+
+        Raises ``TryAgain`` where another request is at work on that one and does not end.
+        """
+        queued = self._backlog.names()
+        if own in queued:
+            with self._alone(own):
+                self._finish(service, own)
+        others = self._ripe([name for name in (*queued, *list(self._dead)) if name != own])
+        if not others or not self._draining.acquire(blocking=False):
+            return
+        try:
+            until = time.monotonic() + SECONDS
+            for name in others[:AT_ONCE]:
+                if time.monotonic() < until:
+                    with self._alone(name):
+                        self._finish(service, name)
+        finally:
+            self._draining.release()
+
+    def _ripe(self, names: list[Name]) -> list[Name]:
+        """Those to try, each once: what was tried longest ago comes first."""
+        before = time.monotonic() - AGAIN
+        tried = {name: self._tried.get(name, -math.inf) for name in names}
+        return sorted((n for n in tried if tried[n] <= before), key=lambda n: (tried[n], n))
+
+    @contextmanager
+    def _alone(self, name: Name) -> Iterator[None]:
+        """Nobody else at work on ``name``: a deletion must not come late, after a new ADD."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: name not in self._at_work, self._patience):
+                raise TryAgain(f"a deletion of {name[1]} that was queued goes on")
+            self._at_work.add(name)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work.discard(name)
+                self._changed.notify_all()
+
+    def _finish(self, service: Service, name: Name) -> None:
+        """Try one, and tell."""
+        was_queued = name in self._backlog.names()
+        try:
+            why = self._attempt(service, name)
+        except Exception as error:  # noqa: BLE001  it must not fail the request of somebody else
+            why = f"{type(error).__name__}: {error}"
+        waits = name in self._dead or name in self._backlog.names()
+        if waits:
+            self._tried[name] = time.monotonic()
+        else:
+            self._tried.pop(name, None)
+        if waits or was_queued or why:
+            said = {"why": why} if why else {}
+            event = "waits" if waits else "finished"
+            self._tell(event=event, container=name[0], ifname=name[1], **said)
+
+    def _attempt(self, service: Service, name: Name) -> str:
+        """What is to tell of one, or ""."""
+        left = self._backlog.finish(service, name)
+        if left or name not in self._dead:
+            return left
+        record, word = service.journal.read(*name)
+        if record is not None:
+            found = reclaim(service, record)
+            if not found.done:
+                return "; ".join(found.words) or found.state
+            if found.state != "live":
+                word = f"taken down: {found.state}"
+        self._dead.discard(name)
+        return word

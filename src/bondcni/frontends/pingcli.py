@@ -1,0 +1,56 @@
+"""``bondctl ping``: does the daemon answer? For probes. Exit code 1: it does not."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+
+import click
+
+from bondcni.frontends.connection import Connection
+from bondcni.frontends.daemon import DEFAULT_SOCKET
+from bondcni.frontends.protocol import ProtocolError, Tag, Type
+
+SECONDS = 3.0
+
+
+@click.command()
+@click.option(
+    "--socket",
+    "path",
+    envvar="BONDCNI_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    help="Where the daemon listens.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001),
+    default=SECONDS,
+    show_default=True,
+    help="Seconds to wait for its answer.",
+)
+def ping(path: str, timeout: float) -> None:
+    """Ask the daemon whether it is ready; root and the daemon's own user may."""
+    try:
+        spent = _asked(path, timeout)
+    except (OSError, ProtocolError) as error:
+        why = getattr(error, "strerror", None) or error
+        click.echo(f"bondctl: the daemon does not answer at {path}: {why}", err=True)
+        sys.exit(1)
+    click.echo(f"the daemon answers at {path} in {spent * 1000:.1f} ms")
+
+
+def _asked(path: str, timeout: float) -> float:
+    """The seconds it took. Raises ``OSError`` (``TimeoutError``) and ``ProtocolError``."""
+    since = time.monotonic()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(path)
+        connection = Connection(sock)
+        connection.send(Type.PING, ())
+        frame = connection.receive(since + timeout)
+    if frame.type != Type.ANSWER or frame.number(Tag.STATUS, 1):
+        raise ProtocolError(f"it answered with a frame of type {frame.type}")
+    return time.monotonic() - since

@@ -1,0 +1,180 @@
+"""What a worker does with one request: take it, do it, answer it, tell of it in one line.
+
+What was queued or is due is done before (``due.py``). An ADD whose caller went away before it
+was answered is undone: the runtime counts it as failed. Everything that came with a request is
+closed when it ends.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.result import Object
+from bondcni.frontends.answering import refusal, send
+from bondcni.frontends.backlog import Backlog
+from bondcni.frontends.caller import Caller, environment
+from bondcni.frontends.connection import Connection
+from bondcni.frontends.due import Due
+from bondcni.frontends.logfmt import Log
+from bondcni.frontends.plugin import Answer, answered
+from bondcni.frontends.protocol import Frame, ProtocolError, Tag
+from bondcni.frontends.rules import Rules
+from bondcni.service import verbs
+from bondcni.service.attachment import Service
+from bondcni.service.journal import Journal
+from bondcni.service.reach import Direct
+from bondcni.service.reconcile import mend
+from bondcni.service.request import Request, read_request
+
+Verb = Callable[[Service, Request], Object | None]
+"""Answers one request, as ``verbs.serve`` does."""
+
+
+class Visit(NamedTuple):
+    """One request on its way to a worker."""
+
+    connection: Connection
+    request: Frame
+    env: dict[str, str]
+    since: float
+
+    @classmethod
+    def of(cls, connection: Connection, request: Frame) -> Visit:
+        """Raises ``ProtocolError`` where its environment is too large."""
+        return cls(connection, request, environment(request), time.monotonic())
+
+    @property
+    def command(self) -> str:
+        """The verb."""
+        return self.env.get("CNI_COMMAND", "")
+
+    @property
+    def container(self) -> str:
+        """Whose it is; "": nobody's."""
+        return self.env.get("CNI_CONTAINERID", "")
+
+    @property
+    def stdin(self) -> bytes:
+        """The configuration."""
+        return self.request.get(Tag.STDIN) or b""
+
+
+class Worker:
+    """Does requests, in any number of threads at once."""
+
+    def __init__(self, state: str, rules: Rules, tell: Log, verb: Verb = verbs.serve) -> None:
+        self._journal = Journal(state)
+        self._rules = rules
+        self._tell = tell
+        self._verb = verb
+        self._due = Due(Backlog(state), tell)
+        self._strange = False
+
+    def prepare(self) -> None:
+        """Put right what is at home, and note what waits for a caller."""
+        service = Service(self._journal, self._warn, self._rules, Direct())
+        try:
+            mend(service)
+            self._due.look(service)
+        except BondError as error:
+            self._warn(error.message)
+        queued, due = self._due.waiting()
+        self._tell(event="ready", due=due, queued=queued)
+
+    def _warn(self, text: str) -> None:
+        self._tell(event="warning", text=text)
+
+    def refuse(self, visit: Visit, why: str, seconds: float = 0.0) -> None:
+        """Answer with code 11, and close. It waits so long for a caller that does not read."""
+        with visit.connection:
+            answer = refusal(why, visit.stdin)
+            send(visit.connection, answer, seconds=seconds)
+            self._line(visit, answer, [])
+
+    def serve(self, visit: Visit) -> None:
+        """Do one request."""
+        with visit.connection:
+            try:
+                caller = Caller(visit.connection, visit.request, visit.env)
+            except (ProtocolError, TryAgain) as error:
+                self.refuse(visit, str(error))
+                return
+            with caller:
+                self._serve(visit, caller)
+
+    def _serve(self, visit: Visit, caller: Caller) -> None:
+        warnings: list[str] = []
+        defects = io.StringIO()
+        service = Service(self._journal, warnings.append, self._rules, caller)
+        work = partial(self._work, service, caller)
+        answer = answered(work, lambda: visit.stdin, defects)
+        delivered = send(visit.connection, answer, warnings)
+        self._line(visit, answer, warnings)
+        if defects.getvalue():
+            self._tell(event="defect", traceback=defects.getvalue())
+        if not delivered and not answer.code and visit.command == "ADD":
+            self._undo(service, visit)
+
+    def _work(self, service: Service, caller: Caller) -> Object | None:
+        request = read_request(caller.env, caller.stdin)
+        self._look_at_host(caller)
+        self._due.drain(service._replace(warn=self._warn), (request.container_id, request.ifname))
+        if request.command == "STATUS":
+            self._tell_waiting(service)
+        return self._verb(service, request)
+
+    def _look_at_host(self, caller: Caller) -> None:
+        own = Direct().identity("/proc/self/ns/net")
+        if caller.host_id != own and not self._strange:
+            self._strange = True
+            self._warn(
+                "the daemon is in another network namespace than the runtime: after a restart it "
+                "can put no NIC right before a request comes (hostNetwork: true is missing)"
+            )
+
+    def _tell_waiting(self, service: Service) -> None:
+        queued, due = self._due.waiting()
+        for what, count in (
+            ("deletions are queued", queued),
+            ("dead attachments wait to be taken down", due),
+        ):
+            if count:
+                service.warn(f"{count} {what}: the next requests do it, or bondctl recover")
+
+    def _undo(self, service: Service, visit: Visit) -> None:
+        """Undo an ADD whose caller went away."""
+        name = visit.container, visit.env.get("CNI_IFNAME", "")
+        request = read_request({**visit.env, "CNI_COMMAND": "DEL"}, visit.stdin)
+        try:
+            self._verb(service._replace(warn=self._warn), request)
+        except BondError as error:
+            self._due.add(name)
+            self._tell(event="waits", container=name[0], ifname=name[1], why=error.message)
+        else:
+            self._tell(event="undone", container=name[0], ifname=name[1])
+
+    def _line(self, visit: Visit, answer: Answer, warnings: list[str]) -> None:
+        """The line of a request."""
+        self._tell(
+            verb=visit.command,
+            container=visit.container,
+            ifname=visit.env.get("CNI_IFNAME", ""),
+            network=_network(visit.stdin),
+            code=answer.code,
+            ms=(time.monotonic() - visit.since) * 1000,
+            **({"error": answer.message} if answer.message else {}),
+            **({"warnings": "; ".join(warnings)} if warnings else {}),
+        )
+
+
+def _network(stdin: bytes) -> str:
+    try:
+        return str(json.loads(stdin)["name"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""

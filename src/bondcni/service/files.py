@@ -1,0 +1,71 @@
+"""A file put in place: whole or not at all, and never over the one that somebody executes.
+
+It is written beside under a name of its own, flushed and renamed. Who executes or reads the
+file that was there goes on with that one; writing over it is refused by the kernel while it is
+executed (ETXTBSY) and leaves half a program behind where the writer is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def put(path: str, content: bytes, mode: int) -> bool:
+    """Put a file in place; False where it is there as it should be. Raises ``OSError``."""
+    if _is_there(path, content, mode):
+        return False
+    folder, name = os.path.split(path)
+    fresh = f"{folder}/.{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)  # of one who was killed
+    try:
+        _write(fresh, content, mode)
+        os.rename(fresh, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
+    _flush(folder)
+    return True
+
+
+def remove(path: str) -> bool:
+    """Remove a file, durably; False where there is none. Raises ``OSError``."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    _flush(os.path.dirname(path))
+    return True
+
+
+def _is_there(path: str, content: bytes, mode: int) -> bool:
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        with open(path, "rb") as file:
+            same = file.read() == content
+    except OSError:
+        return False
+    return same and stat.S_IMODE(found.st_mode) == mode and found.st_uid == os.geteuid()
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    with open(os.open(path, _NEW, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())  # else the rename may outlive the content
+
+
+def _flush(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

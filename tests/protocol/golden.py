@@ -1,0 +1,19 @@
+"""The frames of ``docs/protocol.md`` as bytes, for the tests of both sides.
+
+A file is one frame: hexadecimal digits, and comments from ``#`` to the end of a line.
+``4:4026531840`` stands for the shim's network namespace and ``4:4026532561`` for the pod's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HOST = b"4:4026531840"
+POD = b"4:4026532561"
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.hex"))
+
+
+def frame(name: str) -> bytes:
+    """The bytes of one file."""
+    lines = (Path(__file__).parent / f"{name}.hex").read_text(encoding="ascii").splitlines()
+    return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
