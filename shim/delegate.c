@@ -59,6 +59,30 @@ static bool differs(struct span variable, struct span rest)
     return false;
 }
 
+/* What the daemon may say about another attachment than the shim's own. Not where delegates are
+ * (CNI_PATH), nor what a loader or an interpreter reads: it would be root by that. */
+static const char *const OPEN_TO_DAEMON[] = {
+    "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", NULL
+};
+
+static bool may_differ(struct span variable)
+{
+    for (const char *const *name = OPEN_TO_DAEMON; *name; name++)
+        if (same_name(span_of(*name), variable))
+            return true;
+    return false;
+}
+
+static bool all_may_differ(struct span rest)
+{
+    unsigned tag;
+    struct span value;
+    while (frame_next(&rest, &tag, &value))
+        if (tag == ENV && !may_differ(value))
+            return false;
+    return true;
+}
+
 /* Bounds on the differences, with NULs; false: too many, too long, or one has a NUL in it. */
 static bool measured(struct span rest, size_t *count, size_t *size)
 {
@@ -80,6 +104,8 @@ static int make_environment(struct span call, struct environment *made)
     size_t count, size, own = 0, filled = 0;
     if (!measured(call, &count, &size))
         return E2BIG;
+    if (!all_may_differ(call))
+        return EPERM;
     while (environ[own])
         own++;
     made->each = calloc(own + count + 1, sizeof *made->each);

@@ -39,6 +39,9 @@ ENVIRONMENT = 2 << 20
 STDIN = 4 << 20
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+OPEN_TO_US = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS")
+"""Variables of a delegate that the shim lets us set (shim/delegate.c)."""
 MAX_ERRNO = 4095  # include/linux/err.h
 
 
@@ -124,14 +127,14 @@ class Caller:
 
     def find(self, name: str, env: Mapping[str, str]) -> None:
         """As ``Reach``."""
-        done = self._call(Type.FIND, [_delegate(name, env), *self._differences(env)])
+        done = self._call(Type.FIND, [_delegate(name, self.env), *self._differences(env)])
         if status := done.number(Tag.STATUS):
-            raise _unstarted(name, env, status)
+            raise _unstarted(name, self.env, status)
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
         """As ``Reach``."""
         fields = [
-            _delegate(name, env),
+            _delegate(name, self.env),
             *self._differences(env),
             (Tag.STDIN, stdin),
             (Tag.DEADLINE, number(int(deadline * 1000))),
@@ -143,7 +146,7 @@ class Caller:
         if status == errno.EFBIG:
             return Ended(0, bytes(LIMIT + 1))
         if status:
-            raise _unstarted(name, env, status)
+            raise _unstarted(name, self.env, status)
         return Ended(done.signed(Tag.EXIT), done.get(Tag.OUTPUT) or b"")
 
     def surroundings(self) -> Mapping[str, str]:
@@ -190,10 +193,16 @@ class Caller:
             raise KernelError(f"set net.ipv6.conf.{link}.{key}={values.get(key)}", status)
 
     def _differences(self, env: Mapping[str, str]) -> list[Field]:
-        """What ``env`` has else than the shim's own environment."""
-        changed = [f"{name}={value}" for name, value in env.items() if self.env.get(name) != value]
-        unset = [name for name in self.env if name not in env]
-        return [(Tag.ENV, encoded(entry)) for entry in (*changed, *unset)]
+        """What ``env`` says else than the shim's own environment, of the attachment. The rest,
+        such as where delegates are, is the runtime's that called.
+        """
+        said = {name: (self.env.get(name), env.get(name)) for name in OPEN_TO_US}
+        entries = (
+            name if wanted is None else f"{name}={wanted}"
+            for name, (own, wanted) in said.items()
+            if own != wanted
+        )
+        return [(Tag.ENV, encoded(entry)) for entry in entries]
 
     def _call(
         self, kind: Type, fields: Iterable[Field], needs: Tag | None = None, seconds: float = 0.0

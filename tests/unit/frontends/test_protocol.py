@@ -92,7 +92,7 @@ GOLDEN: dict[str, tuple[int, list[Field]]] = {
         [
             (Tag.NAME, b"delegate"),
             *((Tag.ENV, b"CNI_COMMAND=CHECK"), (Tag.ENV, b"CNI_ARGS=A=B")),
-            *((Tag.ENV, b"ODD"), (Tag.ENV, b"CNI_IFNAME=net2")),
+            *((Tag.ENV, b"CNI_NETNS"), (Tag.ENV, b"CNI_IFNAME=net2")),
             (Tag.STDIN, b'{"ipam": {"type": "delegate"}}'),
             (Tag.DEADLINE, number(10_000)),
         ],

@@ -228,7 +228,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         journal.write(RECORD)
     assert caught.value.code == 5
     assert caught.value.message == (
-        f"the record {path}/abc:net1.json cannot be written: {os.strerror(errno.EEXIST)}"
+        f"the record {path}/abc:net1.json cannot be written: {os.strerror(errno.ENOTDIR)}"
     )
     assert journal.unusable() == f"state folder {path}: {os.strerror(errno.EEXIST)}"
     assert journal.read("abc", "net1") == (None, "")
