@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from click.testing import CliRunner, Result
 from tests.kernel.conftest import Node, Space, config
 
 from bondcni.frontends.cli import main
 
 LINKS = ["eth1", "eth2"]
+ANSWER = """echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.3/24"}]}'"""
 
 
 def bondctl(node: Node, *words: str) -> Result:
@@ -65,3 +68,22 @@ def test_policy_explain_says_why(node: Node) -> None:
     assert "line 2: unknown key 'nam'" in broken.output
     missing = bondctl(node, "policy", "explain", "eth9")
     assert missing.exit_code == 2
+
+
+def test_recover_runs_no_delegate_that_others_than_root_can_change(node: Node, pod: Space) -> None:
+    """Records of a daemon that is not root say where delegates are; root must not trust that."""
+    for name in LINKS:
+        node.veth(name)
+    node.delegate("ours", f"echo $CNI_COMMAND >> {node.folder}/calls; {ANSWER}")
+    node.cni("ADD", config(LINKS, ipam={"type": "ours"}), pod).ok()
+    os.chown(node.folder / "ours", 65534, 65534)
+    os.chown(node.state, 65534, 65534)
+    pod.delete()
+    told = bondctl(node, "recover")
+    assert told.exit_code == 1
+    assert "can be changed by others than root" in told.output
+    assert (node.folder / "calls").read_text().split() == ["ADD"]
+    os.chown(node.folder / "ours", 0, 0)
+    assert bondctl(node, "recover").exit_code == 0
+    assert (node.folder / "calls").read_text().split() == ["ADD", "DEL"]
+    assert node.records() == set()

@@ -7,21 +7,25 @@ code 0: all well; 1: something is not; 2: it could not be found out.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import Any
 
 import click
 
-from bondcni.core.errors import BondError, Refused
+from bondcni.core.errors import BondError, DelegateError, Refused
 from bondcni.core.resolve import in_use
 from bondcni.core.result import read
 from bondcni.frontends.backlog import Backlog, recover_all
 from bondcni.kernel.executor import Node
+from bondcni.service import delegate
 from bondcni.service import policy as policies
 from bondcni.service.attachment import Service, examine
+from bondcni.service.delegate import Ended
 from bondcni.service.journal import DEFAULT_FOLDER, Journal, Record
+from bondcni.service.reach import Direct
 from bondcni.service.reconcile import state_of
 
 STATE = click.option(
@@ -56,8 +60,28 @@ def _told(command: Callable[..., bool]) -> Callable[..., None]:
     return run
 
 
+class Careful(Direct):
+    """Root at work on records that a daemon with fewer rights could have written: they say where
+    delegates are, and only what nobody but root can change is run from there, with our own
+    environment.
+    """
+
+    def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
+        """As ``Reach``."""
+        program = delegate.find(name, env.get("CNI_PATH", ""))
+        if changeable := delegate.changeable(program):
+            raise DelegateError(
+                f"IPAM plugin {name}: {changeable} can be changed by others than root, and the "
+                "records are not root's: it is not run"
+            )
+        said = {key: value for key, value in env.items() if key.startswith("CNI_")}
+        return super().run(name, stdin, {**self.surroundings(), **said}, deadline)
+
+
 def _service(state: str) -> Service:
-    return Service(Journal(state), partial(click.echo, err=True))
+    roots = not os.path.isdir(state) or os.stat(state).st_uid == 0
+    reach = Direct() if roots or os.geteuid() else Careful()
+    return Service(Journal(state), partial(click.echo, err=True), reach=reach)
 
 
 @click.command()

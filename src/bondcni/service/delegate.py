@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import select
+import stat
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -44,6 +45,21 @@ def find(name: str, path: str) -> str:
         if folder and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
     raise DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path or 'not set'})")
+
+
+def changeable(program: str) -> str:
+    """What of a program's path somebody else than root can change: itself or a folder; "": nothing.
+
+    In a folder with the sticky bit others can change only what is theirs.
+    """
+    path = os.path.realpath(program)
+    while True:
+        found = os.stat(path)
+        if found.st_uid or (found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+            return path
+        if path == "/":
+            return ""
+        path = os.path.dirname(path)
 
 
 def run(name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:

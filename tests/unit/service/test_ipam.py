@@ -294,3 +294,20 @@ def test_no_descriptor_is_left_open(plugin: Plugin, script: str) -> None:
     with pytest.raises((DelegateError, TryAgain)):
         ipam.add(DIRECT, CONFIG, env, SOON)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's files are nobody else's")
+def test_what_others_than_root_can_change(tmp_path: Path) -> None:
+    program = tmp_path / "folder" / "delegate"
+    program.parent.mkdir(mode=0o755)
+    program.write_text("")
+    program.chmod(0o755)
+    assert delegate.changeable(str(program)) == ""
+    program.parent.chmod(0o775)
+    assert delegate.changeable(str(program)) == str(program.parent)
+    program.parent.chmod(0o755)
+    os.chown(program, 65534, 0)
+    assert delegate.changeable(str(program)) == str(program)
+    link = tmp_path / "link"
+    link.symlink_to(program)
+    assert delegate.changeable(str(link)) == str(program)
