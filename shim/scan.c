@@ -297,7 +297,7 @@ const char *bad_ifname(const char *name)
 enum {
     NLMSGHDR = 16, IFINFOMSG = 16, RTATTR = 4,
     NLM_F_REQUEST = 1, NLM_F_ACK = 4, NLM_F_CREATE = 0x400,
-    RTM_NEWLINK = 16, RTM_DELLINK = 17,
+    RTM_NEWLINK = 16, RTM_DELLINK = 17, RTM_DELLINKPROP = 109,
     IFLA_NET_NS_FD = 28, NLA_TYPE_MASK = 0x3fff
 };
 
@@ -345,7 +345,8 @@ static bool prepare(struct bytes *run, int32_t host)
             return false;
         memcpy(&head, message, sizeof head);
         if (head.size < NLMSGHDR + IFINFOMSG || head.size > rest || head.flags & NLM_F_CREATE
-            || (head.type != RTM_NEWLINK && head.type != RTM_DELLINK)
+            || (head.type != RTM_NEWLINK && head.type != RTM_DELLINK
+                && head.type != RTM_DELLINKPROP)
             || !aim(message + NLMSGHDR + IFINFOMSG, head.size - NLMSGHDR - IFINFOMSG, host))
             return false;
         head.flags = NLM_F_REQUEST | NLM_F_ACK;

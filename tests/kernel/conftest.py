@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.kernel.thick import Thick
+from tests.kernel.thick import Thick, Way
 
 from bondcni.frontends import plugin
 
@@ -76,6 +76,11 @@ class Answer(NamedTuple):
         assert self.status == 1, self.document
         assert self.document["code"] == code, self.document
         return f"{self.document['msg']} {self.document.get('details', '')}"
+
+
+def answer(status: int, printed: str, told: str) -> Answer:
+    """From an exit code, standard output and standard error."""
+    return Answer(status, json.loads(printed) if printed else {}, told)
 
 
 class Space:
@@ -177,7 +182,10 @@ def _made_by_hand(route: Document) -> bool:
 class Node:
     """A node: its own namespace, a switch in another, pods, state folders."""
 
-    _daemon: Thick | None = None
+    way: type[Way] = Thick
+    """How the next daemon runs: in this process, or as one of its own."""
+
+    _daemon: Way | None = None
 
     def __init__(self, folder: Path) -> None:
         self.number = next(NUMBERS)
@@ -242,6 +250,13 @@ class Node:
         return {"type": "host-local", **ranges, **extra}
 
     def cni(
+        self, command: str, config: Document | bytes, pod: Space | None = None, **named: Any
+    ) -> Answer:
+        """Call the plugin as a runtime does: in this process, or by the shim and a daemon."""
+        env, text = self.request(command, config, pod, **named)
+        return answer(*(self._through_daemon if THICK else here)(env, text))
+
+    def request(
         self,
         command: str,
         config: Document | bytes,
@@ -250,8 +265,8 @@ class Node:
         ifname: str = "bond0",
         container: str = "c1",
         env: dict[str, str] | None = None,
-    ) -> Answer:
-        """Call the plugin as a runtime does: in this process, or by the shim and a daemon."""
+    ) -> tuple[dict[str, str], bytes]:
+        """Environment and standard input, as a runtime gives them."""
         whole = {
             "PATH": os.environ["PATH"],
             "BONDCNI_STATE": str(self.state),
@@ -262,22 +277,19 @@ class Node:
             "CNI_PATH": f"{self.folder}:{DELEGATES}",
             **(env or {}),
         }
-        text = config if isinstance(config, bytes) else json.dumps(config).encode()
-        way = self._through_daemon if THICK else _here
-        status, printed, told = way(whole, text)
-        return Answer(status, json.loads(printed) if printed else {}, told)
+        return whole, config if isinstance(config, bytes) else json.dumps(config).encode()
 
     def _through_daemon(self, env: dict[str, str], text: bytes) -> tuple[int, str, str]:
         """By the executable and a daemon of this node, which starts at the first request."""
         return self.daemon(env.get("BONDCNI_POLICY", "")).call(env, text)
 
-    def daemon(self, policy: str = "") -> Thick:
-        """This node's daemon in this process; another where another policy is asked for."""
+    def daemon(self, policy: str = "") -> Way:
+        """This node's daemon; another where another policy is asked for."""
         policy = policy or str(self.folder / "no-policy.yaml")
         if self._daemon and self._daemon.serves(policy):
             return self._daemon
         self.end_daemon()
-        self._daemon = Thick(self.folder, self.state, policy)
+        self._daemon = self.way(self.folder, self.state, policy)
         return self._daemon
 
     def end_daemon(self) -> None:
@@ -298,7 +310,7 @@ class Node:
             space.delete()
 
 
-def _here(env: dict[str, str], text: bytes) -> tuple[int, str, str]:
+def here(env: dict[str, str], text: bytes) -> tuple[int, str, str]:
     """Direct mode, without a process of its own."""
     out, err = io.StringIO(), io.StringIO()
     reading = os.memfd_create("stdin")

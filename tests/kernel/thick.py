@@ -11,10 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import os
+import shutil
 import struct
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,19 +105,64 @@ def recovered(state: Path) -> list[Finding]:
     return list(recover_all(service, Backlog(str(state))))
 
 
-class Thick:
-    """A daemon for one node, in this process."""
+class Way:
+    """What the requests of a node go through: the executable, and the socket that it calls.
+
+    A runtime's requests can be made whether anybody serves there or not.
+    """
 
     def __init__(self, folder: Path, state: Path, policy: str) -> None:
-        self.log: list[dict[str, Any]] = []
-        self._process = os.getpid()
+        self.process = os.getpid()
         self._policy = policy
+        self._state = state
         run = folder.with_name(f"{folder.name}-run-{os.getpid()}")
         self.socket = run / "bond.sock"
         _open_way(folder)
         for place in (run, state):
             _give(place)
-        self._state = state
+
+    def serves(self, policy: str) -> bool:
+        """Whether it can be asked: it is of this process and has this policy."""
+        return (self.process, self._policy) == (os.getpid(), policy)
+
+    def start(self, env: Mapping[str, str], text: bytes) -> subprocess.Popen[bytes]:
+        """Execute the shim as a runtime does."""
+        whole = {**env, "BONDCNI_SOCKET": str(self.socket)}
+        reading = os.memfd_create("stdin")
+        try:
+            os.write(reading, text)
+            os.lseek(reading, 0, os.SEEK_SET)
+            return subprocess.Popen(
+                [SHIM], env=whole, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        finally:
+            os.close(reading)
+
+    def call(self, env: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
+        """Execute the shim, and wait for it: exit code, standard output and error."""
+        return ended(self.start(env, text))
+
+    def end(self) -> None:
+        """As SIGTERM ends it; one of a parent process is not ours to end."""
+
+
+def ended(shim: subprocess.Popen[bytes], seconds: float = SECONDS) -> tuple[int, str, str]:
+    """What an executable said in the end; one that does not end is killed, and fails."""
+    try:
+        out, err = shim.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        shim.kill()
+        shim.communicate()
+        raise
+    return shim.returncode, out.decode(), err.decode()
+
+
+class Thick(Way):
+    """A daemon for one node, in this process."""
+
+    def __init__(self, folder: Path, state: Path, policy: str) -> None:
+        super().__init__(folder, state, policy)
+        self.log: list[dict[str, Any]] = []
         self._ready = threading.Event()
         self._failed: list[BaseException] = []
         self._daemon: Daemon | None = None
@@ -145,24 +194,88 @@ class Thick:
     def _tell(self, **fields: Any) -> None:
         self.log.append(fields)
 
-    def serves(self, policy: str) -> bool:
-        """Whether it can be asked: it is of this process and has this policy."""
-        return (self._process, self._policy) == (os.getpid(), policy)
-
-    def call(self, env: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
-        """Execute the shim as a runtime does: exit code, standard output and error."""
-        whole = {**env, "BONDCNI_SOCKET": str(self.socket)}
-        done = subprocess.run(
-            [SHIM], env=whole, input=text, capture_output=True, check=False, timeout=SECONDS
-        )
-        return done.returncode, done.stdout.decode(), done.stderr.decode()
+    def at_work(self) -> int:
+        """How many requests it is at."""
+        assert self._daemon is not None
+        return self._daemon._crew.busy()
 
     def end(self) -> None:
         """As SIGTERM ends it."""
-        if self._process != os.getpid():
+        if self.process != os.getpid():
             return
         assert self._daemon is not None
         self._daemon.end()
         self._thread.join(30)
         assert not self._thread.is_alive(), "the daemon does not end"
         assert not self._failed, self._failed
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {library!r})
+from bondcni.frontends.cli import main
+main()
+"""
+RIGHTS = "-all,+net_admin"
+
+
+class Server(Way):
+    """``bondctl serve`` as a process of its own, with the rights that it has in production."""
+
+    def __init__(self, folder: Path, state: Path, policy: str) -> None:
+        super().__init__(folder, state, policy)
+        self.log = self.socket.with_name("log")
+        caps = [f"--{sort}={RIGHTS}" for sort in ("inh-caps", "ambient-caps", "bounding-set")]
+        ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
+        program = PROGRAM.format(library=str(_library(self.socket.parent)))
+        what = ["serve", "--socket", str(self.socket), "--state", str(state), "--policy", policy]
+        with self.log.open("ab") as log:
+            self._running = subprocess.Popen(
+                ["setpriv", *ids, *caps, sys.executable, "-IS", "-c", program, *what],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ["PATH"]},
+            )
+        self.pid = self._running.pid
+        self._told = False
+        until = time.monotonic() + 30
+        while "event=ready" not in (said := self.log.read_text()):
+            assert self._running.poll() is None, said
+            assert time.monotonic() < until, said
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short."""
+        self._running.kill()
+        self._running.wait(10)
+
+    def tell_to_end(self) -> None:
+        """By SIGTERM, once: a second one may find Python on its way out, without a handler."""
+        if not self._told:
+            self._running.terminate()
+        self._told = True
+
+    def end(self) -> None:
+        """By SIGTERM; its log is told where it fails."""
+        if self.process != os.getpid() or self._running.poll() is not None:
+            return
+        self.tell_to_end()
+        try:
+            status = self._running.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        assert status == 0, self.log.read_text()
+
+
+def _library(run: Path) -> Path:
+    """The package, and what it needs, where the daemon's user can read them."""
+    library = run / "library"
+    if not library.exists():
+        for name in ("bondcni", "click", "ruamel.yaml"):
+            found = importlib.util.find_spec(name)
+            assert found
+            assert found.origin
+            shutil.copytree(Path(found.origin).parent, library / name.replace(".", "/"))
+    return library

@@ -4,7 +4,7 @@ Undo is not a list kept beside the steps that were done: it is computed from the
 record of what was taken and from the state *now*. So one function serves the rollback
 of a failed ADD, DEL, a repeated DEL and recovery after a crash at any instruction;
 missing means done. It is called again until no step is left: first the bond goes
-(the kernel then gives its members their MAC and MTU back), then links move home,
+(the kernel then gives its members their MAC and MTU back) and links move home,
 then what still differs is put right, each attribute by itself so that one refusal
 does not stop the others. A link is known by device, not by name.
 """
@@ -96,13 +96,45 @@ def sought(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[Sought, ...]:
     )
 
 
+def clues(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[list[str], list[int]]:
+    """Names and ifindexes by which to ask the host for what ``plan_home`` looks at there.
+
+    By likeness these find whatever is known by anything but its permanent MAC.
+    """
+    found = [one for one in sought(bond, taken) if one.home == "host"]
+    names = [name for one in found for name in (one.link.name, *one.link.altnames)]
+    indexes = dict.fromkeys(index for one in found for index in (one.link.index, one.inside))
+    return names, list(indexes)
+
+
+def suffices(
+    bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace | None
+) -> bool:
+    """Whether the links of the host that ``clues`` found say as much as all of them would.
+
+    They do not where hardware is not known for sure yet, for its permanent MAC may be under
+    any name; nor where a link that is to come home finds another of its name, for then it
+    needs one that nobody has.
+    """
+    for one in sought(bond, taken):
+        if one.home != "host":
+            continue
+        inside = one.among(pod, "pod")[0] if pod else STRANGER
+        outside, at_home = one.among(host, "host")
+        if one.link.permanent_mac and min(inside, outside) > 0:
+            return False
+        if host.named(one.link.name) not in (None, at_home):
+            return False
+    return True
+
+
 def plan_home(
     bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace | None
 ) -> Home:
     """The next steps to the state before ADD. ``pod`` is None when it is gone."""
     held = our_bond(bond, taken, pod) if pod else None
-    if held is not None:
-        return Home((DeleteLink("pod", held.index, held.name),), ())
+    if pod and held:
+        return Home((DeleteLink("pod", held.index, held.name), *_freed(bond, taken, host, pod)), ())
     steps: list[Step] = []
     told: list[str] = []
     awaited: list[str] = []
@@ -121,6 +153,20 @@ def plan_home(
             steps += _mend(one, now, space, names)
             told += _lost(one.link, now, space)
     return Home(tuple(steps), tuple(told), tuple(awaited))
+
+
+def _freed(
+    bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace
+) -> Iterator[Step]:
+    """The moves of a bond's members, in one send with its end, which gives them back their MAC
+    and MTU; where it fails they leave it all the same, and the next steps are computed anew.
+    """
+    places = [(one, one.among(pod, "pod")[1]) for one in sought(bond, taken)]
+    names = {one.link.name for one, now in places if now}
+    for one, now in places:
+        if one.home == "host" and now and now.master == bond.index:
+            was = one.link
+            yield from _bring(was, now._replace(mac=was.mac, mtu=was.mtu), host, names)
 
 
 def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:

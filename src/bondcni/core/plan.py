@@ -9,7 +9,7 @@ written before the first change already names the bond, and so that the members
 can be enslaved in the same breath.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
@@ -22,6 +22,9 @@ LATE = ("primary", "active_slave")
 """Options that name a member: the kernel ignores an ifindex it does not know yet."""
 
 DEFAULT_MTU = 1500
+
+ABOVE = 1 << 16
+"""New ifindexes of links begin here: above what most hosts, which count up, have given out."""
 
 
 def no_rules(link: Link) -> Verdict:
@@ -135,8 +138,13 @@ def plan_add(
     host: Namespace,
     pod: Namespace,
     judge: Callable[[Link], Verdict] = no_rules,
+    spare: Callable[[range], range] = lambda numbers: numbers,
 ) -> Plan:
     """The steps that give the pod its bond. ``judge`` is the node's policy on host links.
+
+    ``host`` may hold what concerns the links of the configuration alone, ``pod`` holds all
+    links. ``spare`` gives as many ifindexes in a row, those or higher ones, that are free on the
+    host; it is asked where a link cannot keep its own.
 
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
     of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
@@ -157,7 +165,7 @@ def plan_add(
     if reasons:
         raise Refused(tuple(dict.fromkeys(reasons)))
     mtu, warnings = choose_mtu(config, links)
-    wanted = _wanted(config, ifname, mtu, found, host, pod)
+    wanted = _wanted(config, ifname, mtu, found, pod, spare)
     steps = tuple(_steps(wanted, found, home))
     taken = tuple(Taken(home, link) for link in links)
     return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
@@ -208,21 +216,35 @@ def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
                 yield f"link {link.name} has {address.address}: no use on a member of a bond"
 
 
+def numbers(links: Sequence[Link], pod: Namespace, home: str = "host") -> range:
+    """The ifindexes to give: the bond's, and one for each link where not all keep their own."""
+    first = max((link.index for link in (*links, *pod.links)), default=0) + 1
+    in_pod = {link.index for link in pod.links}
+    if home == "host" and any(link.index in in_pod for link in links):
+        first = max(first, ABOVE)
+        return range(first, first + 1 + len(links))
+    return range(first, first + 1)
+
+
 def _wanted(
     config: BondConfig,
     ifname: str,
     mtu: int,
     found: list[tuple[LinkRef, Link]],
-    host: Namespace,
     pod: Namespace,
+    spare: Callable[[range], range],
 ) -> Wanted:
-    used = {link.index for link in (*host.links, *pod.links)}
-    index = max(used, default=0) + 1
-    in_pod = {link.index for link in pod.links}
+    """Ifindexes are free in the pod. A new one of a link is free on the host, too: when the pod's
+    namespace dies hardware comes home with the ifindex it has there, and is known again by it.
+    """
+    home = "pod" if config.links_in_container else "host"
+    index, *new = numbers([link for _, link in found], pod, home)
+    if new:
+        index, *new = spare(range(index, new[-1] + 1))
+    in_pod = {link.index for link in pod.links} if new else set()
     members = []
     for number, (ref, link) in enumerate(found):
-        clash = not config.links_in_container and link.index in in_pod
-        target = index + 1 + number if clash else link.index
+        target = new[number] if link.index in in_pod else link.index
         members.append(Member(target, link.name, ref.options))
     place = _positions(found)
     options = {

@@ -3,8 +3,8 @@ that a crash or a caller that went away left.
 
 It is done with the help of whoever calls next, a bounded part before each request, what was not
 tried yet first. Whatever comes of it is told in the log and fails nobody else's request; what
-was not done is not tried again at once. The queued deletion of a request's own attachment is
-done before the request in any case.
+was not done is not tried again at once. The queued deletion of a request's own attachment, or of
+one that has the links it wants, is done before the request in any case.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 
 from bondcni.core.errors import TryAgain
 from bondcni.frontends.backlog import Backlog, Name
@@ -58,26 +58,45 @@ class Due:
         """How many deletions are queued, and how many attachments wait."""
         return len(self._backlog.names()), len(self._dead)
 
-    def drain(self, service: Service, own: Name) -> None:
-        """Do a part; ``own`` is the attachment of the request that it is done before.
+    def is_queued(self, name: Name) -> bool:
+        """Whether a deletion of this attachment is queued."""
+        return name in self._backlog.names()
 
-        Raises ``TryAgain`` where another request is at work on that one and does not end.
+    def drain(
+        self, service: Service, own: Name, links: Callable[[], Collection[str]] = tuple
+    ) -> None:
+        """Do a part; ``own`` is the attachment of the request that it is done before, ``links``
+        tells what it wants to take: each link's name, MAC or PCI address.
+
+        Raises ``TryAgain`` where another request is at work on one of these and does not end.
         """
         queued = self._backlog.names()
-        if own in queued:
-            with self._alone(own):
-                self._finish(service, own)
-        others = self._ripe([name for name in (*queued, *list(self._dead)) if name != own])
+        first = self._in_its_way(service, own, links()) & set(queued) if queued else set()
+        for name in sorted(first):
+            with self._alone(name, self._patience):
+                self._finish(service, name)
+        known = {*first, own}
+        others = self._ripe([name for name in (*queued, *list(self._dead)) if name not in known])
         if not others or not self._draining.acquire(blocking=False):
             return
         try:
             until = time.monotonic() + SECONDS
             for name in others[:AT_ONCE]:
-                if time.monotonic() < until:
-                    with self._alone(name):
+                if time.monotonic() < until:  # one that somebody is at work on needs no second
+                    with suppress(TryAgain), self._alone(name, 0.0):
                         self._finish(service, name)
         finally:
             self._draining.release()
+
+    @staticmethod
+    def _in_its_way(service: Service, own: Name, links: Collection[str]) -> set[Name]:
+        """The attachment itself, and those that have its links. They may be at home already, for
+        the shim sends them as they are: whoever took them then would take that for their state.
+        """
+        found, words = service.journal.naming(links) if links else ([], [])
+        for word in words:
+            service.warn(word)
+        return {own, *((record.container_id, record.ifname) for record in found)}
 
     def _ripe(self, names: list[Name]) -> list[Name]:
         """Those to try, each once: what was tried longest ago comes first."""
@@ -86,10 +105,10 @@ class Due:
         return sorted((n for n in tried if tried[n] <= before), key=lambda n: (tried[n], n))
 
     @contextmanager
-    def _alone(self, name: Name) -> Iterator[None]:
+    def _alone(self, name: Name, patience: float) -> Iterator[None]:
         """Nobody else at work on ``name``: a deletion must not come late, after a new ADD."""
         with self._changed:
-            if not self._changed.wait_for(lambda: name not in self._at_work, self._patience):
+            if not self._changed.wait_for(lambda: name not in self._at_work, patience):
                 raise TryAgain(f"a deletion of {name[1]} that was queued goes on")
             self._at_work.add(name)
         try:

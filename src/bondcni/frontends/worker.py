@@ -1,8 +1,8 @@
 """What a worker does with one request: take it, do it, answer it, tell of it in one line.
 
 What was queued or is due is done before (``due.py``). An ADD whose caller went away before it
-was answered is undone: the runtime counts it as failed. Everything that came with a request is
-closed when it ends.
+was answered is undone: the runtime counts it as failed; what that, or the caller's own end,
+leaves is due. Everything that came with a request is closed when it ends.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
-from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.config import parse_leniently
+from bondcni.core.errors import BondError, EnvironError, TryAgain
 from bondcni.core.result import Object
 from bondcni.frontends.answering import refusal, send
 from bondcni.frontends.backlog import Backlog
@@ -118,13 +119,16 @@ class Worker:
         self._line(visit, answer, warnings)
         if defects.getvalue():
             self._tell(event="defect", traceback=defects.getvalue())
-        if not delivered and not answer.code and visit.command == "ADD":
-            self._undo(service, visit)
+        if not delivered and visit.command in ("ADD", "DEL"):
+            self._unheard(service, visit, answer)
 
     def _work(self, service: Service, caller: Caller) -> Object | None:
         request = read_request(caller.env, caller.stdin)
         self._look_at_host(caller)
-        self._due.drain(service._replace(warn=self._warn), (request.container_id, request.ifname))
+        name = request.container_id, request.ifname
+        self._due.drain(service._replace(warn=self._warn), name, partial(_links, request))
+        if request.command == "ADD" and self._due.is_queued(name):  # it would undo this ADD later
+            raise TryAgain(f"a deletion of {name[1]} is queued that cannot be done yet")
         if request.command == "STATUS":
             self._tell_waiting(service)
         return self._verb(service, request)
@@ -147,10 +151,20 @@ class Worker:
             if count:
                 service.warn(f"{count} {what}: the next requests do it, or bondctl recover")
 
-    def _undo(self, service: Service, visit: Visit) -> None:
-        """Undo an ADD whose caller went away."""
-        name = visit.container, visit.env.get("CNI_IFNAME", "")
-        request = read_request({**visit.env, "CNI_COMMAND": "DEL"}, visit.stdin)
+    def _unheard(self, service: Service, visit: Visit, answer: Answer) -> None:
+        """The caller went away: an ADD is undone; what one that failed left, or a DEL, is due."""
+        try:
+            request = read_request({**visit.env, "CNI_COMMAND": "DEL"}, visit.stdin)
+        except EnvironError:  # then nothing was done
+            return
+        if answer.code:
+            self._due.add((request.container_id, request.ifname))
+        elif visit.command == "ADD":
+            self._undo(service, request)
+
+    def _undo(self, service: Service, request: Request) -> None:
+        """Undo an ADD."""
+        name = request.container_id, request.ifname
         try:
             self._verb(service._replace(warn=self._warn), request)
         except BondError as error:
@@ -171,6 +185,13 @@ class Worker:
             **({"error": answer.message} if answer.message else {}),
             **({"warnings": "; ".join(warnings)} if warnings else {}),
         )
+
+
+def _links(request: Request) -> Collection[str]:
+    """What it wants to take."""
+    if request.command != "ADD":
+        return ()
+    return {link.value for link in parse_leniently(request.stdin).links}
 
 
 def _network(stdin: bytes) -> str:

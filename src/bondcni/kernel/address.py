@@ -28,6 +28,7 @@ from bondcni.kernel.wire import (
 RTM_NEWADDR = 20
 RTM_GETADDR = 22
 RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 
 IFA_ADDRESS = 1
@@ -166,9 +167,10 @@ def add_route(route: Route) -> Request:
     return Request(RTM_NEWROUTE, flags, head + _route_attrs(route), _RTMSG.size, words)
 
 
-def get_routes() -> Request:
-    """RTM_GETROUTE for a dump of every table and family."""
-    return Request(RTM_GETROUTE, 0, _RTMSG.pack(*[0] * 9), _RTMSG.size, "list routes")
+def get_routes(index: int = 0) -> Request:
+    """RTM_GETROUTE for a dump of every table and family: through one link, or all."""
+    body = _RTMSG.pack(*[0] * 9) + _numbers((RTA_OIF, index))
+    return Request(RTM_GETROUTE, 0, body, _RTMSG.size, "list routes")
 
 
 def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, Mapping[int, bytes]]]:

@@ -13,12 +13,13 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, TryAgain
-from bondcni.core.home import plan_home
+from bondcni.core.home import clues, plan_home, suffices
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode
 from bondcni.core.plan import (
     AddAltname,
@@ -29,26 +30,30 @@ from bondcni.core.plan import (
     Taken,
     Wanted,
 )
-from bondcni.core.state import Address, Namespace, OptionValue, Route
+from bondcni.core.state import Address, Link, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
-from bondcni.kernel.reading import link_by_index, snapshot, wait_dad
+from bondcni.kernel.reading import (
+    Look,
+    Watch,
+    about,
+    all_links,
+    known,
+    link_by_index,
+    look_everywhere,
+    meant,
+    snapshot,
+    wait_dad,
+)
 from bondcni.kernel.rtnetlink import Rtnetlink, failure
 from bondcni.kernel.wire import NLM_F_REQUEST, Request, pack_message
-
-PATIENCE = 20.0
-"""Seconds for one exchange with the kernel; a busy node's rtnl lock can take many."""
 
 DAD_PATIENCE = 10.0
 """Seconds for duplicate address detection, which takes one to two."""
 
 ROUNDS = 8
 """Bound on the rounds of ``bring_home``: the bond, the move, what differs, altnames."""
-
-
-def _deadline() -> float:
-    return time.monotonic() + PATIENCE
 
 
 SetSysctls = Callable[[str, str, Mapping[str, int]], None]
@@ -70,19 +75,42 @@ class Back(NamedTuple):
     awaited: tuple[str, ...]
 
 
+WATCH = Watch()
+"""For all requests of a resident process: what is near the links of its own namespace."""
+
+
+def listen() -> None:
+    """Have the first look, so that no request has to; where it fails the first request has it."""
+    with (
+        suppress(BondError, OSError),
+        Rtnetlink.open() as rtnl,
+        open("/proc/thread-self/ns/net") as own,
+    ):
+        if WATCH.knows(own.fileno()):
+            WATCH(rtnl, ())
+
+
 class Node:
     """The host's namespace and a pod's, as one request sees them.
 
-    ``pod`` is None when the pod's namespace is gone.
+    ``pod`` is None when the pod's namespace is gone. ``watch`` is for a process that stays;
+    one that ends with its request would start it in vain.
     """
 
     def __init__(
-        self, host: Side, pod: Side | None, netns: str, set_sysctls: SetSysctls = set_ipv6_sysctls
+        self,
+        host: Side,
+        pod: Side | None,
+        netns: str,
+        set_sysctls: SetSysctls = set_ipv6_sysctls,
+        watch: Watch | None = WATCH,
     ) -> None:
         self.host = host
         self.pod = pod
         self.netns = netns
         self._set_sysctls = set_sysctls
+        self._watch = watch
+        self._free = range(0)
 
     @classmethod
     @contextmanager
@@ -93,18 +121,48 @@ class Node:
         """
         with namespace_fd("/proc/self/ns/net") as host_fd, Rtnetlink.open() as host:
             if not netns:
-                yield cls(Side(host, host_fd), None, netns)
+                yield cls(Side(host, host_fd), None, netns, watch=None)
                 return
             with namespace_fd(netns) as fd, open_in(netns) as pod:
-                yield cls(Side(host, host_fd), Side(pod, fd), netns)
+                yield cls(Side(host, host_fd), Side(pod, fd), netns, watch=None)
 
     def both(self) -> tuple[Namespace, Namespace]:
         """What the host's and the pod's namespace hold."""
-        return snapshot(self.host.rtnl, _deadline()), self.inside()
+        return snapshot(self.host.rtnl), self.inside()
 
     def inside(self) -> Namespace:
         """What the pod's namespace holds; nothing when it is gone."""
-        return snapshot(self.pod.rtnl, _deadline()) if self.pod else Namespace()
+        return snapshot(self.pod.rtnl) if self.pod else Namespace()
+
+    def links_inside(self) -> Namespace:
+        """The links alone of the pod's namespace; nothing when it is gone."""
+        return all_links(self.pod.rtnl) if self.pod else Namespace()
+
+    def meant(self, refs: Sequence[LinkRef]) -> tuple[Link, ...]:
+        """The links of the host that are named."""
+        return meant(self.host.rtnl, refs)
+
+    def about(self, refs: Sequence[LinkRef], numbers: range = range(0)) -> Namespace:
+        """Of the host all that matters when these links are to be taken.
+
+        ``numbers`` are the ifindexes that will be given then, as ``plan.numbers`` has them: who
+        has one is asked in the same breath, so that ``spare`` need not.
+        """
+        if len(numbers) == 1:  # the bond's alone, which the host need not have free
+            numbers = range(0)
+        look: Look = look_everywhere
+        if self._watch and self._watch.knows(self.host.fd):
+            look = self._watch
+        found = about(self.host.rtnl, refs, look, numbers)
+        self._free = range(0) if any(link.index in numbers for link in found.links) else numbers
+        return found
+
+    def spare(self, numbers: range) -> range:
+        """As many ifindexes in a row that the host has free: those, or higher ones."""
+        while numbers != self._free and known(self.host.rtnl, (), numbers).links:
+            first = numbers.start * 8  # the host counts up from 1: soon above all it gave out
+            numbers = range(first, first + len(numbers))
+        return numbers
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Make the changes in their order. Raises ``KernelError`` for the first refused.
@@ -119,7 +177,7 @@ class Node:
         for where, run in groupby(steps, key=lambda step: step.where):
             side = self._side(where)
             requests = [self._request(step) for step in run]
-            answers = side.rtnl.send(requests, _deadline())
+            answers = side.rtnl.send(requests, None)
             for request, answer in zip(requests, answers, strict=True):
                 if answer.number:
                     yield failure(request, answer)
@@ -168,8 +226,9 @@ class Node:
         errors: list[str] = []
         before: tuple[Step, ...] = ()
         for _ in range(ROUNDS):
-            pod = self.inside() if self.pod else None
-            home = plan_home(bond, taken, snapshot(self.host.rtnl, _deadline()), pod)
+            pod = self.links_inside() if self.pod else None
+            host = self._near_home(bond, taken, pod)
+            home = plan_home(bond, taken, host, pod)
             if not home.steps:
                 return Back((), home.told, home.awaited)
             if home.steps == before:
@@ -179,17 +238,12 @@ class Node:
             before = home.steps
         return Back(tuple(errors), home.told, home.awaited)
 
-    def interface(self, index: int) -> dict[str, Any]:
-        """The bond as an entry of a CNI result's interfaces."""
-        found = self.pod and link_by_index(self.pod.rtnl, index, _deadline())
-        if not found:
-            raise TryAgain(f"the bond (ifindex {index}) went away while it was set up")
-        return {
-            "name": found.name,
-            "mac": found.mac,
-            "mtu": found.mtu,
-            "sandbox": self.netns,
-        }
+    def _near_home(
+        self, bond: Wanted, taken: tuple[Taken, ...], pod: Namespace | None
+    ) -> Namespace:
+        """Of the host what the way home depends on; where that is not enough, all links."""
+        host = known(self.host.rtnl, *clues(bond, taken))
+        return host if suffices(bond, taken, host, pod) else all_links(self.host.rtnl)
 
     def add_addresses(
         self, bond: Wanted, addresses: Sequence[Address], warn: Callable[[str], None]
@@ -202,13 +256,13 @@ class Node:
         six = any(":" in address.address for address in addresses)
         if six:
             self._set_sysctls(self.netns, bond.name, {"disable_ipv6": 0, "keep_addr_on_down": 1})
-        rtnl.execute([add_address(address, bond.name) for address in addresses], _deadline())
+        rtnl.execute([add_address(address, bond.name) for address in addresses])
         if not six:
             return
         try:
             wait_dad(rtnl, bond.index, time.monotonic() + DAD_PATIENCE)
         except TryAgain as error:
-            now = link_by_index(rtnl, bond.index, _deadline())
+            now = link_by_index(rtnl, bond.index)
             if now is None or now.carrier:
                 raise
             warn(f"{bond.name} has no carrier yet: {error.message}")
@@ -216,9 +270,7 @@ class Node:
     def add_routes(self, routes: Sequence[Route]) -> None:
         """Add routes; one that is there already is fine."""
         requests = [add_route(route) for route in routes]
-        for request, ack in zip(
-            requests, self._side("pod").rtnl.send(requests, _deadline()), strict=True
-        ):
+        for request, ack in zip(requests, self._side("pod").rtnl.send(requests, None), strict=True):
             if ack.number not in (0, errno.EEXIST):
                 raise failure(request, ack)
 
@@ -228,13 +280,20 @@ def way_home(bond: Wanted, taken: tuple[Taken, ...]) -> bytes:
     deleted, each link moved. Whoever sends them puts in the host's namespace and numbers. They
     are for who cannot compute the way from the state: ``shim/bond.c``, while no daemon runs.
     """
-    homes = [
-        inside for inside, item in zip(bond.members, taken, strict=True) if item.home == "host"
-    ]
+    pairs = zip(bond.members, taken, strict=True)
+    homes = [(inside, item.link) for inside, item in pairs if item.home == "host"]
     if not homes:
         return b""
     requests = [messages.delete_link(bond.index, bond.name)]
-    requests += [messages.change_link(m.index, m.name, messages.Change(namespace=0)) for m in homes]
+    for inside, was in homes:
+        # As it was; without its ifindex, where that is taken; without names, where one is. What
+        # comes after a move that went well finds no link any more.
+        tries = [messages.Change(namespace=0, new_index=was.index)] * (was.index != inside.index)
+        tries.append(messages.Change(namespace=0))
+        requests += [messages.change_link(inside.index, inside.name, move) for move in tries]
+        requests += [messages.delete_altnames(inside.index, inside.name, a) for a in was.altnames]
+        last = messages.Change(namespace=0, name="dev%d")
+        requests.append(messages.change_link(inside.index, inside.name, last))
     return b"".join(pack_message(r.type, r.flags | NLM_F_REQUEST, 0, r.body) for r in requests)
 
 

@@ -210,6 +210,39 @@ def get_link(index: int) -> Request:
     return _request(RTM_GETLINK, f"read link {index}", _NO_STATS, index)
 
 
+def get_link_named(name: str) -> Request:
+    """RTM_GETLINK of a name or alternative name. ENODEV when no link has it.
+
+    The kernel looks among both for either attribute (__dev_get_by_name); IFLA_IFNAME has no
+    room for a long one.
+    """
+    return _request(
+        RTM_GETLINK, f"read link {name}", _NO_STATS + pack_attr(IFLA_ALT_IFNAME, pack_text(name))
+    )
+
+
+def stands_on(index: int) -> bytes:
+    """What the message of a link that stands on another holds: IFLA_LINK with its ifindex.
+
+    Other messages may hold these bytes by chance.
+    """
+    return pack_attr(IFLA_LINK, pack_u32(index))
+
+
+def decode_stack(body: bytes) -> tuple[int, int | None]:
+    """The ifindex of an RTM_NEWLINK's or RTM_DELLINK's link, and that of the link below it.
+
+    None: there is none. 0: it is in another namespace, and may come back under any ifindex.
+    Raises WireError.
+    """
+    found = attrs(body, _IFINFOMSG.size)
+    index = int(_IFINFOMSG.unpack_from(body)[2])
+    kind = text(attrs(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b""))
+    if kind not in PEER_KINDS and IFLA_LINK_NETNSID in found:
+        return index, 0
+    return index, _lower(index, kind, found) or None
+
+
 def _lower(index: int, kind: str, found: Mapping[int, bytes]) -> int:
     """IFLA_LINK, where it is a link below this one and in the same namespace."""
     if IFLA_LINK not in found or IFLA_LINK_NETNSID in found or kind in PEER_KINDS:

@@ -88,17 +88,26 @@ def pack_message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
     return _NLMSGHDR.pack(length, kind, flags, seq, 0) + body + bytes(align(length) - length)
 
 
+def headers(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """(type, flags, number, start, end) of each message of one datagram, its body's place.
+
+    Raises WireError at the first malformed one.
+    """
+    at, whole, header = 0, len(buffer), _NLMSGHDR.size
+    while at < whole:
+        if whole - at < header:
+            raise WireError(f"{whole - at} bytes where a netlink header should be")
+        length, kind, flags, seq, _ = _NLMSGHDR.unpack_from(buffer, at)
+        if not header <= length <= whole - at:
+            raise WireError(f"netlink message of {length} bytes in {whole - at}")
+        yield kind, flags, seq, at + header, at + length
+        at += (length + 3) & ~3
+
+
 def messages(buffer: bytes) -> Iterator[Message]:
     """The messages of one datagram. Raises WireError at the first malformed one."""
-    at = 0
-    while at < len(buffer):
-        if len(buffer) - at < _NLMSGHDR.size:
-            raise WireError(f"{len(buffer) - at} bytes where a netlink header should be")
-        length, kind, flags, seq, _ = _NLMSGHDR.unpack_from(buffer, at)
-        if not _NLMSGHDR.size <= length <= len(buffer) - at:
-            raise WireError(f"netlink message of {length} bytes in {len(buffer) - at}")
-        yield Message(kind, flags, seq, buffer[at + _NLMSGHDR.size : at + length])
-        at += align(length)
+    for kind, flags, seq, start, end in headers(buffer):
+        yield Message(kind, flags, seq, buffer[start:end])
 
 
 def pack_attr(kind: int, value: bytes) -> bytes:
@@ -130,7 +139,17 @@ def attr_list(buffer: bytes, at: int = 0) -> list[tuple[int, bytes]]:
     """(type, value) of each attribute from ``at`` on, flags masked off the type."""
     if at > len(buffer):
         raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
-    return [(kind, buffer[a + _NLATTR.size : b]) for kind, a, b in _spans(buffer, at, len(buffer))]
+    found: list[tuple[int, bytes]] = []  # as _spans: here a request spends its time
+    unpack, end = _NLATTR.unpack_from, len(buffer)
+    while at < end:
+        if end - at < 4:
+            raise WireError(f"{end - at} bytes where an attribute should be")
+        length, kind = unpack(buffer, at)
+        if not 4 <= length <= end - at:
+            raise WireError(f"attribute of {length} bytes in {end - at}")
+        found.append((kind & NLA_TYPE_MASK, buffer[at + 4 : at + length]))
+        at += (length + 3) & ~3
+    return found
 
 
 def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, located
-from bondcni.core.errors import BondError, VerifyError
+from bondcni.core.errors import BondError, TryAgain, VerifyError
 from bondcni.core.plan import Plan
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
-from bondcni.core.state import Link
+from bondcni.core.state import Link, Namespace
 from bondcni.kernel.executor import Node
 from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
@@ -44,6 +45,7 @@ class Service(NamedTuple):
     reach: Reach = Direct()
 
 
+@cache
 def boot_id() -> str:
     """This boot of the node: what was taken in another is not away any more."""
     with open("/proc/sys/kernel/random/boot_id") as file:
@@ -104,15 +106,18 @@ def attach(
         with ExitStack() as undo:
             undo.callback(settle, service, record, node, left)
             node.apply(plan.steps)
-            _verify(difference(record.wanted, node.inside()))
+            pod = node.links_inside()
+            _verify(difference(record.wanted, pod))
             undo.callback(release, service, config.raw, env, left)
             addresses = _addresses(service, config, env)
-            addressing.configure(node, record.wanted, addresses, service.warn)
-            interface = node.interface(record.wanted.index)
+            if addresses.ips or addresses.routes:
+                addressing.configure(node, record.wanted, addresses, service.warn)
+                pod = node.inside()
+            interface = _interface(record, pod)
+            ours = merge(Result(), interface, addresses, {})
+            _verify(addressing.missing(ours, record.wanted, record.netns, pod))
             before = read(config.prev_result or {})
             merged = merge(before, interface, addresses, config.dns)
-            ours = merge(Result(), interface, addresses, {})
-            _verify(addressing.missing(ours, record.wanted, record.netns, node.inside()))
             document = render(merged, config.cni_version)
             service.journal.complete(record._replace(result=document))
             undo.pop_all()
@@ -121,6 +126,15 @@ def attach(
             error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
         raise
     return document
+
+
+def _interface(record: Record, pod: Namespace) -> Object:
+    """The bond as an entry of a CNI result's interfaces, as it is now."""
+    index = record.wanted.index
+    bond = pod.indexed(index)
+    if bond is None:
+        raise TryAgain(f"the bond (ifindex {index}) went away while it was set up")
+    return {"name": bond.name, "mac": bond.mac, "mtu": bond.mtu, "sandbox": record.netns}
 
 
 def _verify(differences: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from bondcni.core.errors import TryAgain
-from bondcni.service.journal import JournalError, own_as_folder
+from bondcni.service.journal import JournalError, make_folder, own_as_folder
 
 PATIENCE = 30.0
 """Seconds to wait for another request on the same attachment or NIC."""
@@ -38,16 +38,13 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
     """
     path = f"{folder}/lock"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        own_as_folder(descriptor, folder)
+        descriptor = _opened(path, folder)
     except OSError as error:
         raise JournalError(f"the lock {path} cannot be opened: {error.strerror}") from error
     os.set_inheritable(descriptor, True)  # noqa: FBT003  its one parameter
     try:
-        until = time.monotonic() + patience
         for offset, key in sorted((zlib.crc32(key.encode()), key) for key in set(keys)):
-            _take(descriptor, offset, key, until)
+            patience = _take(descriptor, offset, key, patience)
         yield
     finally:
         whole = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
@@ -55,14 +52,29 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
         os.close(descriptor)
 
 
-def _take(descriptor: int, offset: int, key: str, until: float) -> None:
+def _opened(path: str, folder: str) -> int:
+    """The file of locks; the first request makes it."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        make_folder(folder)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        own_as_folder(descriptor, folder)
+        return descriptor
+
+
+def _take(descriptor: int, offset: int, key: str, patience: float) -> float:
+    """Lock one key; how much of the patience is left."""
     request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+    until = 0.0
     while True:
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
         except (BlockingIOError, PermissionError):
-            if time.monotonic() >= until:
+            now = time.monotonic()
+            until = until or now + patience
+            if now >= until:
                 raise TryAgain(f"another request is at work on {key}") from None
             time.sleep(POLL)
         else:
-            return
+            return until - time.monotonic() if until else patience

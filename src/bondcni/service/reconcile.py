@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, TryAgain
 from bondcni.core.resolve import matches
+from bondcni.kernel.executor import listen
 from bondcni.service.attachment import (
     Service,
     attachment_key,
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
 
     container_id: str
     ifname: str
-    state: str  # "live", "busy", "cut off", "namespace gone", "other boot"
+    state: str  # "live", "busy", "cut off", "namespace gone", "other boot", "queued"
     done: bool  # nothing is left to do
     words: tuple[str, ...] = ()
 
@@ -64,8 +65,11 @@ def mend(service: Service) -> None:
 
     For who cannot look into pods yet, such as the resident server when it starts: nothing is
     dropped, and nothing judged of an attachment. A device that is in no pod is known by its
-    permanent MAC or its bus address; virtual links wait for who can look.
+    permanent MAC or its bus address; virtual links wait for who can look. Who starts like that
+    stays: the journal and the kernel are listened to from here on.
     """
+    service.journal.stay()
+    listen()
     for record in records(service):
         pairs = zip(record.wanted.members, record.taken, strict=True)
         known = [
@@ -150,7 +154,7 @@ def environment(service: Service, record: Record) -> Mapping[str, str]:
 
 def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
     """Bring home the links that an ADD is about to take, where a dead attachment has them."""
-    for record in records(service):
+    for record in _naming(service, refs):
         if any(_meant(refs, record)) and state_of(service, record) != "live":
             finding = reclaim(service, record)
             service.warn(
@@ -161,9 +165,17 @@ def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
 
 def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[str]:
     """Who has the links that an ADD wanted, in sentences."""
-    for record in records(service):
+    for record in _naming(service, refs):
         for name in _meant(refs, record):
             yield f"link {name} was taken by {record.container_id} {record.ifname}"
+
+
+def _naming(service: Service, refs: Sequence[LinkRef]) -> list[Record]:
+    """The records that may be of links that ``refs`` name."""
+    found, words = service.journal.naming({ref.value for ref in refs})
+    for word in words:
+        service.warn(word)
+    return found
 
 
 def _meant(refs: Sequence[LinkRef], record: Record) -> Iterator[str]:

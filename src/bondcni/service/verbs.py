@@ -11,7 +11,7 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -29,10 +29,10 @@ from bondcni.core.errors import (
     VersionError,
 )
 from bondcni.core.home import adopt
-from bondcni.core.plan import Plan, plan_add
-from bondcni.core.policy import Policy, Verdict
+from bondcni.core.plan import Plan, numbers, plan_add
+from bondcni.core.policy import Verdict
 from bondcni.core.result import Result, at_least, read
-from bondcni.core.state import Link
+from bondcni.core.state import Link, Namespace
 from bondcni.kernel.executor import Node, bonding_driver, way_home
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service import ipam
@@ -107,31 +107,43 @@ def add(service: Service, request: Request) -> Document:
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
-            return _attach(service, request, config, node)
+            plan = plan_add(config, request.ifname, Namespace(), node.inside())
+            return _attach(service, request, config, node, plan)
         before_add(service, config.links)
-        links = _plan(service, request, config, node).taken
-        with hold(service.journal.folder, [link_key(item.link) for item in links]):
-            return _attach(service, request, config, node)
+        links = node.meant(config.links)
+        locks = {link_key(link) for link in links}
+        with hold(service.journal.folder, locks):
+            plan = _plan(service, request, config, node, links)
+            if not locks.issuperset(link_key(item.link) for item in plan.taken):
+                raise TryAgain("the links became others while ADD waited for them")
+            return _attach(service, request, config, node, plan)
 
 
-def _plan(service: Service, request: Request, config: BondConfig, node: Node) -> Plan:
-    policy = Policy() if config.links_in_container else service.policy()
+def _plan(
+    service: Service, request: Request, config: BondConfig, node: Node, links: Sequence[Link]
+) -> Plan:
+    """What to do with links of the host. They are read again when their locks are held: another
+    request may have had them until then. What they were before tells what else to ask for.
+    """
+    policy = service.policy()
     namespace = namespace_of(request.env.get("CNI_ARGS", ""))
 
     def judge(link: Link) -> Verdict:
         return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
 
+    pod = node.links_inside()
+    host = node.about(config.links, numbers(links, pod))
     try:
-        return plan_add(config, request.ifname, *node.both(), judge)
+        return plan_add(config, request.ifname, host, pod, judge, node.spare)
     except Refused as error:
-        if not config.links_in_container:
-            error.details = "; ".join(holders(service, config.links))
+        error.details = "; ".join(holders(service, config.links))
         raise
 
 
-def _attach(service: Service, request: Request, config: BondConfig, node: Node) -> Document:
-    """Plan, record and make, with every lock held that it needs."""
-    plan = _plan(service, request, config, node)
+def _attach(
+    service: Service, request: Request, config: BondConfig, node: Node, plan: Plan
+) -> Document:
+    """Record and make, with every lock held that it needs."""
     for warning in plan.warnings:
         service.warn(warning)
     record = Record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.world import World, apply, config, die, mac, marked, nic, space, veth
 
-from bondcni.core.home import adopt, our_bond, plan_home
+from bondcni.core.home import adopt, clues, our_bond, plan_home, suffices
 from bondcni.core.plan import ChangeLink, DeleteLink, Plan, plan_add
 from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Namespace
 from bondcni.kernel.executor import ROUNDS
@@ -257,6 +257,54 @@ def test_whatever_happens_it_ends_at_home_or_is_told(
                 assert not link.parent, "hardware is always known again"
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(sorted(CASES)), st.integers(0, 12), st.lists(DAMAGE, max_size=5))
+def test_the_links_that_clues_find_say_as_much_as_all_or_do_not_suffice(
+    name: str, done: int, damages: list[Damage]
+) -> None:
+    start = CASES[name]
+    bond, taken = start.plan.wanted, start.plan.taken
+    world = after(start, done)
+    for damage in damages:
+        world = damage(world, start.plan)
+    near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
+    if suffices(bond, taken, near, world.pod):
+        assert plan_home(bond, taken, near, world.pod) == plan_home(bond, taken, *world)
+
+
+def found_by(clue: tuple[list[str], list[int]], host: Namespace) -> Iterator[Link]:
+    """What the kernel answers to these names and ifindexes."""
+    for link in host.links:
+        if link.index in clue[1] or not {link.name, *link.altnames}.isdisjoint(clue[0]):
+            yield link
+
+
+def test_on_an_undisturbed_node_the_clues_suffice() -> None:
+    for start in CASES.values():
+        bond, taken = start.plan.wanted, start.plan.taken
+        for done in range(len(start.plan.steps) + 1):
+            world = after(start, done)
+            near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
+            assert suffices(bond, taken, near, world.pod)
+            assert len(near.links) <= len(taken) + 1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(space(*HARDWARE[1:]), None),  # nowhere, or under any name
+        World(space(HARDWARE[0]._replace(name="a", index=99, altnames=()), *HARDWARE[1:]), None),
+        World(space(*HARDWARE, veth(90, "x"))._replace(links=(veth(90, "eth1"),)), None),
+    ],
+)
+def test_where_a_name_is_another_links_or_hardware_is_missing_clues_do_not_suffice(
+    world: World,
+) -> None:
+    bond, taken = CASES["hardware"].plan.wanted, CASES["hardware"].plan.taken
+    near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
+    assert not suffices(bond, taken, near, world.pod)
+
+
 def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
     """How a link must be, given what was told of it; extra altnames at home are let be."""
     named = any(text.startswith(f"link {was.name} is at home as {now.name}:") for text in told)
@@ -353,7 +401,34 @@ def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
     start = CASES["hardware"]
     world = rename_bond(after(start, len(start.plan.steps)), start.plan)
     home = plan_home(start.plan.wanted, start.plan.taken, *world)
-    assert home.steps == (DeleteLink("pod", start.plan.wanted.index, "renamed"),)
+    assert home.steps[0] == DeleteLink("pod", start.plan.wanted.index, "renamed")
+
+
+@pytest.mark.parametrize(("name", "moves"), [("hardware", 3), ("virtual", 2), ("in the pod", 0)])
+def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> None:
+    start = CASES[name]
+    world = after(start, len(start.plan.steps))
+    home = plan_home(start.plan.wanted, start.plan.taken, *world)
+    assert [type(step) for step in home.steps] == [DeleteLink, *[ChangeLink] * moves]
+    for step in home.steps[1:]:
+        assert isinstance(step, ChangeLink)
+        assert (step.to, step.mac, step.mtu) == ("host", "", 0)
+    for step in home.steps:
+        world, error = apply(world, step)
+        assert not error
+    if moves:
+        assert plan_home(start.plan.wanted, start.plan.taken, *world).steps == ()
+
+
+def test_members_come_home_where_the_bond_cannot_be_deleted() -> None:
+    start = CASES["hardware"]
+    world = after(start, len(start.plan.steps))
+    for step in plan_home(start.plan.wanted, start.plan.taken, *world).steps[1:]:
+        world, error = apply(world, step)
+        assert not error
+    world, told = bring_home(world, start.plan)
+    assert told == ()
+    assert {n.name for n in world.host.links if n.parent} == {"eth1", "eth2", "eth3"}
 
 
 def test_a_link_that_has_another_master_at_home_is_left_to_it() -> None:

@@ -9,7 +9,16 @@ from tests.unit.core.world import config, mac, nic, space, veth
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import Refused
-from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, Plan, Taken, plan_add
+from bondcni.core.plan import (
+    ABOVE,
+    AddAltname,
+    ChangeLink,
+    CreateBond,
+    Plan,
+    Taken,
+    numbers,
+    plan_add,
+)
 from bondcni.core.policy import Verdict
 from bondcni.core.state import IFF_UP, Address, Link, Namespace, Route
 
@@ -292,15 +301,15 @@ def test_the_steps_for_host_links() -> None:
     plan = planned(host, links=refs, ifname="up", mac=mac(0x70))
     options = {"mode": 1, "miimon": 100}
     assert plan.steps == (
-        CreateBond("net1", 91, options, 1500, mac(0x70)),
-        AddAltname("pod", 91, "net1", "up"),
-        ChangeLink("host", 11, "eth1", to="pod", change=IFF_UP, master=91),
-        ChangeLink("host", 12, "eth2", to="pod", master=91),
+        CreateBond("net1", 13, options, 1500, mac(0x70)),
+        AddAltname("pod", 13, "net1", "up"),
+        ChangeLink("host", 11, "eth1", to="pod", change=IFF_UP, master=13),
+        ChangeLink("host", 12, "eth2", to="pod", master=13),
         ChangeLink("pod", 11, "eth1", member_options={"prio": 5}),
-        ChangeLink("pod", 91, "net1", flags=IFF_UP, change=IFF_UP),
+        ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
     assert plan.taken == (Taken("host", ETH1), Taken("host", ETH2._replace(flags=0)))
-    assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (91, "net1", "up")
+    assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (13, "net1", "up")
     assert [(m.index, m.name, m.options) for m in plan.wanted.members] == [
         (11, "eth1", {"prio": 5}),
         (12, "eth2", {}),
@@ -310,19 +319,36 @@ def test_the_steps_for_host_links() -> None:
 def test_the_steps_for_links_in_the_pod() -> None:
     plan = planned(space(veth(90, "cali1")), space(ETH1, ETH2), links_in_container=True)
     assert plan.steps == (
-        CreateBond("net1", 91, {"mode": 1, "miimon": 100}, 1500),
-        ChangeLink("pod", 11, "eth1", change=IFF_UP, master=91),
-        ChangeLink("pod", 12, "eth2", change=IFF_UP, master=91),
-        ChangeLink("pod", 91, "net1", flags=IFF_UP, change=IFF_UP),
+        CreateBond("net1", 13, {"mode": 1, "miimon": 100}, 1500),
+        ChangeLink("pod", 11, "eth1", change=IFF_UP, master=13),
+        ChangeLink("pod", 12, "eth2", change=IFF_UP, master=13),
+        ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
     assert [item.home for item in plan.taken] == ["pod", "pod"]
 
 
 def test_every_new_ifindex_is_free_in_both_namespaces() -> None:
-    pod = space(veth(11, "eth0"), veth(12, "dummy0"), veth(30, "high"))
-    plan = planned(space(ETH1, ETH2, nic(29, "eth9")), pod)
+    pod = space(veth(11, "eth0"), veth(12, "dummy0"), veth(ABOVE, "high"))
+    asked: list[range] = []
+
+    def spare(numbers: range) -> range:
+        asked.append(numbers)
+        return range(numbers.start + 50, numbers.stop + 50)
+
+    plan = plan_add(config("eth1", "eth2"), "net1", space(ETH1, ETH2), pod, spare=spare)
     new = [plan.wanted.index, *(member.index for member in plan.wanted.members)]
-    assert new == [31, 32, 33]
+    assert new == [ABOVE + 51, ABOVE + 52, ABOVE + 53]
+    assert asked == [numbers([ETH1, ETH2], pod)] == [range(ABOVE + 1, ABOVE + 4)]
+
+
+def test_where_every_link_keeps_its_ifindex_the_host_is_not_asked() -> None:
+    def spare(_numbers: range) -> range:
+        raise AssertionError
+
+    for host, pod, inside in ((space(ETH1, ETH2), EMPTY, False), (EMPTY, space(ETH1, ETH2), True)):
+        asked = config("eth1", "eth2", links_in_container=inside)
+        plan = plan_add(asked, "net1", host, pod, spare=spare)
+        assert [plan.wanted.index, *(m.index for m in plan.wanted.members)] == [13, 11, 12]
 
 
 def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:

@@ -301,5 +301,27 @@ def test_it_is_told_where_the_own_deletion_does_not_end(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
     state.store()
     waiting = Due(state.backlog, lambda **_: None, patience=0.05)
-    with waiting._alone(NAME), pytest.raises(TryAgain, match="goes on"):
+    with waiting._alone(NAME, 0), pytest.raises(TryAgain, match="goes on"):
         waiting.drain(state.service, NAME)
+
+
+def test_one_that_its_own_request_is_at_work_on_is_not_waited_for(state: State) -> None:
+    """Else a slow delegate of one pod would hold up, and fail, the requests of the others."""
+    state.store()
+    entered, opened = threading.Event(), threading.Event()
+
+    def slow(_: str) -> Ended:
+        entered.set()
+        assert opened.wait(10)
+        return Ended(0, b"")
+
+    state.delegates.answer = slow
+    owner = threading.Thread(target=state.due.drain, args=(state.service, NAME))
+    owner.start()
+    assert entered.wait(10)
+    started = time.monotonic()
+    state.due.drain(state.service, ("c2", "net1"))
+    assert time.monotonic() - started < 5
+    opened.set()
+    owner.join(10)
+    assert (state.delegates.seen, state.files()) == (["c1"], [])

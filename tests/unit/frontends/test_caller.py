@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import socket
 import struct
 import threading
@@ -376,11 +377,11 @@ def test_another_namespace_is_asked_for() -> None:
 def test_a_namespace_that_is_not_handed_over(reply: Reply) -> None:
     """Nothing of it stays open, whatever came."""
     with calling("hH", reply) as found:
-        before = namespaces()
+        before = open_descriptors("net:")
         with pytest.raises((TryAgain, NamespaceGone)), found.node(OTHER):
             pass
         Connection.drop(found._connection.descriptors)
-        wait_until(lambda: namespaces() == before)
+        wait_until(lambda: open_descriptors("net:") == before)
 
 
 def test_only_a_namespace_that_is_gone_is_gone() -> None:
@@ -463,14 +464,9 @@ def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
         with pytest.raises(TryAgain, match="did not go on in time"):
             found.run("ipam", b"", {}, 0.1)
         late.set()
+        assert select.select([found._connection.socket], [], [], 10)[0]
         with pytest.raises(TryAgain, match="did not go on in time"):
             found.run("ipam", b"", {}, 0.1)
-
-
-def namespaces() -> int:
-    """How many descriptors of namespaces are open."""
-    paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return sum(os.readlink(path).startswith("net:") for path in paths if os.path.islink(path))
 
 
 def test_it_is_a_reach() -> None:

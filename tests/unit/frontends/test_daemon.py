@@ -489,17 +489,16 @@ def test_one_that_is_dropped_while_it_begins_to_speak(serve: Serve) -> None:
 
     served.held = hold
     with ExitStack() as held:
-        silent = [held.enter_context(served.shim()) for _ in range(SILENT)]
+        *silent, rubbish = [held.enter_context(served.shim()) for _ in range(SILENT)]
         wait_until(lambda: len(served.daemon._pending) == SILENT)
-        rubbish = held.enter_context(served.shim())
         rubbish.send(Type.DONE)
         assert busy.wait(PATIENCE)
         more = [held.enter_context(served.shim()) for _ in range(3)]
-        for one in silent[1:4]:  # the first made room already
+        for one in silent[:3]:
             one.raw(b"\1")
         go_on.set()
         served.ping()
-        assert all(one.is_closed() for one in silent[:3])
+        assert all(one.is_closed() for one in silent[:2])
         more[-1].send(Type.PING)
         assert more[-1].answer() == (0, None, "")
 

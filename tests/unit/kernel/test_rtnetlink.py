@@ -13,7 +13,7 @@ import pytest
 from bondcni.core.errors import KernelError, TryAgain
 from bondcni.kernel import link, wire
 from bondcni.kernel.link import Change
-from bondcni.kernel.rtnetlink import BATCH, DUMP_TRIES, Rtnetlink, option_at
+from bondcni.kernel.rtnetlink import ASKED_AT_ONCE, BATCH, DUMP_TRIES, Rtnetlink, option_at
 from bondcni.kernel.wire import Message, Request
 
 Start = Callable[..., Rtnetlink]
@@ -141,6 +141,77 @@ def test_nothing_there_to_get(kernel: Start, soon: float) -> None:
     rtnl = kernel(lambda sent: [said(sent[0], errno.ENODEV)])
     with pytest.raises(KernelError, match="read link 3: kernel says ENODEV"):
         rtnl.get(link.get_link(3), soon)
+
+
+def test_many_are_asked_for_at_once(kernel: Start, soon: float) -> None:
+    sends: list[int] = []
+
+    def answer(sent: list[Message]) -> list[bytes]:
+        sends.append(len(sent))
+        stranger = part(sent[0]._replace(seq=0), b"event")
+        bodies = {m.seq: m.body for m in sent}
+        told = [
+            said(m, errno.ENODEV) if m.body[4:8] == b"\5\0\0\0" else part(m, bodies[m.seq])
+            for m in sent
+        ]
+        return [stranger, *told]
+
+    asked = [link.get_link(index) for index in range(1, ASKED_AT_ONCE + 4)]
+    answers = kernel(answer).ask(asked, soon)
+    assert sends == [ASKED_AT_ONCE, 3]
+    assert answers[4] == wire.Ack(errno.ENODEV)
+    rest = [found for number, found in enumerate(answers) if number != 4]
+    assert rest == [one.body for number, one in enumerate(asked) if number != 4]
+
+
+def test_of_a_dump_only_what_is_looked_for(kernel: Start, soon: float) -> None:
+    def answer(sent: list[Message]) -> list[bytes]:
+        (asked,) = sent
+        return [
+            part(asked, b"hay.") * 3,
+            part(asked, b"hay.") + part(asked, b"a needle") + part(asked, b"or pin"),
+            part(asked, b"hay.") + done(asked),
+        ]
+
+    rtnl = kernel(answer)
+    assert rtnl.dump(link.get_links(), soon, [b"needle", b"pin"]) == [b"a needle", b"or pin"]
+
+
+def test_of_a_dump_that_was_interrupted_where_nothing_is_looked_for(
+    kernel: Start, soon: float
+) -> None:
+    passes: list[int] = []
+
+    def answer(sent: list[Message]) -> list[bytes]:
+        passes.append(1)
+        torn = wire.NLM_F_DUMP_INTR if len(passes) == 1 else 0
+        return [part(sent[0], b"hay.", torn), part(sent[0], b"needle"), done(sent[0])]
+
+    assert kernel(answer).dump(link.get_links(), soon, [b"needle"]) == [b"needle"]
+    assert len(passes) == 2
+
+
+def test_events_are_taken_without_waiting(kernel: Start) -> None:
+    def answer(sent: list[Message]) -> list[bytes]:
+        event = sent[0]._replace(seq=0)
+        return [part(event, b"one.") + part(event, b"two."), part(event, b"3"), said(sent[0])]
+
+    rtnl = kernel(answer)
+    assert rtnl.heard() == []
+    rtnl._transmit(changes(1), 0, None)
+    time.sleep(0.2)
+    events = rtnl.heard()
+    assert events is not None
+    assert [event.body for event in events[:3]] == [b"one.", b"two.", b"3"]
+    assert rtnl.heard() == []
+
+
+def test_events_that_were_lost_are_told_as_lost(kernel: Start) -> None:
+    rtnl = kernel(lambda sent: [part(sent[0], b"one."), part(sent[0], b"two.")], Overrun)
+    rtnl._transmit(changes(1), 0, None)
+    time.sleep(0.2)
+    assert rtnl.heard() is None
+    assert rtnl.heard() == []
 
 
 def test_a_dump_over_several_datagrams(kernel: Start, soon: float) -> None:

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import resource
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +319,162 @@ def test_what_the_shim_reads_stands_first(tmp_path: Path) -> None:
     journal.write(RECORD._replace(way_home="1400", namespace="4:2", config=forged))
     (path,) = tmp_path.iterdir()
     assert path.read_text().startswith('{\n "way_home": "1400",\n "namespace": "4:2",\n')
+
+
+NIC = Link(5, "eth1", "02:00:00:00:00:05", altnames=("uplink",), parent="0000:3b:02.1", flags=1)
+WORDS = ["eth1", "uplink", "02:00:00:00:00:05", "0000:3b:02.1", "02:00:00:00:00:99"]
+
+
+def of(*links: Link, container_id: str = "abc", home: str = "host") -> Record:
+    taken = tuple(Taken(home, link) for link in links)
+    return RECORD._replace(container_id=container_id, taken=taken)
+
+
+def stranger(number: int) -> Record:
+    return of(
+        Link(number, f"eth{number}9", f"02:00:00:00:01:{number:02x}"), container_id=f"o{number}"
+    )
+
+
+class Counting(Journal):
+    """Counts the records that it opens."""
+
+    opened = 0
+
+    def _content(self, container_id: str, ifname: str) -> bytes | None:
+        self.opened += 1
+        return super()._content(container_id, ifname)
+
+
+@pytest.fixture(params=["once", "again and again"])
+def searched(request: pytest.FixtureRequest, tmp_path: Path) -> Counting:
+    """A journal that was not asked yet, and one that keeps an index."""
+    journal = Counting(str(tmp_path))
+    if request.param == "again and again":
+        journal.stay()
+    return journal
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_records_are_found_by_what_may_be_written_for_their_links(
+    searched: Counting, word: str
+) -> None:
+    other = Journal(searched.folder)
+    nic = NIC._replace(permanent_mac="02:00:00:00:00:99")
+    other.write(of(nic))
+    other.write(stranger(1))
+    other.write(of(nic, container_id="pods", home="pod"))
+    found, words = searched.naming([word])
+    assert (of(nic) in found, stranger(1) in found, words) == (True, False, [])
+    assert searched.naming(["eth"]) == ([], [])
+    assert searched.naming([]) == ([], [])
+
+
+def test_a_member_is_found_by_the_mac_it_had_before(searched: Counting) -> None:
+    searched.write(of(NIC._replace(member={"perm_hwaddr": "02:00:00:00:00:77"})))
+    assert searched.naming(["02:00:00:00:00:77"])[0]
+
+
+def test_a_name_that_json_escapes_is_found(searched: Counting) -> None:
+    record = of(NIC._replace(name='\xfc"\\'))
+    searched.write(record)
+    assert searched.naming(['\xfc"\\']) == ([record], [])
+
+
+def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
+    other = Journal(searched.folder)
+    other.write(of(NIC))
+    assert searched.naming(["eth1"]) == ([of(NIC)], [])
+    done = of(NIC)._replace(result={"cniVersion": "1.0.0"})
+    other.complete(done)
+    assert searched.naming(["eth1"]) == ([done], [])
+    moved = of(NIC._replace(name="eth2", altnames=()))
+    other.write(moved)
+    assert searched.naming(["eth1"])[0] == []
+    assert searched.naming(["eth2"]) == ([moved], [])
+    path = Path(searched.folder) / "abc:net1.json"
+    path.write_text(path.read_text().replace("eth2", "eth3"))
+    assert len(searched.naming(["eth3"])[0]) == 1
+    path.rename(path.with_name("def:net1.json"))
+    assert len(searched.naming(["eth3"])[0]) == 1
+    path.with_name("def:net1.json").unlink()
+    assert searched.naming(["eth1", "eth2", "eth3"]) == ([], [])
+
+
+def test_a_record_that_cannot_be_read_is_set_aside_by_a_search(searched: Counting) -> None:
+    path = Path(searched.folder) / "abc:net1.json"
+    path.write_text('{"taken": "eth1"}')
+    found, (word,) = searched.naming(["eth1"])
+    assert found == []
+    assert word.endswith(f"set aside as {path}.unreadable")
+    assert searched.naming(["eth1"]) == ([], [])
+
+
+def test_who_stays_opens_a_record_once(tmp_path: Path) -> None:
+    journal = Counting(str(tmp_path))
+    for number in range(20):
+        journal.write(stranger(number))
+    journal.stay()
+    journal.opened = 0
+    for _ in range(5):
+        assert journal.naming(["eth1"]) == ([], [])
+    journal.write(of(NIC))
+    journal.complete(of(NIC)._replace(result={}))
+    assert journal.naming(["nothing"]) == ([], [])
+    assert journal.opened == 1
+
+
+def test_a_folder_that_comes_later_or_anew_is_searched(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    journal = Journal(str(folder))
+    journal.stay()
+    assert journal.naming(["eth1"]) == ([], [])
+    for _ in range(2):
+        journal.write(of(NIC))
+        assert journal.naming(["eth1"]) == ([of(NIC)], [])
+        shutil.rmtree(folder)
+        assert journal.naming(["eth1"]) == ([], [])
+
+
+def test_events_that_were_lost_are_made_good(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.stay()
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(limit // 2 + 2):
+        (tmp_path / f"x{number % 2}").touch()
+        (tmp_path / f"x{number % 2}").unlink()
+    journal.write(of(NIC))
+    assert journal.naming(["eth1"]) == ([of(NIC)], [])
+
+
+def test_a_search_that_could_not_open_a_record_misses_nothing_later(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.stay()
+    journal.write(of(NIC))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(JournalError, match="Too many open files"):
+            journal.naming(["eth1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert journal.naming(["eth1"]) == ([of(NIC)], [])
+
+
+def test_threads_may_search_and_write_at_once(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.stay()
+
+    def cycle(number: int) -> bool:
+        mine = of(NIC._replace(name=f"eth{number}"), container_id=f"c{number}")
+        for _ in range(20):
+            journal.write(mine)
+            if journal.naming([f"eth{number}"]) != ([mine], []):
+                return False
+            journal.remove(f"c{number}", "net1")
+            if journal.naming([f"eth{number}"]) != ([], []):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as crew:
+        assert all(crew.map(cycle, range(100, 108)))
