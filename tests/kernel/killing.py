@@ -128,11 +128,11 @@ class Seam:
 
         return wrapped
 
-    def _open(self, path: str, mode: str) -> Any:
+    def _open(self, path: str, mode: str, **how: Any) -> Any:
         if "w" not in mode:
-            return open(path, mode)
+            return open(path, mode, **how)
         with self._event("open", path):
-            return _File(self, path, open(path, mode))
+            return _File(self, path, open(path, mode, **how))
 
 
 class _Around:

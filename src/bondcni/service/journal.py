@@ -321,12 +321,21 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
 
 
 def _created(path: str) -> BinaryIO:
-    """A new file; the first one's folder is made for it."""
+    """A new file; the first one's folder is made for it. What a killed writer left goes."""
     try:
-        return open(path, "wb")
+        return open(path, "wb", opener=create)
     except FileNotFoundError:
         make_folder(os.path.dirname(path))
-        return open(path, "wb")
+    except FileExistsError:
+        os.unlink(path)
+    return open(path, "wb", opener=create)
+
+
+def create(path: str, flags: int) -> int:
+    """Open a file that is not there yet, through no link: root must not write where somebody
+    else who owns the folder has one point to.
+    """
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
 
 def make_folder(folder: str) -> None:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from bondcni.core.errors import TryAgain
-from bondcni.service.journal import JournalError, make_folder, own_as_folder
+from bondcni.service.journal import JournalError, create, make_folder, own_as_folder
 
 PATIENCE = 30.0
 """Seconds to wait for another request on the same attachment or NIC."""
@@ -55,12 +55,15 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
 def _opened(path: str, folder: str) -> int:
     """The file of locks; the first request makes it."""
     try:
-        return os.open(path, os.O_RDWR)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         make_folder(folder)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        own_as_folder(descriptor, folder)
-        return descriptor
+    try:
+        descriptor = create(path, os.O_RDWR)
+    except FileExistsError:  # by another request
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    own_as_folder(descriptor, folder)
+    return descriptor
 
 
 def _take(descriptor: int, offset: int, key: str, patience: float) -> float:

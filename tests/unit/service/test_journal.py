@@ -478,3 +478,18 @@ def test_threads_may_search_and_write_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as crew:
         assert all(crew.map(cycle, range(100, 108)))
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    """Root writes in a folder that the daemon's user owns."""
+    target = tmp_path / "target"
+    target.write_text("precious")
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / f"{RECORD.container_id}:{RECORD.ifname}.json.tmp").symlink_to(target)
+    (state / "lock").symlink_to(target)
+    Journal(str(state)).write(RECORD)
+    assert Journal(str(state)).read(RECORD.container_id, RECORD.ifname)[0] == RECORD
+    with pytest.raises(JournalError), hold(str(state), ["key"]):
+        pass
+    assert target.read_text() == "precious"
