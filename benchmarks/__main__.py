@@ -24,7 +24,7 @@ KERNELS = "6.1 7.2 smp"
 SUITES = (*inside.SUITES, "native")
 LIMIT_SECONDS = 3600.0
 MEMORY_MB = 2048
-CYCLES, FEW_CYCLES, QUICK_CYCLES = 10_000, 1_000, 200
+CYCLES, FEW_CYCLES, QUICK_CYCLES = 10_000, 500, 200
 CYCLED = "7.2"
 """The kernel on which all cycles are run; on others it is few."""
 
