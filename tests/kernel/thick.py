@@ -78,13 +78,21 @@ def _give(place: Path) -> None:
             raise
 
 
-ROOT_HANDS = ThreadPoolExecutor(max_workers=1)
-"""Does for a daemon's thread what needs the rights that it has not: a test's own acts."""
+HANDS = {"root": ThreadPoolExecutor(max_workers=1)}
+"""Do for a daemon's thread what needs the rights that it has not: a test's own acts."""
+
+
+def _new_hands() -> None:
+    """A forked child has none of its parent's threads."""
+    HANDS["root"] = ThreadPoolExecutor(max_workers=1)
+
+
+os.register_at_fork(after_in_child=_new_hands)
 
 
 def as_root(work: Callable[[], T]) -> T:
     """Run a test's act with the test's rights, wherever it is called from."""
-    return work() if os.geteuid() == 0 else ROOT_HANDS.submit(work).result(SECONDS)
+    return work() if os.geteuid() == 0 else HANDS["root"].submit(work).result(SECONDS)
 
 
 def idle() -> bool:
@@ -168,7 +176,7 @@ class Thick(Way):
         self._daemon: Daemon | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        ROOT_HANDS.submit(int)  # its thread starts here, with the test's rights and namespace
+        HANDS["root"].submit(int)  # its thread starts here, with the test's rights and namespace
         assert self._ready.wait(30), "no daemon"
         assert not self._failed, self._failed
 

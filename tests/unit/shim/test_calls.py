@@ -106,6 +106,10 @@ def test_input_that_is_not_read_does_not_matter(bond: Bond) -> None:
     assert exec_once(bond, "exit 4", STDIN=bytes(4 << 20)).signed(Tag.EXIT) == 4
 
 
+LIBC_S_OWN = 7 << 31
+"""Signals 32 to 34 in a mask: a C library keeps them for itself and lets nobody set them."""
+
+
 def test_it_is_alone_and_as_new(bond: Bond) -> None:
     """A group of its own; no signal ignored or blocked; no descriptor but the three."""
     script = """
@@ -117,7 +121,9 @@ def test_it_is_alone_and_as_new(bond: Bond) -> None:
     """
     process = exec_once(bond, script)
     seen = (process.get(Tag.OUTPUT) or b"").decode().split("\n")
-    assert seen[:3] == [f"Sig{kind}: {0:016x}" for kind in ("Blk", "Ign")] + ["leader"]
+    masks = {key: int(mask, 16) & ~LIBC_S_OWN for key, mask in map(str.split, seen[:2])}
+    assert masks == {"SigBlk:": 0, "SigIgn:": 0}
+    assert seen[2] == "leader"
     assert set(seen[3:]) <= {"0", "1", "2", "10", "255", ""}  # 10: the script, as dash reads it
 
 
