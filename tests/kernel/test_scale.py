@@ -22,8 +22,9 @@ from bondcni.core.errors import BondError, Refused, TryAgain
 from bondcni.core.plan import ABOVE
 from bondcni.core.state import Namespace
 from bondcni.kernel import executor
-from bondcni.kernel.reading import Watch, about
+from bondcni.kernel.reading import about
 from bondcni.kernel.rtnetlink import Rtnetlink
+from bondcni.kernel.watch import Watch
 from bondcni.service import verbs
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal

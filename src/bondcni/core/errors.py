@@ -5,6 +5,7 @@
     BondError
     ├── VersionError        1    cniVersion not supported
     ├── EnvironError        4    CNI_* variables missing or bad (names every one)
+    ├── JournalError        5    the state folder fails
     ├── InputError          6    the request is not JSON, or not an object
     ├── ConfigError         7    the configuration's problems, all of them
     ├── TryAgain            11   transient: a lock, a deadline; ask again
@@ -63,6 +64,12 @@ class EnvironError(BondError):
     """CNI environment variables are missing or unusable; all are named."""
 
     code = 4
+
+
+class JournalError(BondError):
+    """The state folder fails: a record or a lock cannot be read or written (code 5, I/O)."""
+
+    code = 5
 
 
 class InputError(BondError):

@@ -36,7 +36,6 @@ from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
 from bondcni.kernel.reading import (
     Look,
-    Watch,
     about,
     all_links,
     known,
@@ -47,6 +46,7 @@ from bondcni.kernel.reading import (
     wait_dad,
 )
 from bondcni.kernel.rtnetlink import Rtnetlink, failure
+from bondcni.kernel.watch import Watch
 from bondcni.kernel.wire import NLM_F_REQUEST, Request, pack_message
 
 DAD_PATIENCE = 10.0

@@ -22,6 +22,7 @@ from bondcni.core.errors import (
     EnvironError,
     Incomplete,
     InputError,
+    JournalError,
     PolicyError,
     Refused,
     TryAgain,
@@ -50,7 +51,7 @@ from bondcni.service.attachment import (
     take_down,
 )
 from bondcni.service.garbage import collect
-from bondcni.service.journal import JournalError, Record
+from bondcni.service.journal import Record
 from bondcni.service.locks import hold
 from bondcni.service.policy import driver_of, namespace_of
 from bondcni.service.reconcile import (

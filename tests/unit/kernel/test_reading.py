@@ -16,6 +16,7 @@ from bondcni.core.errors import KernelError, TryAgain, VerifyError
 from bondcni.core.state import Address, Namespace, Route
 from bondcni.kernel import address, link, reading, wire
 from bondcni.kernel.rtnetlink import Rtnetlink
+from bondcni.kernel.watch import Watch
 from bondcni.kernel.wire import Message
 
 Start = Callable[..., Rtnetlink]
@@ -241,14 +242,14 @@ def ear() -> Ear:
 
 
 @pytest.fixture
-def watch(ear: Ear) -> reading.Watch:
-    made = reading.Watch()
+def watch(ear: Ear) -> Watch:
+    made = Watch()
     made._events = ear  # type: ignore[assignment]
     return made
 
 
 def test_the_first_look_is_at_everything_and_later_ones_are_not(
-    kernel: Start, watch: reading.Watch
+    kernel: Start, watch: Watch
 ) -> None:
     answers = Kernel()
     rtnl = kernel(answers)
@@ -257,7 +258,7 @@ def test_the_first_look_is_at_everything_and_later_ones_are_not(
     assert answers.asked == ["dump 18", "dump 26"]
 
 
-def test_what_is_heard_counts(kernel: Start, watch: reading.Watch, ear: Ear) -> None:
+def test_what_is_heard_counts(kernel: Start, watch: Watch, ear: Ear) -> None:
     rtnl = kernel(Kernel())
     watch(rtnl, [])
     ear.say(link.RTM_NEWLINK, message(50, "mv0", on(11), kind="macvlan"))
@@ -269,7 +270,7 @@ def test_what_is_heard_counts(kernel: Start, watch: reading.Watch, ear: Ear) -> 
 
 
 def test_what_stood_on_a_link_that_went_may_stand_on_any(
-    kernel: Start, watch: reading.Watch, ear: Ear
+    kernel: Start, watch: Watch, ear: Ear
 ) -> None:
     rtnl = kernel(Kernel())
     watch(rtnl, [])
@@ -283,7 +284,7 @@ def test_what_stood_on_a_link_that_went_may_stand_on_any(
 
 
 def test_where_events_were_lost_everything_is_looked_at(
-    kernel: Start, watch: reading.Watch, ear: Ear
+    kernel: Start, watch: Watch, ear: Ear
 ) -> None:
     answers = Kernel()
     rtnl = kernel(answers)
@@ -295,7 +296,7 @@ def test_where_events_were_lost_everything_is_looked_at(
     assert answers.asked == ["dump 18", "dump 26"] * 2
 
 
-def test_what_fails_half_way_is_done_again(kernel: Start, watch: reading.Watch, ear: Ear) -> None:
+def test_what_fails_half_way_is_done_again(kernel: Start, watch: Watch, ear: Ear) -> None:
     class Failing(Kernel):
         fails = True
 
@@ -319,13 +320,13 @@ def test_without_a_descriptor_to_listen_it_knows_nothing() -> None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
         try:
-            assert not reading.Watch().knows(own.fileno())
+            assert not Watch().knows(own.fileno())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        assert reading.Watch().knows(own.fileno())
+        assert Watch().knows(own.fileno())
 
 
-def test_a_forked_child_begins_anew(kernel: Start, watch: reading.Watch) -> None:
+def test_a_forked_child_begins_anew(kernel: Start, watch: Watch) -> None:
     watch(kernel(Kernel()), [])
     watch._place = (1, 2)
     child = os.fork()

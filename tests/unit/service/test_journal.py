@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
-from bondcni.service.journal import Journal, JournalError, Record
+from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
 
 NUMBERS = st.integers(0, 2**31 - 1)

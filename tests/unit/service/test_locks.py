@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bondcni.core.errors import TryAgain
-from bondcni.service.journal import JournalError
+from bondcni.core.errors import JournalError, TryAgain
 from bondcni.service.locks import hold
 
 

@@ -1,0 +1,145 @@
+"""What stands on links, and where default routes go, known from the kernel's events.
+
+For who stays, as the resident server does. It only says where to look: what is found is read
+afresh before anything is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+from collections.abc import Collection
+from contextlib import suppress
+from sys import byteorder
+
+from bondcni.kernel.address import RTM_DELROUTE, RTM_NEWROUTE, decode_routes, get_routes
+from bondcni.kernel.link import (
+    IFLA_LINK,
+    IFLA_LINK_NETNSID,
+    RTM_DELLINK,
+    RTM_NEWLINK,
+    decode_stack,
+    get_links,
+)
+from bondcni.kernel.reading import Near
+from bondcni.kernel.rtnetlink import Rtnetlink
+from bondcni.kernel.wire import Message
+
+RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE = 1, 7, 11
+
+
+def _read_as(kind: int) -> int:
+    """A nlmsg_type as BPF reads it: big-endian."""
+    return int.from_bytes(kind.to_bytes(2, byteorder), "big")
+
+
+_ROUTE, _ACCEPT, _DROP = 15, 17, 18
+_ATTRS = 32  # where a link's attributes begin: behind nlmsghdr and ifinfomsg
+_NLATTR = 0xFFFFF00C  # SKF_AD_OFF + SKF_AD_NLATTR: the place of attribute X from A on, or 0
+
+WORTH_HEARING = (
+    (0x28, 0, 0, 4),  # ldh nlmsg_type
+    (0x15, _ROUTE - 2, 0, _read_as(RTM_NEWROUTE)),
+    (0x15, _DROP - 3, 0, _read_as(RTM_DELROUTE)),
+    (0x30, 0, 0, 16),  # ldb ifi_family
+    (0x15, 0, _DROP - 5, 0),  # AF_UNSPEC: a bridge tells of its ports in such messages, too
+    (0x28, 0, 0, 4),
+    (0x15, _ACCEPT - 7, 0, _read_as(RTM_DELLINK)),
+    (0x00, 0, 0, _ATTRS),
+    (0x01, 0, 0, IFLA_LINK),
+    (0x20, 0, 0, _NLATTR),
+    (0x15, _DROP - 11, 0, 0),  # it stands on nothing
+    (0x00, 0, 0, _ATTRS),
+    (0x01, 0, 0, IFLA_LINK_NETNSID),
+    (0x20, 0, 0, _NLATTR),
+    (0x15, _ACCEPT - 15, _DROP - 15, 0),  # or on something in another namespace: a pod's veth
+    (0x30, 0, 0, 17),  # _ROUTE: ldb rtm_dst_len
+    (0x15, 0, 1, 0),  # a default route
+    (0x06, 0, 0, 0xFFFFFFFF),  # _ACCEPT
+    (0x06, 0, 0, 0),  # _DROP
+)
+"""A filter of events in classic BPF: links that stand on others, links that go, default routes.
+
+Pods come and go with many other events, which would only fill the socket.
+Source: include/uapi/linux/filter.h; net/core/filter.c, bpf_skb_get_nlattr.
+"""
+
+
+class Watch:
+    """``Look`` for who stays: the kernel's events tell what changed since the last look.
+
+    Everything is dumped at first, and again where events were lost. It knows one namespace,
+    that of the threads that use it: the resident server's is the host's. A default route that
+    went is not noticed, for it does no harm. A link whose lower one went to another namespace
+    may find it under another ifindex when it is back: it may stand on anything (0).
+
+    All threads may share it. A forked child begins anew, for an event is read once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._events: Rtnetlink | None = None
+        self._forget()
+        os.register_at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._lock = allocate_lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._place = (0, 0)
+        self._fresh = True
+        self._lower: dict[int, int] = {}
+        self._routed: set[int] = set()
+
+    def knows(self, namespace: int) -> bool:
+        """Whether it can tell of the namespace of this descriptor."""
+        place = _place(os.fstat(namespace))
+        with self._lock:
+            if place != self._place and place == _place(os.stat("/proc/thread-self/ns/net")):
+                with suppress(OSError):  # no descriptor is left: then without listening
+                    self._listen(place)
+            return place == self._place
+
+    def _listen(self, place: tuple[int, int]) -> None:
+        self._forget()
+        if self._events:
+            self._events.close()
+        self._events = Rtnetlink.open()
+        self._events.follow((RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), WORTH_HEARING)
+        self._place = place
+
+    def __call__(self, rtnl: Rtnetlink, indexes: Collection[int]) -> Near:
+        """As ``Look``, where it ``knows`` the namespace of ``rtnl``."""
+        with self._lock:
+            self._catch_up(rtnl)
+            above = {up for up, lower in self._lower.items() if not lower or lower in indexes}
+            return Near(above, self._routed.intersection(indexes))
+
+    def _catch_up(self, rtnl: Rtnetlink) -> None:
+        heard = self._events.heard() if self._events else None
+        fresh, self._fresh = self._fresh, True  # so it stays where something fails on the way
+        if heard is None or fresh:
+            self._lower.clear()
+            self._routed.clear()
+            heard = [Message(RTM_NEWLINK, 0, 0, body) for body in rtnl.dump(get_links())]
+            routes = (body for body in rtnl.dump(get_routes()) if not body[1])  # rtm_dst_len
+            heard += [Message(RTM_NEWROUTE, 0, 0, body) for body in routes]
+        for message in heard:
+            self._note(message)
+        self._fresh = False
+
+    def _note(self, message: Message) -> None:
+        if message.type == RTM_NEWROUTE:
+            self._routed |= {route.index for route in decode_routes(message.body)}
+        else:
+            index, lower = decode_stack(message.body)
+            self._lower.pop(index, None)
+            if message.type == RTM_DELLINK:
+                self._lower |= {up: 0 for up, gone in self._lower.items() if gone == index}
+            elif lower is not None:
+                self._lower[index] = lower
+
+
+def _place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
