@@ -80,8 +80,9 @@ def _finite(text: str) -> float:
 def _deeper_than(depth: int, value: Any) -> bool:
     """Level by level: what has no more levels than ``depth`` runs out before it."""
     level = [value]
-    for _ in range(depth):
+    while level and depth:
         level = [inner for outer in level for inner in _children(outer)]
+        depth -= 1
     return bool(level)
 
 

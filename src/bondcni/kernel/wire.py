@@ -139,7 +139,15 @@ def attr_list(buffer: bytes, at: int = 0) -> list[tuple[int, bytes]]:
     """(type, value) of each attribute from ``at`` on, flags masked off the type."""
     if at > len(buffer):
         raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
-    found: list[tuple[int, bytes]] = []  # as _spans: here a request spends its time
+    spans = _spans(buffer, at, len(buffer))
+    return [(kind, buffer[a + _NLATTR.size : b]) for kind, a, b in spans]
+
+
+def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
+    """Attribute values by type; of a repeated one the last, as the kernel takes it."""
+    if at > len(buffer):
+        raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
+    found: dict[int, bytes] = {}  # as _spans: here a request spends its time
     unpack, end = _NLATTR.unpack_from, len(buffer)
     while at < end:
         if end - at < 4:
@@ -147,14 +155,9 @@ def attr_list(buffer: bytes, at: int = 0) -> list[tuple[int, bytes]]:
         length, kind = unpack(buffer, at)
         if not 4 <= length <= end - at:
             raise WireError(f"attribute of {length} bytes in {end - at}")
-        found.append((kind & NLA_TYPE_MASK, buffer[at + 4 : at + length]))
+        found[kind & NLA_TYPE_MASK] = buffer[at + 4 : at + length]
         at += (length + 3) & ~3
     return found
-
-
-def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
-    """Attribute values by type; of a repeated one the last, as the kernel takes it."""
-    return dict(attr_list(buffer, at))
 
 
 def path_at(request: Request, offset: int) -> tuple[int, ...]:
