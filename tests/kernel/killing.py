@@ -166,13 +166,14 @@ class _File:
     def __exit__(self, *_: object) -> None:
         self._real.close()
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes) -> int:
         with self._seam._event("write", self._path):
             half = len(content) // 2
             self._real.write(content[:half])
             self._real.flush()
             self._seam.reach("half")
             self._real.write(content[half:])
+        return len(content)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

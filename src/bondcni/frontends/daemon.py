@@ -89,7 +89,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, Pending] = {}
         self._woken, self._waker = socket.socketpair()
-        self._crew = Crew(settings.workers, settings.waiting, self._wake, self._defect)
+        self._crew = Crew(settings.workers, settings.waiting, self._ended, self._defect)
         self._ending = False
         self._reloading = False
         self._resting = 0.0  # until when nothing is accepted; 0: it is
@@ -113,6 +113,11 @@ class Daemon:
         """Read the policy again."""
         self._reloading = True
         self._wake()
+
+    def _ended(self) -> None:
+        """A request has ended; the loop wants to know only when it waits for the last."""
+        if self._ending:
+            self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # enough of them wait there, or the loop has ended

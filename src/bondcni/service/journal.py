@@ -15,7 +15,8 @@ import errno
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from io import FileIO
+from typing import Any, NamedTuple
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
@@ -152,7 +153,7 @@ class Journal:
     def _content(self, container_id: str, ifname: str) -> bytes | None:
         path = self._path(container_id, ifname)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:  # with a buffer it asks for a terminal
                 return file.read()
         except OSError as error:
             if error.errno in NO_RECORD:
@@ -203,8 +204,9 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
     try:
         with _created(temporary) as file:
             own_as_folder(file.fileno(), os.path.dirname(path))
-            file.write(content)
-            file.flush()
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())  # else the rename may outlive the content
         os.rename(temporary, path)
     except OSError:
@@ -220,15 +222,15 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
         os.close(folder)
 
 
-def _created(path: str) -> BinaryIO:
+def _created(path: str) -> FileIO:
     """A new file; the first one's folder is made for it. What a killed writer left goes."""
     try:
-        return open(path, "wb", opener=create)
+        return open(path, "wb", buffering=0, opener=create)
     except FileNotFoundError:
         make_folder(os.path.dirname(path))
     except FileExistsError:
         os.unlink(path)
-    return open(path, "wb", opener=create)
+    return open(path, "wb", buffering=0, opener=create)
 
 
 def create(path: str, flags: int) -> int:
