@@ -40,23 +40,31 @@ def listening(path: str) -> Iterator[socket.socket]:
         except BlockingIOError:
             raise CannotServe(f"another daemon serves at {path}") from None
         listener = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        _take_over(path)
-        before = os.umask(0o177)
-        try:
-            listener.bind(path)
-        except OSError as error:
-            raise CannotServe(f"{path}: {error.strerror or error}") from error
-        finally:
-            os.umask(before)
+        _require_free(path)
+        _listen(listener, path)
         held.callback(_unlink, path)
-        listener.listen(socket.SOMAXCONN)
         yield listener
 
 
-def _take_over(path: str) -> None:
-    """Remove a socket that nobody listens at. Raises ``CannotServe`` where somebody does, and
-    where it is no socket.
+def _listen(listener: socket.socket, path: str) -> None:
+    """Put the socket in place when it can be connected to, over a stale one: who calls finds the
+    old one or the new one. Raises ``CannotServe``.
     """
+    fresh = f"{path}.new"
+    before = os.umask(0o177)
+    try:
+        _unlink(fresh)  # of one that was killed
+        listener.bind(fresh)
+        listener.listen(socket.SOMAXCONN)
+        os.rename(fresh, path)
+    except OSError as error:
+        raise CannotServe(f"{path}: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+
+
+def _require_free(path: str) -> None:
+    """Raise ``CannotServe`` where somebody listens at a socket, and where it is no socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # noqa: FBT003  its one parameter
         try:
@@ -64,7 +72,6 @@ def _take_over(path: str) -> None:
         except ConnectionRefusedError:
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise CannotServe(f"{path} is there and is no socket") from None
-            _unlink(path)
         except FileNotFoundError:
             pass
         except BlockingIOError:  # so many wait there that no more can

@@ -41,6 +41,7 @@ _START = """
 for folder in /run/bond-cni {state}; do
     mkdir -p $folder && chmod 700 $folder && chown {user}:{user} $folder || exit 1
 done
+rm -f {socket}
 setsid setpriv --reuid={user} --regid={user} --clear-groups --inh-caps={rights} \\
     --ambient-caps={rights} --bounding-set={rights} \\
     {python} -IS -c {program} </dev/null >>{log} 2>&1 &
