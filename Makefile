@@ -3,7 +3,7 @@
 # make test    every ring of tests: unit, kernel (inside the guest), e2e
 # make check   linters, types, import contracts, unit ring; seconds, no root
 # make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick, ARGS=pytest's
-# make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=
+# make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=, WAY=
 # make bench   speed, held against a peer and the kernel itself; KERNELS="6.1 7.2 smp", QUICK=1
 # make fuzz    rubbish for the parsers of shim and daemon; SECONDS=300
 # make shim    the static executable bond of the thick mode, build/bond
@@ -47,7 +47,7 @@ kernel: shim
 
 soak: shim
 	@$(BIN)/bondctl lab exec $(if $(KERNEL),--kernel $(KERNEL)) --timeout $$(($(SECONDS) + 120)) -- \
-		$(BIN)/python tools/soak.py $(SECONDS)
+		env BONDCNI_WAY=$(or $(WAY),thick) $(BIN)/python tools/soak.py $(SECONDS)
 
 bench: shim
 	@$(BIN)/python -m benchmarks $(if $(KERNELS),--kernels "$(KERNELS)") $(if $(QUICK),--quick)

@@ -19,7 +19,7 @@ from tests.kernel.conftest import DELEGATES, Answer, Document, Node, Space, conf
 from tests.unit.core.cni_schemas import SCHEMAS
 
 from bondcni.core.result import SUPPORTED
-from bondcni.lab.install import write_launcher
+from bondcni.service.launcher import write_launcher
 
 VERSIONS = pytest.mark.parametrize("version", SUPPORTED)
 REFERENCE = [version for version in SUPPORTED if version != "1.1.0"]

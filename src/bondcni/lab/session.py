@@ -11,9 +11,10 @@ from pathlib import Path
 
 from bondcni.lab import build, thick
 from bondcni.lab.hands import Hands, Machine
-from bondcni.lab.install import launcher, standins
 from bondcni.lab.kernels import delegates
+from bondcni.lab.standins import standins
 from bondcni.lab.story import Lab
+from bondcni.service.launcher import launcher
 
 BIN = "/run/bondlab/bin"
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bondcni.core.errors import PolicyError
 from bondcni.core.policy import Policy, Rule
 from bondcni.core.state import Link
-from bondcni.lab.install import write_launcher
+from bondcni.service.launcher import write_launcher
 from bondcni.service.policy import driver_of, load, namespace_of
 
 EXAMPLE = """\
