@@ -86,7 +86,8 @@ static void walk(const struct bytes *run)
         require(run->size - at >= sizeof head);
         memcpy(&head, run->at + at, sizeof head);
         require(head.size <= run->size - at && !(head.flags & NLM_F_CREATE));
-        require(head.type == RTM_NEWLINK || head.type == RTM_DELLINK);
+        require(head.type == RTM_NEWLINK || head.type == RTM_DELLINK
+            || head.type == RTM_DELLINKPROP);
         use((struct span){run->at + at, head.size});
         at += aligned(head.size, run->size - at);
     }
