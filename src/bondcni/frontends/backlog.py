@@ -26,13 +26,12 @@ from bondcni.frontends.protocol import (
 )
 from bondcni.service import verbs
 from bondcni.service.attachment import Service
+from bondcni.service.files import set_aside
+from bondcni.service.index import Name, named
 from bondcni.service.reconcile import Finding, recover
 from bondcni.service.request import Request, read_request
 
 ENDING = ".del"
-
-Name = tuple[str, str]
-"""Container ID and interface name."""
 
 
 class Backlog(NamedTuple):
@@ -48,11 +47,9 @@ class Backlog(NamedTuple):
     def names(self) -> list[Name]:
         """What is queued."""
         try:
-            files = sorted(os.listdir(self.folder))
+            return named(sorted(os.listdir(self.folder)), ENDING)
         except OSError:  # nothing was ever queued; or it is told when the journal is read
             return []
-        parted = [f.removesuffix(ENDING).partition(":") for f in files if f.endswith(ENDING)]
-        return [(container_id, ifname) for container_id, _, ifname in parted if ifname]
 
     def finish(self, service: Service, name: Name) -> str:
         """Do one deletion; why it could not be done, or what else to tell, or ""."""
@@ -63,7 +60,7 @@ class Backlog(NamedTuple):
                 verbs.serve(service, request)
                 _remove(path)
         except (ProtocolError, InputError) as error:  # it would be no other the next time
-            return _set_aside(path, str(error))
+            return f"{path} is no deletion ({error}); {set_aside(path)}"
         except BondError as error:
             return error.message
         except OSError as error:
@@ -103,15 +100,6 @@ def _request(path: str, name: Name) -> Request | None:
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _set_aside(path: str, why: str) -> str:
-    aside = f"{path}.unreadable"
-    try:
-        os.rename(path, aside)
-    except OSError as error:
-        return f"{path} is no deletion ({why}) and cannot be set aside: {error.strerror}"
-    return f"{path} is no deletion ({why}); set aside as {aside}"
 
 
 def _frame(content: bytes) -> Frame:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from bondcni.core.errors import BondError, DelegateError, KernelError, TryAgain
+from bondcni.frontends import plugin
 from bondcni.frontends.connection import Connection
 from bondcni.frontends.descriptors import named, side
 from bondcni.frontends.protocol import (
@@ -36,7 +37,6 @@ PATIENCE = 10.0
 
 VARIABLES = 4096
 ENVIRONMENT = 2 << 20
-STDIN = 4 << 20
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
@@ -67,7 +67,7 @@ class Caller:
         """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
         self.env = env
         self.stdin = request.get(Tag.STDIN) or b""
-        if len(self.stdin) > STDIN:
+        if len(self.stdin) > plugin.LIMIT:
             raise ProtocolError(f"standard input of {len(self.stdin)} bytes is too much")
         self.host_id = request.text(Tag.HOST)
         self._pod_id = request.text(Tag.POD)

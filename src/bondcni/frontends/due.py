@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 from bondcni.core.errors import TryAgain
-from bondcni.frontends.backlog import Backlog, Name
+from bondcni.frontends.backlog import Backlog
 from bondcni.frontends.logfmt import Log
 from bondcni.service.attachment import Service
+from bondcni.service.index import Name
 from bondcni.service.reconcile import reclaim, records, state_of
 
 AT_ONCE = 8

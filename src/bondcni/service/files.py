@@ -1,4 +1,4 @@
-"""A file put in place: whole or not at all, and never over the one that somebody executes.
+"""Files put in place: whole or not at all, and never over one that somebody executes.
 
 It is written beside under a name of its own, flushed and renamed. Who executes or reads the
 file that was there goes on with that one; writing over it is refused by the kernel while it is
@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def put(path: str, content: bytes, mode: int) -> bool:
@@ -29,7 +27,7 @@ def put(path: str, content: bytes, mode: int) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(fresh)
         raise
-    _flush(folder)
+    flush(folder)
     return True
 
 
@@ -39,7 +37,7 @@ def remove(path: str) -> bool:
         os.unlink(path)
     except FileNotFoundError:
         return False
-    _flush(os.path.dirname(path))
+    flush(os.path.dirname(path))
     return True
 
 
@@ -56,14 +54,32 @@ def _is_there(path: str, content: bytes, mode: int) -> bool:
 
 
 def _write(path: str, content: bytes, mode: int) -> None:
-    with open(os.open(path, _NEW, 0o600), "wb") as file:
+    with open(path, "wb", opener=create) as file:
         file.write(content)
         file.flush()
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())  # else the rename may outlive the content
 
 
-def _flush(folder: str) -> None:
+def create(path: str, flags: int) -> int:
+    """Open a file that is not there yet, through no link: root must not write where somebody
+    else who owns the folder has one point to.
+    """
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
+def set_aside(path: str) -> str:
+    """Give a file that cannot be read another name; what came of it, in words."""
+    aside = f"{path}.unreadable"
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        return f"it cannot be set aside: {error.strerror}"
+    return f"set aside as {aside}"
+
+
+def flush(folder: str) -> None:
+    """Make what was renamed or removed in a folder durable. Raises ``OSError``."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

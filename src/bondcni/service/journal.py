@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
+from bondcni.service.files import create, flush, set_aside
 from bondcni.service.index import UNREADABLE, Index, Name, named
 
 FORMAT = 1
@@ -148,7 +149,7 @@ class Journal:
         except UNREADABLE as error:
             path = self._path(container_id, ifname)
             why = f"{type(error).__name__}: {error}"
-            return None, f"the record {path} cannot be read ({why}); {_set_aside(path)}"
+            return None, f"the record {path} cannot be read ({why}); {set_aside(path)}"
 
     def _content(self, container_id: str, ifname: str) -> bytes | None:
         path = self._path(container_id, ifname)
@@ -213,13 +214,8 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    if not durable:
-        return
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if durable:
+        flush(os.path.dirname(path))
 
 
 def _created(path: str) -> FileIO:
@@ -231,13 +227,6 @@ def _created(path: str) -> FileIO:
     except FileExistsError:
         os.unlink(path)
     return open(path, "wb", buffering=0, opener=create)
-
-
-def create(path: str, flags: int) -> int:
-    """Open a file that is not there yet, through no link: root must not write where somebody
-    else who owns the folder has one point to.
-    """
-    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
 
 def make_folder(folder: str) -> None:
@@ -256,15 +245,6 @@ def own_as_folder(descriptor: int, folder: str) -> None:
     """
     if os.geteuid() == 0 and (owner := os.stat(folder)).st_uid:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def _set_aside(path: str) -> str:
-    aside = f"{path}.unreadable"
-    try:
-        os.rename(path, aside)
-    except OSError as error:
-        return f"it could not be set aside: {error.strerror}"
-    return f"set aside as {aside}"
 
 
 def _to_json(record: Record) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from bondcni.core.errors import JournalError, TryAgain
-from bondcni.service.journal import create, make_folder, own_as_folder
+from bondcni.service.files import create
+from bondcni.service.journal import make_folder, own_as_folder
 
 PATIENCE = 30.0
 """Seconds to wait for another request on the same attachment or NIC."""
