@@ -23,12 +23,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bondcni.lab.kernels import has_cables
+from bondcni.lab import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
-WAYS = {"direct": "6.1", "thick": "7.2"}
-"""The ways in of the kernel ring, and the kernel that each is tried on."""
+WAYS = {"direct": kernels.default(), "thick": "7.2"}
+"""The ways in of the kernel ring, and the kernel that each is tried on: 6.1 for the one, where
+the machine's processor can boot it."""
 
 HARDWARE = ("eth1000", "eth1001")
 """NICs of the kernel ring's guest that behave as hardware."""
@@ -110,7 +111,7 @@ def dealt(hands: int) -> list[list[str]]:
 
 def door(folder: Path, kernel: str) -> list[str]:
     """The start of a command that runs inside a guest."""
-    nics = [word for nic in HARDWARE * has_cables(kernel) for word in ("--nic", nic)]
+    nics = [word for nic in HARDWARE * kernels.has_cables(kernel) for word in ("--nic", nic)]
     limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
     bondctl = str(Path(sys.executable).with_name("bondctl"))
     return [bondctl, "lab", "exec", "--kernel", kernel, *nics, *limits, "--"]
@@ -136,7 +137,8 @@ def main() -> int:
     counts = {}
     for name, ring, way in runs(args.rings or RINGS, [args.way] if args.way else list(WAYS)):
         started = time.monotonic()
-        print(f"== {name} ring", flush=True)
+        on = f" on {args.kernel or WAYS[way]}" if way else ""
+        print(f"== {name} ring{on}", flush=True)
         counts[name] = run(ring, way, args.kernel, sys.argv[split + 1 :])
         print(f"{name}: {counts[name]}")
         print(f"   in {time.monotonic() - started:.0f} s", flush=True)

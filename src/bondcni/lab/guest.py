@@ -30,12 +30,13 @@ from typing import Self
 from bondcni.lab import terminal
 from bondcni.lab.door import GRACE_SECONDS, Door, LostGuest, connect, gone, hear, verified
 from bondcni.lab.kernels import (
-    DEFAULT,
     HOST,
     Kernel,
     Progress,
     Unavailable,
+    bootable,
     cache_folder,
+    default,
     fetch,
     has_cables,
     usable_host_kernel,
@@ -298,10 +299,12 @@ def open_guest(
     shares: Mapping[str, Path] | None = None,
     progress: Progress,
 ) -> Guest:
-    """Boot the kernel called ``name``; None: this machine's if it has bonding, else 6.1.
+    """Boot the kernel called ``name``; None: this machine's if it has bonding, else the default.
 
     Raises LostGuest, and kernels.Unavailable.
     """
-    chosen = name or (DEFAULT if nics or usable_host_kernel() else HOST)
+    chosen = name or (default() if nics or usable_host_kernel() else HOST)
+    if why := bootable(chosen):
+        raise Unavailable(why)
     kernel = fetch(chosen, progress)
     return boot(kernel, nics=nics, memory_mb=memory_mb, shares=shares, progress=progress)

@@ -21,7 +21,6 @@ from typing import NamedTuple
 from bondcni.lab.debian import Progress, Suite, Unavailable, cache_folder, run, unpacked
 
 __all__ = [
-    "DEFAULT",
     "HOST",
     "NAMES",
     "SMP",
@@ -30,6 +29,8 @@ __all__ = [
     "Progress",
     "Unavailable",
     "cache_folder",
+    "bootable",
+    "default",
     "delegates",
     "fetch",
     "has_cables",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 HOST, SMP = "host", "smp"
-DEFAULT = "6.1"
+PREFERRED = ("6.1", "7.2")
 GUEST_TOOLS = ("iproute2", "iputils-ping", "kmod", "procps")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 LOADER = "ld-linux-x86-64.so.2"
@@ -72,6 +73,11 @@ SUITES = {
     ),
 }
 OPTIONS = {"7.2": ("seccomp=on",)}
+
+PTRACE_ONLY = ("6.1", "6.12")
+"""User-mode kernels that set the registers of their processes by ptrace alone, from a buffer of
+2,696 bytes (arch/x86/um): with AMX the registers take 11,008, and the host answers EFAULT. Kernels
+from 6.13 on ask for the size, and those from 6.16 on can do without ptrace (seccomp=on)."""
 # With every library: the machine may be of another release, and has few of them.
 QEMU = Suite("bookworm-backports", ("qemu-system-x86", "busybox-static"), base="bookworm")
 DELEGATES = Suite("bookworm", ("containernetworking-plugins",))
@@ -81,6 +87,21 @@ NAMES = (*SUITES, HOST)
 def has_cables(name: str | None) -> bool:
     """Whether a kernel of this name can have NICs on cables; None: whichever suits."""
     return name not in {SMP, HOST}
+
+
+def bootable(name: str, cpuinfo: str = "/proc/cpuinfo") -> str | None:
+    """Why the kernel of that name cannot boot on this machine's processor; None if it can."""
+    if name not in PTRACE_ONLY or " amx_tile" not in Path(cpuinfo).read_text():
+        return None
+    return (
+        f"kernel {name} cannot boot on this processor: it has AMX, whose registers user-mode "
+        "Linux before 6.13 cannot set; use --kernel 7.2 or smp"
+    )
+
+
+def default() -> str:
+    """The first of ``PREFERRED`` that boots on this machine."""
+    return next((name for name in PREFERRED if bootable(name) is None), PREFERRED[-1])
 
 
 def fetch(name: str, progress: Progress) -> Kernel:

@@ -58,6 +58,26 @@ def test_only_user_mode_linux_has_cables(name: str | None, *, cables: bool) -> N
     assert kernels.has_cables(name) is cables
 
 
+def processor(folder: Path, flags: str) -> str:
+    path = folder / "cpuinfo"
+    path.write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["6.1", "6.12"])
+def test_amx_is_more_than_ptrace_only_kernels_can_set(tmp_path: Path, name: str) -> None:
+    why = kernels.bootable(name, processor(tmp_path, "amx_bf16 amx_tile amx_int8"))
+    assert why is not None
+    assert name in why
+    assert "--kernel 7.2" in why
+    assert kernels.bootable(name, processor(tmp_path, "avx512f")) is None
+
+
+@pytest.mark.parametrize("name", ["7.2", "smp", "host"])
+def test_amx_is_no_matter_to_the_others(tmp_path: Path, name: str) -> None:
+    assert kernels.bootable(name, processor(tmp_path, "amx_tile")) is None
+
+
 def elf(interpreter: bytes) -> bytes:
     """An x86-64 ELF header with a PT_LOAD and a PT_INTERP after it, then the interpreter."""
     header = bytearray(64)
