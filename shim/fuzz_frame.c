@@ -67,7 +67,7 @@ static void json(struct span data)
     if (data.size)
         memcpy(text, data.at, data.size);
     text[data.size] = 0;
-    put_json(&quoted, text); /* of which cni_version() must think well, as a value */
+    put_json(&quoted, text); /* which must be a string to take_string() */
     struct scan scan = {quoted.at + 1, quoted.at + quoted.size};
     char word[WORD];
     require(take_string(&scan, word) && scan.at == scan.end);

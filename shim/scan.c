@@ -2,8 +2,7 @@
  * Text that others wrote, read as far as the shim must: the cniVersion of a configuration,
  * the names that become a file's name, the way home in a record.
  *
- * Pure, bounded, and without recursion. What is not as it should be is refused whole. JSON
- * is read as RFC 8259 says, with NaN and Infinity, which the daemon's parser takes, too.
+ * Pure, bounded, and without recursion.
  */
 #include "shim.h"
 
@@ -13,7 +12,6 @@ const char *const SUPPORTED[] = {
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", NULL};
 
 enum {
-    DEPTH = 1000,   /* of nested objects and lists; the daemon's parser gives up there, too */
     WORD = 16,      /* room for the longest text that is looked for, and its NUL */
     FOREIGN = 0xff  /* stands for a character that is in no text that is looked for */
 };
@@ -21,20 +19,6 @@ enum {
 struct scan {
     const unsigned char *at, *end;
 };
-
-static void skip_space(struct scan *scan)
-{
-    while (scan->at < scan->end && memchr(" \t\n\r", *scan->at, 4))
-        scan->at++;
-}
-
-static bool take(struct scan *scan, char c)
-{
-    if (scan->at == scan->end || *scan->at != (unsigned char)c)
-        return false;
-    scan->at++;
-    return true;
-}
 
 static bool take_word(struct scan *scan, const char *word)
 {
@@ -97,120 +81,33 @@ static bool take_string(struct scan *scan, char text[WORD])
     return false;
 }
 
-static bool take_digits(struct scan *scan)
-{
-    const unsigned char *from = scan->at;
-    while (scan->at < scan->end && *scan->at >= '0' && *scan->at <= '9')
-        scan->at++;
-    return scan->at > from;
-}
-
-static bool take_number(struct scan *scan)
-{
-    if (take(scan, '-') && take_word(scan, "Infinity"))
-        return true;
-    if (!take(scan, '0') && !take_digits(scan))
-        return false;
-    if (take(scan, '.') && !take_digits(scan))
-        return false;
-    if (!take(scan, 'e') && !take(scan, 'E'))
-        return true;
-    if (!take(scan, '-'))
-        take(scan, '+');
-    return take_digits(scan);
-}
-
-static bool take_scalar(struct scan *scan)
-{
-    static const char *const words[] = {"true", "false", "null", "NaN", "Infinity"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (take_word(scan, words[i]))
-            return true;
-    return take_number(scan);
-}
-
-/* A document on its way through: what is open, and the last cniVersion at the top. */
-struct document {
-    struct scan scan;
-    size_t depth;
-    char open[DEPTH]; /* the character that closes each */
-    bool due;         /* the value that comes is the cniVersion */
-    char version[WORD];
-};
-
-static bool take_key(struct document *doc)
-{
-    char key[WORD];
-    skip_space(&doc->scan);
-    if (!take(&doc->scan, '"') || !take_string(&doc->scan, key))
-        return false;
-    skip_space(&doc->scan);
-    doc->due = doc->depth == 1 && !strcmp(key, "cniVersion");
-    return take(&doc->scan, ':');
-}
-
-/* What follows a value: closing characters, then a comma and what it announces. */
-static bool after_value(struct document *doc, bool *more)
-{
-    for (; doc->depth; doc->depth--) {
-        char closing = doc->open[doc->depth - 1];
-        skip_space(&doc->scan);
-        if (take(&doc->scan, closing))
-            continue;
-        *more = true;
-        return take(&doc->scan, ',') && (closing == ']' || take_key(doc));
-    }
-    *more = false;
-    skip_space(&doc->scan);
-    return doc->scan.at == doc->scan.end;
-}
-
-/* After an opening character: true where a value comes, so the list or object is not empty. */
-static bool opened(struct document *doc, char closing, bool *good)
-{
-    if (doc->depth == DEPTH)
-        return *good = false;
-    doc->open[doc->depth++] = closing;
-    skip_space(&doc->scan);
-    if (doc->scan.at < doc->scan.end && *doc->scan.at == (unsigned char)closing)
-        return false; /* after_value() takes it */
-    if (closing == '}')
-        *good = take_key(doc);
-    return *good;
-}
-
-static bool take_document(struct document *doc)
-{
-    bool good = true, more = true;
-    while (more) {
-        bool due = doc->due;
-        char text[WORD] = "";
-        doc->due = false;
-        skip_space(&doc->scan);
-        bool object = take(&doc->scan, '{');
-        if (object || take(&doc->scan, '[')) {
-            if (due)
-                doc->version[0] = 0;
-            if (opened(doc, object ? '}' : ']', &good))
-                continue;
-        } else {
-            good = take(&doc->scan, '"') ? take_string(&doc->scan, text) : take_scalar(&doc->scan);
-            if (due)
-                memcpy(doc->version, text, WORD);
-        }
-        if (!good || !after_value(doc, &more))
-            return false;
-    }
-    return true;
-}
-
+/*
+ * The cniVersion at the top level of a configuration, the last one where there are several. Only
+ * brackets, colons and strings are looked at. Whether the text is JSON is not checked: where it is
+ * not, the daemon's parser says so, and any supported version will do for the answer.
+ */
 const char *cni_version(struct span json)
 {
-    struct document doc = {.scan = {json.at, json.at + json.size}};
-    take_word(&doc.scan, "\xef\xbb\xbf"); /* a byte order mark says nothing in UTF-8 */
-    bool good = take_document(&doc);
+    struct scan scan = {json.at, json.at + json.size};
+    char text[WORD] = "", version[WORD] = "";
+    size_t depth = 0;
+    bool named = false; /* the value that follows is the cniVersion */
+    while (scan.at < scan.end) {
+        unsigned char c = *scan.at++;
+        if (memchr(" \t\n\r", c, 4))
+            continue;
+        if (c == '"' && !take_string(&scan, text))
+            break;
+        if (named)
+            memcpy(version, c == '"' ? text : "", c == '"' ? WORD : 1);
+        named = c == ':' && depth == 1 && !strcmp(text, "cniVersion");
+        if (c == '{' || c == '[')
+            depth++;
+        else if ((c == '}' || c == ']') && depth)
+            depth--;
+    }
     const char *const *each = SUPPORTED;
-    while (each[1] && !(good && !strcmp(*each, doc.version)))
+    while (each[1] && strcmp(*each, version) != 0)
         each++;
     return *each;
 }

@@ -83,10 +83,24 @@ NASTY = [
 ]
 
 
+def right_version(printed: bytes, stdin: bytes) -> bool:
+    """Of what is no JSON the shim says any version that is supported: it does not parse it."""
+    try:
+        json.loads(stdin)
+    except (ValueError, RecursionError):
+        document = json.loads(printed)
+        return document.pop("cniVersion") in SUPPORTED and document == {
+            "supportedVersions": list(SUPPORTED)
+        }
+    return printed == version_document(stdin)
+
+
 @pytest.mark.parametrize("number", range(len(NASTY)))
 def test_version(bond: Bond, number: int) -> None:
     text = NASTY[number].encode()
-    assert bond.run("VERSION", text) == (0, version_document(text), "")
+    answer = bond.run("VERSION", text)
+    assert (answer.status, answer.stderr) == (0, "")
+    assert right_version(answer.stdout, text)
 
 
 def test_version_of_4_mib(any_bond: Bond) -> None:
@@ -112,7 +126,7 @@ def test_version_is_read_as_the_rest_reads_it(
 ) -> None:
     document = {"v": value, "cniVersion": asked, "w": value}
     text = json.dumps(document, ensure_ascii=plain)[:cut].encode("utf-8", "replace")
-    assert bond.run("VERSION", text).stdout == version_document(text)
+    assert right_version(bond.run("VERSION", text).stdout, text)
 
 
 @pytest.mark.parametrize(
