@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 
 from bondcni.core.state import Address, Route
 from bondcni.kernel.wire import (
-    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     Request,
@@ -156,15 +155,16 @@ def _route_attrs(route: Route) -> bytes:
 def add_route(route: Route) -> Request:
     """RTM_NEWROUTE. EEXIST when it is there, ENETUNREACH when the gateway is not on a link.
 
-    One to the same destination by another way is no hindrance: this one comes after it.
-    ``mtu``, ``advmss`` and ``priority`` 0 leave the kernel's default.
+    The flags are those of the reference plugins (netlink.RouteAddEcmp): an IPv4 route stands in
+    front of others to its destination with its metric; an IPv6 route with a gateway becomes one
+    more next hop of theirs (docs/decisions/0008). ``mtu``, ``advmss`` and ``priority`` 0 leave
+    the kernel's default.
     """
     family, _, prefix = _pack_cidr(route.dst)
     table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
     head = _RTMSG.pack(family, prefix, 0, 0, table, RTPROT_BOOT, route.scope, RTN_UNICAST, 0)
     words = f"add route {route.dst}" + (f" via {route.gw}" if route.gw else "")
-    flags = NLM_F_CREATE | NLM_F_APPEND
-    return Request(RTM_NEWROUTE, flags, head + _route_attrs(route), _RTMSG.size, words)
+    return Request(RTM_NEWROUTE, NLM_F_CREATE, head + _route_attrs(route), _RTMSG.size, words)
 
 
 def get_routes(index: int = 0) -> Request:

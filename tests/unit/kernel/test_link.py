@@ -16,6 +16,7 @@ from bondcni.kernel.wire import Request, WireError
 
 U32 = struct.Struct("=I").pack
 IFA_F_NODAD = 2
+NLM_F_APPEND = 0x800
 
 
 def change(**what: object) -> Request:
@@ -44,19 +45,19 @@ SAME_AS_IP = {
     "ip address add fd00::5/64 dev v0 nodad": address.add_address(
         Address(42, "fd00::5/64", flags=IFA_F_NODAD), "v0"
     ),
-    "ip route append 10.50.0.0/16 via 10.0.0.254 dev v0 mtu 1400 advmss 1360 metric 7 table 1000": (
+    "ip route prepend 10.50.0.0/16 via 10.0.0.254 dev v0 mtu 1400 advmss 1360 metric 7 table 1000": (
         address.add_route(Route("10.50.0.0/16", "10.0.0.254", 42, 1000, 1400, 1360, 7))
     ),
-    "ip route append default via 10.0.0.254 dev v0": address.add_route(
+    "ip route prepend default via 10.0.0.254 dev v0": address.add_route(
         Route("0.0.0.0/0", "10.0.0.254", 42)
     ),
-    "ip route append 10.60.0.0/16 dev v0 scope link": address.add_route(
+    "ip route prepend 10.60.0.0/16 dev v0 scope link": address.add_route(
         Route("10.60.0.0/16", index=42, scope=253)
     ),
-    "ip route append 10.80.0.0/16 via inet6 fd00::fe dev v0": address.add_route(
+    "ip route prepend 10.80.0.0/16 via inet6 fd00::fe dev v0": address.add_route(
         Route("10.80.0.0/16", "fd00::fe", 42)
     ),
-    "ip -6 route append fd50::/32 via fd00::fe dev v0": address.add_route(
+    "ip -6 route prepend fd50::/32 via fd00::fe dev v0": address.add_route(
         Route("fd50::/32", "fd00::fe", 42)
     ),
 }
@@ -69,7 +70,7 @@ def test_same_message_as_ip(command: str, from_ip: dict[str, bytes]) -> None:
     assert ours.type == theirs.type
     sent = ours.flags | wire.NLM_F_REQUEST | wire.NLM_F_ACK
     if "altname" in command:  # ip sets NLM_F_APPEND there, where it means nothing
-        sent |= wire.NLM_F_APPEND
+        sent |= NLM_F_APPEND
     assert sent == theirs.flags
     assert ours.body[: ours.fixed] == theirs.body[: ours.fixed]
     assert attributes(ours.body, ours.fixed) == attributes(theirs.body, ours.fixed)
