@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
-from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.errors import BondError, KernelError, TryAgain
 from bondcni.core.home import clues, plan_home, suffices
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode
 from bondcni.core.plan import (
@@ -55,6 +55,9 @@ DAD_PATIENCE = 10.0
 ROUNDS = 8
 """Bound on the rounds of ``bring_home``: the bond, the move, what differs, altnames."""
 
+
+Explain = Callable[[Step, KernelError], str]
+"""Why a step was refused, and what helps; "" where nothing is known of it."""
 
 SetSysctls = Callable[[str, str, Mapping[str, int]], None]
 """Sets IPv6 sysctls of an interface: namespace, interface, values by key."""
@@ -164,23 +167,26 @@ class Node:
             numbers = range(first, first + len(numbers))
         return numbers
 
-    def apply(self, steps: Sequence[Step]) -> None:
-        """Make the changes in their order. Raises ``KernelError`` for the first refused.
+    def apply(self, steps: Sequence[Step], explain: Explain = lambda _step, _error: "") -> None:
+        """Make the changes in their order. Raises ``KernelError`` for the first refused, with
+        what ``explain`` says of it.
 
         A later step of the same send may have been done all the same.
         """
-        for error in self._try(steps):
+        for step, error in self._try(steps):
+            error.details = explain(step, error)
             raise error
 
-    def _try(self, steps: Sequence[Step]) -> Iterator[BondError]:
-        """The error of each step that was refused, send by send."""
+    def _try(self, steps: Sequence[Step]) -> Iterator[tuple[Step, KernelError]]:
+        """Each step that was refused, and its error, send by send."""
         for where, run in groupby(steps, key=lambda step: step.where):
             side = self._side(where)
-            requests = [self._request(step) for step in run]
+            these = list(run)
+            requests = [self._request(step) for step in these]
             answers = side.rtnl.send(requests, None)
-            for request, answer in zip(requests, answers, strict=True):
+            for step, request, answer in zip(these, requests, answers, strict=True):
                 if answer.number:
-                    yield failure(request, answer)
+                    yield step, failure(request, answer)
 
     def _side(self, where: str) -> Side:
         side = self.host if where == "host" else self.pod
@@ -234,7 +240,7 @@ class Node:
             if home.steps == before:
                 errors = errors or [f"{_words_of(step)}: no effect" for step in home.steps]
                 break
-            errors = [error.message for error in self._try(home.steps)]
+            errors = [error.message for _, error in self._try(home.steps)]
             before = home.steps
         return Back(tuple(errors), home.told, home.awaited)
 

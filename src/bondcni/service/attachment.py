@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, located
-from bondcni.core.errors import BondError, TryAgain, VerifyError
-from bondcni.core.plan import Plan
+from bondcni.core.errors import BondError, KernelError, TryAgain, VerifyError
+from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
 from bondcni.core.state import Link, Namespace
@@ -105,7 +105,7 @@ def attach(
     try:
         with ExitStack() as undo:
             undo.callback(settle, service, record, node, left)
-            node.apply(plan.steps)
+            node.apply(plan.steps, partial(_explain, plan))
             pod = node.links_inside()
             _verify(difference(record.wanted, pod))
             undo.callback(release, service, config.raw, env, left)
@@ -126,6 +126,12 @@ def attach(
             error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
         raise
     return document
+
+
+def _explain(plan: Plan, step: Step, error: KernelError) -> str:
+    from bondcni.core.enslaving import explain  # noqa: PLC0415  only a refusal needs it
+
+    return explain(plan, step, error.number, error.text)
 
 
 def _interface(record: Record, pod: Namespace) -> Object:

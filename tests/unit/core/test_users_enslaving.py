@@ -1,0 +1,161 @@
+"""Issue item 25: what is said of each errno that enslaving can give."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from tests.unit.core.world import config, mac, nic, space
+
+from bondcni.core.enslaving import ENOTSUPP, TABLE, explain
+from bondcni.core.plan import ChangeLink, CreateBond, Plan, Step, plan_add
+
+FIRST = "the MAC of eth1, the first link"
+ALONE = (
+    "in 802.3ad every member must take the MAC, whatever failOverMac is; in active-backup with "
+    '"failOverMac": 1 each keeps its own'
+)
+KEEP = 'or write "failOverMac": 1, with which each member keeps its own MAC'
+
+
+def planned(mode: int = 1, **changes: Any) -> Plan:
+    host = space(nic(11, "eth1"), nic(12, "eth2"))
+    return plan_add(config("eth1", "eth2", mode=mode, **changes), "net1", host, space())
+
+
+def enslave(plan: Plan) -> Step:
+    """The step that makes eth2 a member."""
+    steps = [s for s in plan.steps if isinstance(s, ChangeLink) and s.label == "eth2" and s.master]
+    return steps[0]
+
+
+def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
+    plan = planned(mode, **changes)
+    return explain(plan, enslave(plan), number, text)
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "mode", "words"),
+    [
+        (
+            errno.EADDRINUSE,
+            "",
+            1,
+            (
+                f"eth2 cannot take the MAC {mac(11)}, {FIRST}, because another link on the same parent "
+                "has it (macvlans of one parent must have different MACs): use links of different "
+                f"parents; {KEEP}"
+            ),
+        ),
+        (
+            errno.EADDRNOTAVAIL,
+            "",
+            4,
+            (
+                f"eth2 may not take the MAC {mac(11)}, {FIRST} (a PF lets a VF change its MAC only if "
+                "the VF is trusted or has no administrative MAC): if eth2 is a VF, set trust on for it "
+                'at its PF (ip link set PF vf N trust on, or "trust": "on" for sriov-cni, whose DEL '
+                "leaves an administrative MAC behind, so that the second pod on a VF needs trust, "
+                f"too); {ALONE}"
+            ),
+        ),
+        (
+            errno.EOPNOTSUPP,
+            (
+                "Slave device does not support setting the MAC address, but fail_over_mac is not set "
+                "to active"
+            ),
+            1,
+            (
+                f"eth2 cannot change its MAC, and had to take {mac(11)}, {FIRST}: use a link whose "
+                f"driver can; {KEEP}"
+            ),
+        ),
+        (
+            errno.EOPNOTSUPP,
+            "",
+            4,
+            (
+                f"the driver of eth2 cannot set a MAC, and it had to take {mac(11)}, {FIRST}: use a "
+                f"link whose driver can; {ALONE}"
+            ),
+        ),
+    ],
+)
+def test_25_a_mac_that_is_refused(number: int, text: str, mode: int, words: str) -> None:
+    assert told(number, text, mode) == words
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_25_drivers_have_several_words_for_not_trusted(number: int) -> None:
+    assert told(number, "", 4) == told(errno.EADDRNOTAVAIL, "", 4)
+    assert "trust on" in told(number, "", 4)
+
+
+def test_25_an_errno_of_the_kernels_own_is_known() -> None:
+    assert told(ENOTSUPP) == told(errno.EOPNOTSUPP)
+
+
+def test_25_the_mac_that_was_asked_for_the_bond_is_named() -> None:
+    said = told(errno.EADDRNOTAVAIL, mac=mac(0x70))
+    assert f"eth2 may not take the MAC {mac(0x70)}, the MAC asked for net1" in said
+
+
+def test_25_fail_over_mac_is_not_proposed_where_it_is_set() -> None:
+    said = told(errno.EINVAL, options={"miimon": 100, "fail_over_mac": 1})
+    assert "failOverMac" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "words"),
+    [
+        (errno.EBUSY, "Device is in use and cannot be enslaved", "eth2 is in use: a bridge"),
+        (errno.EPERM, "Device can not be enslaved while up", "eth2 was set up by another"),
+        (errno.EPERM, "Device type (master device) cannot be enslaved", "has members of its own"),
+        (errno.EPERM, "Cannot enslave bond to itself.", "eth2 is the bond itself"),
+        (
+            errno.EPERM,
+            "Can not enslave VLAN challenged device to VLAN enabled bond",
+            "eth2 cannot carry VLANs",
+        ),
+        (errno.EINVAL, "Device type is different from other slaves", "device of another type"),
+        (
+            errno.EOPNOTSUPP,
+            "Only active-backup mode is supported for infiniband slaves",
+            "eth2 is InfiniBand",
+        ),
+        (errno.EOPNOTSUPP, "Slave does not support XDP", "XDP"),
+        (errno.EEXIST, "", "an interface of the name or alternative name of eth2"),
+        (errno.EBUSY, "An interface with the desired index already exists", "index chosen for"),
+        (errno.EINVAL, "The interface netns is immutable", "does not let it leave"),
+        (errno.EFAULT, "", "same MAC as another member"),
+        (errno.EBUSY, "", "eth2 is busy"),
+        (errno.EINVAL, "", "did not take the MTU 1500 or the MAC"),
+        (errno.ENODEV, "", "eth2 is gone"),
+        (errno.ENOMEM, "", "memory"),
+        (errno.ELOOP, "", "stands on net1"),
+        (errno.EMLINK, "", "too many links"),
+        (errno.EIO, "", "could not start it"),
+        (errno.ENOSYS, "", "refused what a member must take"),
+    ],
+)
+def test_25_every_errno_has_a_sentence(number: int, text: str, words: str) -> None:
+    assert words in told(number, text)
+
+
+def test_25_each_row_can_be_reached() -> None:
+    """A row behind one that takes all of its errnos and texts would never be read."""
+    for place, row in enumerate(TABLE):
+        for number in row.numbers:
+            before = [r for r in TABLE[:place] if number in r.numbers]
+            assert not any(earlier.text.lower() in row.text.lower() for earlier in before), row
+    assert TABLE[-1].numbers == ()
+    assert TABLE[-1].text == ""
+
+
+def test_25_what_is_no_member_has_no_such_sentence() -> None:
+    plan = planned()
+    assert isinstance(plan.steps[0], CreateBond)
+    for step in (plan.steps[0], plan.steps[-1]):
+        assert explain(plan, step, errno.EINVAL, "") == ""
