@@ -229,13 +229,6 @@ def same_macs(node: Node) -> None:
     node.space.ip("link", "set", "eth2", "address", mac)
 
 
-@pytest.mark.parametrize("mode", ["balance-tlb", "balance-alb"])
-def test_same_mac_where_the_mode_cannot(node: Node, pod: Space, mode: str) -> None:
-    same_macs(node)
-    mac = node.space.link("eth1")["address"]
-    refused(node, pod, config(["eth1", "eth2"], mode), REFUSED, ["eth1, eth2", mac, mode])
-
-
 @pytest.mark.parametrize(
     "mode", ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad"]
 )

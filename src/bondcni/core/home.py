@@ -52,6 +52,7 @@ class Sought(NamedTuple):
     link: Link  # as it was
     inside: int  # its ifindex in the pod
     macs: frozenset[str]  # what bonding may have left it as its MAC
+    own: str  # the MAC with which it became a member: its own, or the one that ADD gave it
 
     def likeness(self, now: Link, where: str) -> int:
         """How sure it is that ``now``, in namespace ``where``, is this device; 0 is surest.
@@ -71,8 +72,8 @@ class Sought(NamedTuple):
         held = str((now.member or {}).get("perm_hwaddr", now.mac))
         named = now.name == was.name
         if now.index not in ((self.inside,) if where == "pod" else (was.index, self.inside)):
-            return 2 if named and held == was.mac else STRANGER
-        if was.parent or held == was.mac:
+            return 2 if named and held in (was.mac, self.own) else STRANGER
+        if was.parent or held in (was.mac, self.own):
             return 1
         known = named or now.mac in self.macs or not {*was.altnames}.isdisjoint(now.altnames)
         return 3 if known else STRANGER
@@ -88,11 +89,13 @@ class Sought(NamedTuple):
 
 def sought(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[Sought, ...]:
     """The links of a record, in its order."""
-    macs = frozenset({bond.mac, *(item.link.mac for item in taken)} - {""})
     inside = [member.index for member in bond.members]
     inside += [item.link.index for item in taken[len(inside) :]]
+    own = [member.mac for member in bond.members] + [""] * (len(taken) - len(bond.members))
+    macs = frozenset({bond.mac, *own, *(item.link.mac for item in taken)} - {""})
     return tuple(
-        Sought(item.home, item.link, index, macs) for item, index in zip(taken, inside, strict=True)
+        Sought(item.home, item.link, index, macs, mac or item.link.mac)
+        for item, index, mac in zip(taken, inside, own, strict=True)
     )
 
 
@@ -158,15 +161,16 @@ def plan_home(
 def _freed(
     bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace
 ) -> Iterator[Step]:
-    """The moves of a bond's members, in one send with its end, which gives them back their MAC
-    and MTU; where it fails they leave it all the same, and the next steps are computed anew.
+    """The moves of a bond's members, in one send with its end, which gives them back the MAC
+    and MTU that they came with; where it fails they leave it all the same, and the next steps
+    are computed anew.
     """
     places = [(one, one.among(pod, "pod")[1]) for one in sought(bond, taken)]
     names = {one.link.name for one, now in places if now}
     for one, now in places:
         if one.home == "host" and now and now.master == bond.index:
             was = one.link
-            yield from _bring(was, now._replace(mac=was.mac, mtu=was.mtu), host, names)
+            yield from _bring(was, now._replace(mac=one.own, mtu=was.mtu), host, names)
 
 
 def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused
+from bondcni.core.macs import distinct, told
+from bondcni.core.options import MODES
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import find_link, reasons_against, reasons_between
 from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
@@ -109,6 +111,7 @@ class Member(NamedTuple):
     index: int  # in the pod
     name: str
     options: Mapping[str, OptionValue]
+    mac: str = ""  # given by ADD, where another member has its own; "": it keeps its own
 
 
 class Wanted(NamedTuple):
@@ -139,12 +142,14 @@ def plan_add(
     pod: Namespace,
     judge: Callable[[Link], Verdict] = no_rules,
     spare: Callable[[range], range] = lambda numbers: numbers,
+    seed: str = "",
 ) -> Plan:
     """The steps that give the pod its bond. ``judge`` is the node's policy on host links.
 
     ``host`` may hold what concerns the links of the configuration alone, ``pod`` holds all
     links. ``spare`` gives as many ifindexes in a row, those or higher ones, that are free on the
-    host; it is asked where a link cannot keep its own.
+    host; it is asked where a link cannot keep its own. ``seed`` names the attachment: a member
+    that cannot keep its MAC gets one that is made from it.
 
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
     of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
@@ -166,6 +171,11 @@ def plan_add(
         raise Refused(tuple(dict.fromkeys(reasons)))
     mtu, warnings = choose_mtu(config, links)
     wanted = _wanted(config, ifname, mtu, found, pod, spare)
+    given = distinct(links, MODES[config.mode], seed, (*space.links, *pod.links))
+    warnings += told(links, MODES[config.mode], given)
+    members = zip(links, wanted.members, strict=True)
+    renewed = tuple(member._replace(mac=given.get(link.index, "")) for link, member in members)
+    wanted = wanted._replace(members=renewed)
     steps = tuple(_steps(wanted, found, home))
     taken = tuple(Taken(home, link) for link in links)
     return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
@@ -257,13 +267,23 @@ def _wanted(
     )
 
 
+def _renewed(join: ChangeLink, member: Member) -> Iterator[Step]:
+    """``join`` in parts: a driver may change the MAC only of what is down, and a refusal tells
+    which MAC it is about.
+    """
+    yield join._replace(master=None)
+    inside = ChangeLink("pod", member.index, join.label)
+    yield inside._replace(mac=member.mac)
+    yield inside._replace(master=join.master)
+
+
 def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iterator[Step]:
     early = {k: v for k, v in wanted.options.items() if k not in LATE}
     yield CreateBond(wanted.name, wanted.index, early, wanted.mtu, wanted.mac)
     if wanted.altname:
         yield AddAltname("pod", wanted.index, wanted.name, wanted.altname)
     for (_, link), member in zip(found, wanted.members, strict=True):
-        yield ChangeLink(
+        join = ChangeLink(
             home,
             link.index,
             link.name,
@@ -272,6 +292,7 @@ def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iter
             change=IFF_UP if link.up else 0,
             master=wanted.index,
         )
+        yield from _renewed(join, member) if member.mac else (join,)
     for member in wanted.members:
         if member.options:
             yield ChangeLink("pod", member.index, member.name, member_options=member.options)

@@ -118,7 +118,7 @@ def reasons_between(links: list[Link], config: BondConfig) -> list[str]:
     return [
         *_twice(links),
         *_types(once, config.mode),
-        *_macs(once, config),
+        *_macs(config),
         *_mtus(once, config),
     ]
 
@@ -139,16 +139,10 @@ def _types(links: list[Link], mode: int) -> Iterator[str]:
             yield f"link {link.name} is InfiniBand, which bonds in active-backup only"
 
 
-def _macs(links: list[Link], config: BondConfig) -> Iterator[str]:
+def _macs(config: BondConfig) -> Iterator[str]:
     follows = MODES[config.mode] == "active-backup" and config.options.get("fail_over_mac") == 1
     if config.mac and follows:
         yield f"mac {config.mac} cannot be held: fail_over_mac active gives it the active link's"
-    if MODES[config.mode] not in ("balance-tlb", "balance-alb"):
-        return
-    for mac, count in Counter(link.mac for link in links).items():
-        if mac and count > 1:
-            names = ", ".join(link.name for link in links if link.mac == mac)
-            yield f"links {names} have the same MAC {mac}: not possible in {MODES[config.mode]}"
 
 
 def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:

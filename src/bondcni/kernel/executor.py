@@ -294,11 +294,12 @@ def way_home(bond: Wanted, taken: tuple[Taken, ...]) -> bytes:
     for inside, was in homes:
         # As it was; without its ifindex, where that is taken; without names, where one is. What
         # comes after a move that went well finds no link any more.
-        tries = [messages.Change(namespace=0, new_index=was.index)] * (was.index != inside.index)
-        tries.append(messages.Change(namespace=0))
-        requests += [messages.change_link(inside.index, inside.name, move) for move in tries]
+        move = messages.Change(namespace=0, mac=was.mac if inside.mac else None)
+        tries = [move._replace(new_index=was.index)] * (was.index != inside.index)
+        tries.append(move)
+        requests += [messages.change_link(inside.index, inside.name, each) for each in tries]
         requests += [messages.delete_altnames(inside.index, inside.name, a) for a in was.altnames]
-        last = messages.Change(namespace=0, name="dev%d")
+        last = move._replace(name="dev%d")
         requests.append(messages.change_link(inside.index, inside.name, last))
     return b"".join(pack_message(r.type, r.flags | NLM_F_REQUEST, 0, r.body) for r in requests)
 

@@ -108,7 +108,8 @@ def add(service: Service, request: Request) -> Document:
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
-            plan = plan_add(config, request.ifname, Namespace(), node.inside())
+            inside, seed = node.inside(), _seed(request)
+            plan = plan_add(config, request.ifname, Namespace(), inside, seed=seed)
             return _attach(service, request, config, node, plan)
         before_add(service, config.links)
         links = node.meant(config.links)
@@ -135,10 +136,15 @@ def _plan(
     pod = node.links_inside()
     host = node.about(config.links, numbers(links, pod))
     try:
-        return plan_add(config, request.ifname, host, pod, judge, node.spare)
+        return plan_add(config, request.ifname, host, pod, judge, node.spare, _seed(request))
     except Refused as error:
         error.details = "; ".join(holders(service, config.links))
         raise
+
+
+def _seed(request: Request) -> str:
+    """What no other attachment has, and a repeated ADD has again."""
+    return f"{request.container_id} {request.ifname}"
 
 
 def _attach(

@@ -126,18 +126,6 @@ def test_infiniband_bonds_in_active_backup_only() -> None:
     )
 
 
-@pytest.mark.parametrize("mode", range(7))
-def test_the_same_mac_twice_is_refused_where_the_mode_needs_them_apart(mode: int) -> None:
-    host = changed(mac=mac(11))
-    if mode not in (5, 6):
-        assert planned(host, mode=mode).wanted.members
-        return
-    name = {5: "balance-tlb", 6: "balance-alb"}[mode]
-    assert refusal(host, mode=mode) == (
-        f"links eth1, eth2 have the same MAC {mac(11)}: not possible in {name}",
-    )
-
-
 def test_a_mac_that_follows_the_active_link_cannot_be_asked_for() -> None:
     asked: dict[str, Any] = {"mac": mac(0x70), "options": {"miimon": 100, "fail_over_mac": 1}}
     assert refusal(space(ETH1, ETH2), **asked) == (
