@@ -106,6 +106,13 @@ def in_use(link: Link, host: Namespace) -> Iterator[str]:
     for upper in host.links:
         if upper.lower == link.index and upper.kind not in EXCLUSIVE:
             yield f"host link {link.name} is in use: {upper.kind} {upper.name} is on it"
+    if link.vfs:
+        count = f"{link.vfs} VFs" if link.vfs > 1 else "1 VF"
+        yield (
+            f"host link {link.name} is in use: it is an SR-IOV PF with {count}, which pods may "
+            f"hold: take VFs instead, or remove them (echo 0 >/sys/class/net/{link.name}/device/"
+            "sriov_numvfs), or give the link with force in the node's policy"
+        )
 
 
 def _is_global(address: Address) -> bool:

@@ -40,6 +40,7 @@ class Link(NamedTuple):
     txqlen: int = 1000
     parent: str = ""  # IFLA_PARENT_DEV_NAME: the PCI address of hardware
     parent_bus: str = ""  # IFLA_PARENT_DEV_BUS_NAME: "pci"
+    vfs: int = 0  # how many SR-IOV VFs it has; read of the host's links that are to be taken
     carrier: bool = False
     operstate: int = 0  # IF_OPER_*
     bond: Mapping[str, OptionValue] | None = None  # kernel option name -> value, bonds only

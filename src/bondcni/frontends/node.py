@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from bondcni.core.errors import BondError, DelegateError, Refused
+from bondcni.core.links import LinkRef
 from bondcni.core.resolve import in_use
 from bondcni.core.result import read
 from bondcni.frontends.backlog import Backlog, recover_all
@@ -147,7 +148,7 @@ def explain(link: str, *, namespace: str, policy_file: str) -> bool:
     """What would happen if a pod asked for LINK, and why."""
     rules = policies.load(policy_file)
     with Node.open("") as node:
-        host = node.both()[0]
+        host = node.about([LinkRef("name", link)])
     found = host.named(link)
     if found is None:
         raise Refused((f"there is no link {link} here",))

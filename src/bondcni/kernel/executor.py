@@ -129,10 +129,6 @@ class Node:
             with namespace_fd(netns) as fd, open_in(netns) as pod:
                 yield cls(Side(host, host_fd), Side(pod, fd), netns, watch=None)
 
-    def both(self) -> tuple[Namespace, Namespace]:
-        """What the host's and the pod's namespace hold."""
-        return snapshot(self.host.rtnl), self.inside()
-
     def inside(self) -> Namespace:
         """What the pod's namespace holds; nothing when it is gone."""
         return snapshot(self.pod.rtnl) if self.pod else Namespace()

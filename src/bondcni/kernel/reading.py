@@ -47,6 +47,8 @@ DAD_POLL = 0.02
 
 ALTIFNAMSIZ = 128
 
+VFS = "/sys/bus/pci/devices/{}/sriov_numvfs"
+
 T = TypeVar("T")
 
 
@@ -122,11 +124,12 @@ def about(
 ) -> Namespace:
     """``meant``, and what tells whether these links are in use; and who has these ``indexes``.
 
-    That is their masters, what stands on them, their addresses, the routes through them; of
-    these, where ``look`` knows, the default routes' links only.
+    That is their masters, what stands on them, their VFs, their addresses, the routes through
+    them; of these, where ``look`` knows, the default routes' links only.
     """
     found = _meant(rtnl, refs, indexes)
     links = {n: link for n, link in found.items() if any(matches(ref, link) for ref in refs)}
+    found |= {n: link._replace(vfs=_vfs(link)) for n, link in links.items() if link.parent}
     above, routed = look(rtnl, links)
     more = ({link.master for link in links.values()} | set(above)) - {0, *found}
     routes = [r for index in links if index in routed for r in _unless_gone(_routes, rtnl, index)]
@@ -135,6 +138,19 @@ def about(
         tuple(a for index in links for a in _unless_gone(_addresses, rtnl, index)),
         tuple(route for route in routes if route.index in links),
     )
+
+
+def _vfs(link: Link) -> int:
+    """How many VFs a PF has.
+
+    The kernel tells it in the link's message as well (IFLA_NUM_VF), but with 100 to 200 bytes
+    about each VF. The PCI devices of sysfs are the same in every network namespace.
+    """
+    try:
+        with open(VFS.format(link.parent), "rb", buffering=0) as file:
+            return int(file.read(16))
+    except (OSError, ValueError):  # no PCI device, or one without SR-IOV
+        return 0
 
 
 def _unless_gone(
