@@ -1,7 +1,7 @@
 """``bondctl lab``: manifests, commands and shells on a kernel of their own.
 
 Parses, calls the lab, prints, and turns the end into an exit code: 0 all well, 1 a case
-failed, 2 the input or the usage is wrong, 3 the guest was lost. Every error is one message that
+failed, 2 the input or the usage is wrong, 3 the guest was lost, 130 interrupted. Every error is one message that
 says what to do; a traceback is a bug.
 """
 
@@ -28,7 +28,7 @@ from bondcni.lab.report import Story
 from bondcni.lab.substitutes import Impossible
 from bondcni.service.executable import NoExecutable
 
-FAILED, BAD_INPUT, LOST = 1, 2, 3
+FAILED, BAD_INPUT, LOST, INTERRUPTED = 1, 2, 3, 130
 EXEC_SECONDS = 3600.0
 PASSED_ON = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "TERM")
 
@@ -81,6 +81,12 @@ def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
     except subprocess.TimeoutExpired as error:
         teller.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
         sys.exit(LOST)
+    except KeyboardInterrupt:  # the guest was ended on the way here
+        text = "interrupted; no guest is left running"
+        if record:
+            record.error = text
+        teller.error(text)
+        sys.exit(INTERRUPTED)
 
 
 def _code(error: Exception) -> int:
@@ -90,7 +96,9 @@ def _code(error: Exception) -> int:
 
 
 @lab.command()
-@FILES
+@click.argument(
+    "files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+)
 @KERNEL
 @click.option("--strict", is_flag=True, help="Fail where a plugin would have to be replaced.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -107,7 +115,7 @@ def run(
     crash: bool,
     direct: bool,
 ) -> None:
-    """Run the pods of manifests and tell what happens to their bonds."""
+    """Run the pods of manifests (- is standard input) and tell what happens to their bonds."""
     teller, record = Story(stderr=as_json), Record()
     try:
         with honest(teller, record):
@@ -133,7 +141,7 @@ class Choice(NamedTuple):
 def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
     """The manifests; all that is wrong with them is told and ends the program."""
     if not files:
-        raise Stop("no manifests: bondctl lab run FILE.yaml (there are some in examples/)")
+        raise Stop("no manifests: bondctl lab run FILE.yaml, or - for standard input")
     found = manifests.load(files)
     if found.findings:
         record.findings = found.findings

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bondcni.lab.located import Broken, Finding, Node, embedded
+from bondcni.lab.located import Broken, Finding, Node, embedded, template, unrendered
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ELEMENT = re.compile(r"(?:([^/@]+)/)?([^/@]+)(?:@([^/@]+))?")
@@ -33,7 +33,10 @@ class Request(NamedTuple):
 
 def requests(holder: Node) -> tuple[list[Request], list[Finding]]:
     """The annotation's networks, and all that is wrong with it."""
-    text = holder.value if isinstance(holder.value, str) else ""
+    found = _no_text(holder)
+    if found:
+        return [], [found]
+    text = str(holder.value)
     if not any(sign in text for sign in '[{"'):
         return _from_list(holder, text)
     try:
@@ -45,6 +48,20 @@ def requests(holder: Node) -> tuple[list[Request], list[Finding]]:
         return [], [holder.finding("the networks annotation is JSON, but not a list", advice)]
     made = [_from_entry(entry, tree, place) for place, entry in enumerate(data)]
     return _split(made)
+
+
+def _no_text(holder: Node) -> Finding | None:
+    """Why the annotation is no text that names networks; None if it is."""
+    if isinstance(holder.value, dict | list):
+        kind = "list" if isinstance(holder.value, list) else "mapping"
+        message = f"the networks annotation is a YAML {kind}; Kubernetes takes a string only"
+        advice = "Write `k8s.v1.cni.cncf.io/networks: |` and the same as JSON, indented, below it."
+        return holder.finding(message, advice)
+    if not (holder.value or "").strip():
+        advice = "Name the networks: [namespace/]name[@interface], with commas between."
+        return holder.finding("the networks annotation is empty", advice)
+    action = template(holder.value or "")
+    return unrendered(holder.file, holder.line, action) if action else None
 
 
 def _split(made: list[Request | Finding]) -> tuple[list[Request], list[Finding]]:

@@ -19,6 +19,8 @@ from bondcni.lab.manifests import Config
 from bondcni.lab.multus import CHECK_SINCE, Sandbox, environment, version, with_result
 
 DEADLINE = 120.0  # kubelet's default runtimeRequestTimeout
+WARNING = "bond: warning: "
+MOST_WARNINGS = 20
 
 
 class Attached(NamedTuple):
@@ -90,11 +92,20 @@ class Runtime:
             timeout=DEADLINE,
         )
         spent = (time.monotonic() - began) * 1000
-        code, message, result = _judge(done.returncode, done.stdout, done.stderr)
-        return Call(verb, network, kind, ifname, done.returncode, code, message, spent), result
+        said = done.stderr.decode(errors="replace")
+        code, message, result = _judge(done.returncode, done.stdout, said)
+        warnings = () if message and message == said.strip() else _warnings(said)
+        status = done.returncode
+        return Call(verb, network, kind, ifname, status, code, message, spent, warnings), result
 
 
-def _judge(status: int, stdout: bytes, stderr: bytes) -> tuple[int, str, Any]:
+def _warnings(said: str) -> tuple[str, ...]:
+    """What a plugin wrote to standard error: its last lines, each without our plugin's prefix."""
+    lines = [line.removeprefix(WARNING).strip() for line in said.splitlines()]
+    return tuple(line for line in lines if line)[-MOST_WARNINGS:]
+
+
+def _judge(status: int, stdout: bytes, stderr: str) -> tuple[int, str, Any]:
     """CNI code and message of a failure, and the result of a success."""
     try:
         answer = json.loads(stdout) if stdout.strip() else None
@@ -106,5 +117,5 @@ def _judge(status: int, stdout: bytes, stderr: bytes) -> tuple[int, str, Any]:
         details = answer.get("details")
         text = str(answer.get("msg", "")) + (f" ({details})" if details else "")
         return int(answer["code"]), text, None
-    said = (stderr or stdout).decode(errors="replace").strip()
+    said = (stderr or stdout.decode(errors="replace")).strip()
     return 999, said or f"ended with status {status} and said nothing", None

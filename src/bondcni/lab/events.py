@@ -25,7 +25,10 @@ class Note(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One plugin run. ``exit`` is its status; ``code`` and ``message`` its CNI error if any."""
+    """One plugin run. ``exit`` is its status; ``code`` and ``message`` its CNI error if any.
+
+    ``warnings`` are the lines it wrote to standard error, without a prefix ``bond: warning: ``.
+    """
 
     verb: str
     network: str
@@ -35,6 +38,7 @@ class Call(NamedTuple):
     code: int
     message: str
     milliseconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -22,6 +22,8 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 BLOCK_STYLES = ("|", ">")
 BLANK_ESCAPES = "nrtvfb0 _NLPe"
+TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+RENDER = "Render the chart first: helm template CHART | bondctl lab run -"
 
 
 class Finding(NamedTuple):
@@ -95,19 +97,33 @@ class Node(NamedTuple):
         return Finding(self.file, self.line, message, advice)
 
 
+def template(text: str) -> str:
+    """The first template action in a text, as ``{{ .Values.mode }}``; "" if there is none."""
+    found = TEMPLATE.search(text)
+    return " ".join(found[0].split()) if found else ""
+
+
+def unrendered(file: str, line: int, action: str) -> Finding:
+    """A template where a manifest is expected."""
+    return Finding(file, line, f"`{action}` is a template that was not rendered", RENDER)
+
+
 def documents(file: str, text: str) -> list[Node]:
-    """Every document of a YAML text; raises Broken where it is not YAML."""
+    """Every document of a YAML text that has content; raises Broken where it is not YAML."""
     try:
         nodes = list(YAML(typ="safe", pure=True).compose_all(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
+        if action := template("\n".join(text.splitlines()[max(0, line - 2) : line])):
+            raise Broken(unrendered(file, line, action)) from error
         advice = "Check indentation, quotes and colons at this line and the one before."
         raise Broken(Finding(file, line, f"not YAML: {error.problem}", advice)) from error
     except (YAMLError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise Broken(Finding(file, 1, f"not YAML: {first}", "Is it a text file?")) from error
-    return [_node(file, node, text, lambda _: None) for node in nodes if node is not None]
+    made = [_node(file, node, text, lambda _: None) for node in nodes if node is not None]
+    return [node for node in made if node.value is not None]
 
 
 def embedded(holder: Node) -> tuple[Any, Node]:
@@ -116,6 +132,9 @@ def embedded(holder: Node) -> tuple[Any, Node]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
+        if action := TEMPLATE.search(text):
+            line = holder.line_at(action.start())
+            raise Broken(unrendered(holder.file, line, template(text))) from error
         raise Broken(_explain(holder, text, error)) from error
     try:
         tree = YAML(typ="safe", pure=True).compose(text)
@@ -153,6 +172,9 @@ def _node(file: str, node: Any, source: str, line_at: Any) -> Node:
     """A composed node and all below as `Node`; ``line_at`` places JSON in its file."""
     line = line_at(node.start_mark.index) or node.start_mark.line + 1
     if isinstance(node, MappingNode):
+        if any(isinstance(key, MappingNode) for key, _ in node.value):  # how YAML reads {{ x }}
+            raw = source[node.start_mark.index : node.end_mark.index]
+            raise Broken(unrendered(file, line, template(raw) or raw))
         pairs = {str(key.value): _node(file, value, source, line_at) for key, value in node.value}
         return Node(pairs, file, line)
     if isinstance(node, SequenceNode):

@@ -13,15 +13,19 @@ Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8scl
 from __future__ import annotations
 
 import difflib
+import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bondcni.lab import annotation, confcheck
-from bondcni.lab.located import Broken, Finding, Node, documents, embedded
+from bondcni.core import config as bond_config
+from bondcni.lab import annotation, confcheck, mistakes
+from bondcni.lab.located import Broken, Finding, Node, documents, embedded, template, unrendered
 
-NETWORKS = "k8s.v1.cni.cncf.io/networks"
-RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
+NETWORKS = mistakes.NETWORKS
+RESOURCE = mistakes.RESOURCE
+STDIN = Path("-")
 TEMPLATES = ("DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Job")
 POOL_GROUPS = ("crd.projectcalico.org/", "projectcalico.org/")
 
@@ -75,6 +79,7 @@ class Pod(NamedTuple):
     attachments: tuple[Attachment, ...]
     pools: tuple[Pool, ...] = ()  # in the order in which a name is looked up
     file: str = ""
+    notes: tuple[str, ...] = ()  # what works here and may not work elsewhere, in words
 
     @property
     def bonds(self) -> tuple[Attachment, ...]:
@@ -90,11 +95,12 @@ class Manifests(NamedTuple):
 
 
 def load(paths: Iterable[Path]) -> Manifests:
-    """Read files; one that can not be read is a finding as well."""
+    """Read files, ``-`` is standard input; one that can not be read is a finding as well."""
     texts, findings = [], []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         try:
-            texts.append((str(path), path.read_text(encoding="utf-8")))
+            data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+            texts.append((str(path), data.decode()))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             findings.append(Finding(str(path), 1, f"can not be read: {reason}", "Check the path."))
@@ -163,6 +169,8 @@ class _Reader:
             self._template(document, document.at("spec", "jobTemplate", "spec", "template"))
         elif kind in readers:
             readers[kind](document)
+        else:
+            self.findings += mistakes.kind(document, (*TEMPLATES, "CronJob", *readers))
         if kind in (*TEMPLATES, *readers) and kind != "List":
             self._note_name(document, kind)
 
@@ -170,18 +178,23 @@ class _Reader:
         for one in document.items("items"):
             self.document(one)
 
-    def _template(self, document: Node, template: Node | None) -> None:
-        if template is None:
+    def _template(self, document: Node, pod: Node | None) -> None:
+        if pod is None:
             message = f"{document.text('kind')} {document.text('metadata', 'name')} has no template"
             self.findings.append(document.finding(message, "Add spec.template."))
         else:
-            self.pods.append((document, template))
+            self.findings += mistakes.on_the_workload(document, pod)
+            self.pods.append((document, pod))
 
     def _note_name(self, document: Node, kind: str) -> None:
         metadata = document.at("metadata") or document
         name = metadata.text("name")
         if not name:
             self.findings.append(metadata.finding(f"this {kind} has no name", "Add metadata.name."))
+            return
+        if action := template(name):
+            line = metadata.line_of("/name")
+            self.findings.append(unrendered(document.file, line, action))
             return
         key = (document.file, kind, _namespace(document), name)
         first = self.names.setdefault(key, metadata)
@@ -207,11 +220,11 @@ class _Reader:
         names = (_namespace(document), document.text("metadata", "name"))
         key = (document.file, *names)
         self.networks[key] = None
+        self.findings += mistakes.annotation_keys(document)
         holder = document.at("spec", "config")
-        if holder is None:
-            message = f"network {names[1]} has no spec.config"
-            advice = "The lab does not read config files of nodes: write the config here."
-            self.findings.append(document.finding(message, advice))
+        found = list(mistakes.no_config(document, names[1]))
+        if found or holder is None:
+            self.findings += found
             return
         try:
             config, tree = embedded(holder)
@@ -227,6 +240,7 @@ class _Reader:
     # Pods
 
     def pod(self, document: Node, pod: Node) -> Pod:
+        self.findings += mistakes.annotation_keys(pod)
         holder = pod.at("metadata", "annotations", NETWORKS)
         wanted, findings = annotation.requests(holder) if holder else ([], [])
         self.findings += findings
@@ -245,7 +259,10 @@ class _Reader:
                 )
         names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
         pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
-        return Pod(*names, tuple(attachments), tuple(pools), document.file)
+        made = Pod(*names, tuple(attachments), tuple(pools), document.file)
+        plugins = [config for one in made.bonds for config in one.network.plugins]
+        notes = [*mistakes.quoted(plugins), *mistakes.replicas(document, pod, _taken(made))]
+        return made._replace(notes=tuple(notes))
 
     def find(self, document: Node, request: annotation.Request) -> Network | None:
         """The network asked for; a finding when no file defines it, or several others do."""
@@ -291,6 +308,18 @@ class _Reader:
                 message = f"the pod gives {name} to network {network.name}, which takes none"
                 advice = f'Add "capabilities": {{"{name}": true}} to the network\'s config.'
                 self.findings.append(Finding(file, request.line, message, advice))
+
+
+def _taken(pod: Pod) -> list[str]:
+    """The links of the node that this pod takes for itself alone."""
+    names: list[str] = []
+    for plugin in (config for one in pod.attachments for config in one.network.plugins):
+        if plugin.get("type") == "bond":
+            bond = bond_config.parse(json.dumps({"name": "unnamed"} | plugin).encode())
+            names += [] if bond.links_in_container else [link.value for link in bond.links]
+        elif plugin.get("type") == "host-device":
+            names += [str(plugin["device"])] if plugin.get("device") else []
+    return list(dict.fromkeys(names))
 
 
 def _namespace(document: Node) -> str:

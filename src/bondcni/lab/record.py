@@ -99,6 +99,7 @@ def _case(event: CaseBegin) -> Json:
 def _call(event: Call) -> Json:
     made = event._asdict()
     made["milliseconds"] = round(event.milliseconds, 1)
+    made["warnings"] = list(event.warnings)
     return made
 
 

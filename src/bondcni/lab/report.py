@@ -37,6 +37,7 @@ class Story:
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         self.console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self.warned: set[str] = set()  # in this case: ADD, CHECK and DEL warn of the same
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -66,8 +67,21 @@ class Story:
 
     def show(self, event: Event) -> None:
         """One event."""
+        if isinstance(event, CaseBegin):
+            self.warned.clear()
         for line in _lines(event):
             self.console.print(line)
+        if isinstance(event, Call):
+            self._warnings(event)
+
+    def _warnings(self, call: Call) -> None:
+        """What the plugin wrote to standard error, each sentence once a case."""
+        for text in dict.fromkeys(call.warnings):
+            if text not in self.warned:
+                self.console.print(
+                    f"{STILL}{STILL}[yellow]{escape(call.type)} warns:[/] {escape(text)}"
+                )
+        self.warned.update(call.warnings)
 
 
 @singledispatch

@@ -77,7 +77,7 @@ class Case:
         except Impossible as error:
             yield CaseEnd((str(error),))
             return
-        yield from map(Note, made.notes)
+        yield from map(Note, (*self.pod.notes, *made.notes))
         yield from self.guarded(self.life(made))
         yield from self.guarded(self.death(made))
         yield CaseEnd(tuple(self.reasons))

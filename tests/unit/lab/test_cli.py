@@ -94,9 +94,10 @@ def test_json_is_one_document_for_bad_input_too(tmp_path: Path) -> None:
         (CommandFailed("ip: no"), 3),
         (kernels.Unavailable("no mirror"), 2),
         (labcli.Stop("no"), 2),
+        (KeyboardInterrupt("interrupted; no guest is left running"), 130),
     ],
 )
-def test_what_stops_everything_has_its_exit_code(error: Exception, code: int) -> None:
+def test_what_stops_everything_has_its_exit_code(error: BaseException, code: int) -> None:
     record = Record()
     with pytest.raises(SystemExit) as stopped, labcli.honest(Story(quiet=True), record):
         raise error

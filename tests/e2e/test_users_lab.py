@@ -1,0 +1,66 @@
+"""Issue 10, number 27: the lab as a user meets it, in guests of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples/host-links-daemonset.yaml"
+BONDCTL = str(Path(sys.executable).with_name("bondctl"))
+Document = dict[str, Any]
+
+
+def lab_run(text: str, *words: str, code: int = 0) -> tuple[Document, str]:
+    """Run manifests given on standard input; the document, and the story."""
+    done = subprocess.run(
+        [BONDCTL, "lab", "run", "--json", *words, "-"],
+        cwd=ROOT,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    document: Document = json.loads(done.stdout)
+    return document, done.stderr
+
+
+def children(parent: int) -> set[str]:
+    """The processes that a process has started."""
+    words = ["ps", "-o", "pid=", "--ppid", str(parent)]
+    return set(subprocess.run(words, capture_output=True, text=True, check=False).stdout.split())
+
+
+def test_10_27_an_unknown_key_is_told_in_story_and_document() -> None:
+    text = EXAMPLE.read_text().replace('"miimon"', '"linksInContiner": true, "miimon"')
+    document, story = lab_run("---\n# nothing\n---\n" + text)
+    adds = [one for case in document["cases"] for one in case["calls"] if one["verb"] == "ADD"]
+    assert [one for call in adds for one in call["warnings"] if "linksInContiner" in one]
+    assert story.count("bond warns: /linksInContiner: ") == 1
+    assert 'did you mean "linksInContainer"' in story
+
+
+def test_10_27_an_interrupt_ends_the_guest_and_is_130() -> None:
+    with subprocess.Popen(
+        [BONDCTL, "lab", "run", "--json", str(EXAMPLE)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as lab:
+        assert lab.stderr is not None
+        assert any(" ADD " in line for line in lab.stderr)  # reads until then
+        started = children(lab.pid)
+        assert started  # what holds the guest
+        lab.send_signal(signal.SIGINT)
+        out, err = lab.communicate(timeout=60)
+    assert lab.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(out)["error"] == "interrupted; no guest is left running"
+    assert [one for one in started if Path("/proc", one).exists()] == []
