@@ -1,4 +1,4 @@
-"""Issue 10, number 27: the lab as a user meets it, in guests of their own."""
+"""Issue 10, numbers 10, 22 and 27: the lab as a user meets it, in guests of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from bondcni.lab import kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples/host-links-daemonset.yaml"
@@ -64,3 +68,28 @@ def test_10_27_an_interrupt_ends_the_guest_and_is_130() -> None:
     assert "Traceback" not in err
     assert json.loads(out)["error"] == "interrupted; no guest is left running"
     assert [one for one in started if Path("/proc", one).exists()] == []
+
+
+@pytest.mark.parametrize("way", [(), ("--direct",)])
+def test_10_10_a_policy_can_be_tried(way: tuple[str, ...], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("links: [{name: eth1000}]\n")
+    document, _ = lab_run(EXAMPLE.read_text(), "--policy", str(policy), *way, code=1)
+    (add, _) = document["cases"][0]["calls"]
+    assert add["code"] == 101
+    assert "no rule of /etc/cni/bond/policy.yaml gives eth1001" in add["message"]
+    policy.write_text('links: [{name: "eth100*"}]\n')
+    document, _ = lab_run(EXAMPLE.read_text(), "--policy", str(policy), *way)
+    assert document["ok"]
+
+
+def test_10_10_the_machines_configuration_stays_outside() -> None:
+    script = "stat -c %a /etc/cni; findmnt -no FSTYPE /etc/cni; ls -A /etc/cni"
+    done = subprocess.run(
+        [BONDCTL, "lab", "exec", "--kernel", kernels.default(), "--", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.split() == ["755", "tmpfs"], done.stderr

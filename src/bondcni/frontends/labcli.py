@@ -14,10 +14,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
+from bondcni.core.errors import PolicyError
 from bondcni.lab import byhand, guest, kernels, manifests, planning, session, story, thick
 from bondcni.lab.guest import Guest, LostGuest
 from bondcni.lab.hands import CommandFailed
@@ -26,6 +27,7 @@ from bondcni.lab.multus import Sandbox
 from bondcni.lab.record import Record
 from bondcni.lab.report import Story
 from bondcni.lab.substitutes import Impossible
+from bondcni.service import policy as rules
 from bondcni.service.executable import NoExecutable
 
 FAILED, BAD_INPUT, LOST, INTERRUPTED = 1, 2, 3, 130
@@ -44,6 +46,12 @@ KERNEL = click.option(
 
 DIRECT = click.option(
     "--direct", is_flag=True, help="Each request in a process of its own; no daemon."
+)
+POLICY = click.option(
+    "--policy",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The node's policy file in the guest. Default: none, whatever this machine has.",
 )
 WAY = {
     False: f"thick mode: a static executable, and a daemon as user {thick.USER} with "
@@ -105,23 +113,14 @@ def _code(error: Exception) -> int:
 @click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
 @click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
 @DIRECT
-def run(
-    files: tuple[Path, ...],
-    kernel: str | None,
-    *,
-    strict: bool,
-    as_json: bool,
-    keep: bool,
-    crash: bool,
-    direct: bool,
-) -> None:
+@POLICY
+def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
     """Run the pods of manifests (- is standard input) and tell what happens to their bonds."""
     teller, record = Story(stderr=as_json), Record()
     try:
         with honest(teller, record):
             found = checked(teller, files, record)
-            choice = Choice(kernel, strict=strict, keep=keep, crash=crash, direct=direct)
-            tell(teller, record, found, choice)
+            tell(teller, record, found, Choice(**options))
     finally:
         if as_json:
             click.echo(json.dumps(record.document(), indent=2))
@@ -132,10 +131,29 @@ class Choice(NamedTuple):
     """How the user wants the cases run."""
 
     kernel: str | None
+    policy: Path | None
     strict: bool
     keep: bool
     crash: bool
     direct: bool
+
+
+def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
+    """A policy file's content, None without one; a file with mistakes ends the program."""
+    if path is None:
+        return None
+    if kernel == kernels.HOST:
+        raise Stop(
+            f"a policy cannot be tried with --kernel {kernels.HOST}: that guest has no files of "
+            "its own; use another kernel of `bondctl lab kernels`"
+        )
+    try:
+        rules.load(str(path))
+        return path.read_bytes()
+    except PolicyError as error:
+        raise Stop(error.message) from error
+    except OSError as error:
+        raise Stop(f"policy {path} cannot be read: {error.strerror}") from error
 
 
 def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
@@ -154,13 +172,15 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
     """Boot, tell all cases, perhaps keep the guest."""
     if choice.keep and guest.is_answering(guest.kept_path()):
         raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
+    policy = policy_text(choice.policy, choice.kernel)
+    kernel = choice.kernel or (kernels.default() if policy is not None else None)
     folders = session.plugin_folders(teller.progress)
-    hardware = kernels.has_cables(choice.kernel)
+    hardware = kernels.has_cables(kernel)
     nics = planning.host_nics(found.pods) if hardware else []
-    with booted(teller, choice.kernel, nics) as machine:
+    with booted(teller, kernel, nics) as machine:
         record.kernel = machine.release
         try:
-            hands = session.prepare(machine, nics, direct=choice.direct)
+            hands = session.prepare(machine, nics, direct=choice.direct, policy=policy)
             teller.progress(WAY[choice.direct])
             room = session.lab(
                 hands,
@@ -226,24 +246,30 @@ def booted(
 @FILES
 @KERNEL
 @DIRECT
-def shell(files: tuple[Path, ...], kernel: str | None, *, direct: bool) -> None:
+@POLICY
+def shell(
+    files: tuple[Path, ...], kernel: str | None, policy: Path | None, *, direct: bool
+) -> None:
     """Open a shell in the kept guest, or in a new one with two spare NICs."""
     teller = Story(stderr=True)
     with honest(teller):
-        if guest.is_answering(guest.kept_path()) and not files:
+        text = policy_text(policy, kernel)
+        if text is None and guest.is_answering(guest.kept_path()) and not files:
             sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", byhand.ENTER]))
         found = checked(teller, files, Record()) if files else Manifests((), ())
-        sys.exit(new_shell(teller, found, kernel, direct=direct))
+        sys.exit(new_shell(teller, found, kernel, text, direct=direct))
 
 
-def new_shell(teller: Story, found: Manifests, kernel: str | None, *, direct: bool) -> int:
+def new_shell(
+    teller: Story, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
+) -> int:
     """Boot, furnish, and leave the user to it; the shell's status."""
     folders = session.plugin_folders(teller.progress)
     pod = byhand.pod_by_hand(found.pods)
     cables = kernels.has_cables(kernel)
     nics = byhand.hardware(pod) if cables else []
     with booted(teller, kernel, nics) as machine:
-        hands = session.prepare(machine, nics, direct=direct)
+        hands = session.prepare(machine, nics, direct=direct, policy=policy)
         path = ":".join([session.BIN, *folders])
         byhand.surround(hands, pod, cables=cables)
         sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")

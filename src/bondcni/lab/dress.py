@@ -29,6 +29,8 @@ ENVIRONMENT = {
     "TERM": "dumb",
 }
 
+CONFIGURATION = "/etc/cni"
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -95,6 +97,10 @@ def dress(order: dict[str, Any]) -> None:
     mount("sysfs", "/sys", "sysfs")
     mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     mount("tmpfs", "/var/lib/cni", "tmpfs", 0, "mode=700")
+    if order["overlay"] or os.path.isdir(CONFIGURATION):
+        # The machine's policy file is not asked for. Empty, for the directory may be closed to
+        # the daemon's user, and a policy that cannot be read is not the same as none.
+        mount("tmpfs", CONFIGURATION, "tmpfs", 0, "mode=755")
     for source, target, kind, flags, data in order["shares"]:
         mount(source, target, kind, flags, data)
     with open("/proc/sys/kernel/hostname", "w", encoding="ascii") as file:

@@ -1,7 +1,7 @@
 """A guest made ready for pods: plugins in their folders, hardware NICs on the shelf.
 
 This is the one place where the lab's files meet a guest. Everything it writes there is under
-``/run``, which is the guest's own memory whatever the guest is.
+``/run``, which is the guest's own memory whatever the guest is, but for a policy file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bondcni.lab.kernels import delegates
 from bondcni.lab.standins import standins
 from bondcni.lab.story import Lab
 from bondcni.service.launcher import launcher
+from bondcni.service.policy import DEFAULT_FILE
 
 BIN = "/run/bondlab/bin"
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -34,11 +35,17 @@ def plugin_folders(progress: Callable[[str], None]) -> list[str]:
     return [*there, str(delegates(progress))]
 
 
-def prepare(machine: Machine, nics: Sequence[str], *, direct: bool) -> Hands:
-    """Write our plugins into the guest, start the daemon unless ``direct``, and put the guest's
-    hardware NICs away.
+def prepare(
+    machine: Machine, nics: Sequence[str], *, direct: bool, policy: bytes | None = None
+) -> Hands:
+    """Write our plugins and the node's policy into the guest, start the daemon unless ``direct``,
+    and put the guest's hardware NICs away.
+
+    A ``policy`` wants a guest with a file system of its own.
     """
     hands = Hands(machine)
+    if policy is not None:
+        hands.write(DEFAULT_FILE, policy)
     if direct:
         hands.write(f"{BIN}/bond", launcher().encode(), "755")
     else:

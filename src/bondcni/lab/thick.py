@@ -1,7 +1,7 @@
 """The thick mode in a guest: the executable ``bond`` and its daemon, as on a node.
 
-The daemon runs as a user without any right but CAP_NET_ADMIN, from an archive of this package,
-for the tree may be closed to that user. Its log, its process ID and the socket are under
+The daemon runs as a user without any right but CAP_NET_ADMIN, from an archive of this package
+and of ruamel.yaml (for a policy file), for the tree may be closed to that user. Its log, its process ID and the socket are under
 ``/run``.
 """
 
@@ -13,6 +13,8 @@ import shlex
 import sys
 import zipfile
 from pathlib import Path
+
+import ruamel.yaml
 
 import bondcni
 from bondcni.lab.hands import Hands
@@ -79,10 +81,16 @@ def start(hands: Hands) -> None:
 
 
 def _archive() -> bytes:
-    """This package as a file that Python imports from."""
-    package = Path(bondcni.__file__).resolve().parent
+    """This package and ruamel.yaml as a file that Python imports from.
+
+    ``ruamel`` is a namespace package, a directory without __init__.py; the import from an
+    archive wants one.
+    """
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
-        for path in sorted(package.rglob("*.py")):
-            archive.write(path, path.relative_to(package.parent))
+        archive.writestr("ruamel/__init__.py", "")
+        for package, above in ((bondcni, 1), (ruamel.yaml, 2)):
+            folder = Path(str(package.__file__)).resolve().parent
+            for path in sorted(folder.rglob("*.py")):
+                archive.write(path, path.relative_to(folder.parents[above - 1]))
     return made.getvalue()

@@ -109,3 +109,24 @@ def test_an_unknown_kernel_is_2() -> None:
     result = call("lab", "exec", "--kernel", "2.4", "true")
     assert result.exit_code == 2
     assert "no kernel is called 2.4" in result.output
+
+
+@pytest.mark.parametrize(
+    ("policy", "words", "said"),
+    [
+        ("links: [{nam: x}]", (), "unknown key 'nam'"),
+        ("links: [", (), "line 1"),
+        ("links: []", ("--kernel", "host"), "cannot be tried with --kernel host"),
+    ],
+)
+def test_10_10_a_policy_with_mistakes_is_2_before_anything_is_booted(
+    policy: str, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(policy)
+    example = Path(__file__).parents[3] / "examples/balance-rr.yaml"
+    for command in ("run", "shell"):
+        result = call("lab", command, *words, "--policy", str(path), str(example))
+        assert result.exit_code == 2
+        assert said in result.output
+        assert "booting" not in result.output
