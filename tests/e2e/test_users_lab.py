@@ -93,3 +93,18 @@ def test_10_10_the_machines_configuration_stays_outside() -> None:
         check=False,
     )
     assert done.stdout.split() == ["755", "tmpfs"], done.stderr
+
+
+def test_10_22_pods_of_two_nodes_and_the_remedy() -> None:
+    """As published, the pools' blocks are /26; with one block the nodes are neighbours."""
+    document, story = lab_run(EXAMPLE.read_text())
+    (case,) = document["cases"]
+    assert case["ok"]
+    assert case["bonds"][0]["addresses"] == ["10.20.0.2/26"]
+    assert [one["received"] for one in case["other_nodes"]] == [0]
+    assert "Remedy: a new IPPool with blockSize 24" in story
+    remedied = EXAMPLE.read_text().replace("  ipipMode", "  blockSize: 24\n  ipipMode", 1)
+    document, _ = lab_run(remedied)
+    (case,) = document["cases"]
+    assert case["bonds"][0]["addresses"] == ["10.20.0.2/24"]
+    assert [(one["sent"], one["received"]) for one in case["other_nodes"]] == [(3, 3)]

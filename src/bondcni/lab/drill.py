@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bondcni.lab import hands as seen
-from bondcni.lab.events import Bond, Drill, Ping
+from bondcni.lab.events import Bond, Drill, OtherNode, Ping
 from bondcni.lab.hands import CommandFailed, Hands
 from bondcni.lab.topology import HOST, PEER, POD, Fabric, Leg
 
@@ -61,6 +61,16 @@ def ping(tools: Tools, bond: str, target: str, count: int = 5) -> Ping:
     script = f"ping {family} -n -c {count} -i 0.2 -W 1 -I {bond} {target} || true"
     sent, received = counts(tools.hands.shell(script, namespace=tools.netns))
     return Ping(bond, target, sent, received)
+
+
+def other_node(tools: Tools, bond: str, target: str) -> OtherNode:
+    """A few probes as an application sends them: the routes of the pod say over which link.
+
+    Not with -I, with which the kernel takes any address for one of the link (ip_route_output()).
+    """
+    bare = target.partition("/")[0]
+    script = f"ping -n -c 3 -i 0.2 -W 1 {bare} 2>&1 || true"
+    return OtherNode(bond, target, *counts(tools.hands.shell(script, namespace=tools.netns)))
 
 
 def counts(text: str) -> tuple[int, int]:

@@ -103,6 +103,15 @@ class Ping(NamedTuple):
     received: int
 
 
+class OtherNode(NamedTuple):
+    """Probes of a pod that another node would have: its address is ``target``."""
+
+    bond: str
+    target: str
+    sent: int
+    received: int
+
+
 class Drill(NamedTuple):
     """One leg cut and mended under probes every 50 ms.
 
@@ -153,4 +162,4 @@ class CaseEnd(NamedTuple):
         return not self.reasons
 
 
-Event = CaseBegin | Note | Call | Crash | Bond | Ping | Drill | Nic | Leases | CaseEnd
+Event = CaseBegin | Note | Call | Crash | Bond | Ping | OtherNode | Drill | Nic | Leases | CaseEnd

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bondcni.core import config as bond_config
-from bondcni.lab import annotation, confcheck, mistakes
+from bondcni.lab import annotation, calico, confcheck, mistakes
 from bondcni.lab.located import Broken, Finding, Node, documents, embedded, template, unrendered
 
 NETWORKS = mistakes.NETWORKS
@@ -63,11 +63,12 @@ class Attachment(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """An IPPool."""
+    """An IPPool; ``block`` is the prefix length of its blocks, 0 for Calico's default."""
 
     name: str
     cidr: str
     file: str = ""
+    block: int = 0
 
 
 class Pod(NamedTuple):
@@ -213,8 +214,15 @@ class _Reader:
             message = f"IPPool {name}: spec.cidr {found}"
             advice = 'Write the network the addresses come from, as "10.20.0.0/24".'
             self.findings.append(holder.finding(message, advice))
+            return
+        cidr, size = document.text("spec", "cidr"), document.text("spec", "blockSize")
+        wrong = calico.wrong_block(cidr, size)
+        if wrong:
+            holder = document.at("spec", "blockSize") or holder
+            advice = "Write the prefix length of a block, between the pool's own and the longest."
+            self.findings.append(holder.finding(f"IPPool {name}: {wrong}", advice))
         else:
-            self.pools.append(Pool(name, document.text("spec", "cidr"), document.file))
+            self.pools.append(Pool(name, cidr, document.file, int(size or 0)))
 
     def network(self, document: Node) -> None:
         names = (_namespace(document), document.text("metadata", "name"))

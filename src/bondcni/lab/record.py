@@ -19,6 +19,7 @@ from bondcni.lab.events import (
     Leases,
     Nic,
     Note,
+    OtherNode,
     Ping,
 )
 from bondcni.lab.located import Finding
@@ -68,7 +69,7 @@ class Record:
 
 
 def _entry(  # noqa: PLR0911  one return a kind
-    event: Note | Call | Crash | Bond | Ping | Drill | Nic,
+    event: Note | Call | Crash | Bond | Ping | OtherNode | Drill | Nic,
 ) -> tuple[str, Any]:
     """The list of a case that an event belongs to, and what stands there."""
     match event:
@@ -83,15 +84,16 @@ def _entry(  # noqa: PLR0911  one return a kind
             return "bonds", _bond(event)
         case Drill():
             return "drills", _drill(event)
+        case OtherNode():
+            return "other_nodes", event._asdict()
         case Ping():
             return "pings", event._asdict()
     return "nics", event._asdict() | {"home": event.home}
 
 
 def _case(event: CaseBegin) -> Json:
-    empty: Json = {
-        name: [] for name in ("notes", "calls", "crashes", "bonds", "pings", "drills", "nics")
-    }
+    names = ("notes", "calls", "crashes", "bonds", "pings", "other_nodes", "drills", "nics")
+    empty: Json = {name: [] for name in names}
     facts: Json = {"case": event.title, "file": event.file, "networks": list(event.networks)}
     return facts | {"ok": False, "reasons": []} | empty | {"leases_left": []}
 

@@ -24,6 +24,7 @@ from bondcni.lab.events import (
     Leases,
     Nic,
     Note,
+    OtherNode,
     Ping,
 )
 from bondcni.lab.located import Finding
@@ -142,6 +143,15 @@ def _(event: Bond) -> Iterator[str]:
 def _(event: Ping) -> Iterator[str]:
     good = GOOD if event.received == event.sent else f"{event.received} answers"
     yield f"{STILL}ping {event.target} through {event.bond}: {event.sent} sent, {good}"
+
+
+@_lines.register
+def _(event: OtherNode) -> Iterator[str]:
+    what = f"a pod of another node, {event.target}, over {event.bond}"
+    if event.received:
+        yield f"{STILL}ping {what}: {event.sent} sent, {event.received} answers"
+    else:
+        yield f"{STILL}ping {what}: [yellow]not reached[/]"
 
 
 @_lines.register

@@ -66,6 +66,7 @@ class Case:
         self.runtime = Runtime(lab.hands, sandbox, lab.cni_path, lab.plugins)
         self.reasons: list[str] = []
         self.before: dict[str, str] = {}
+        self.elsewhere: dict[str, list[str]] = {}  # by interface: addresses of other nodes' pods
 
     def tell(self) -> Iterator[Event]:
         """The whole case."""
@@ -128,6 +129,7 @@ class Case:
                 )
                 if ready.note:
                     yield Note(ready.note)
+                self.elsewhere.setdefault(attachment.ifname, []).extend(ready.elsewhere)
                 chain.append(ready.config)
             yield from self.crash(made, attachment.network.name, attachment.ifname, chain)
             for call in self.runtime.add(attachment.network.name, attachment.ifname, chain):
@@ -183,6 +185,7 @@ class Case:
             self.address(fabric, "add", LENT)
         targets = [self.peer(fabric, one) for one in (*addresses, *lent)]
         yield from self.probe(fabric, targets)
+        yield from self.other_nodes(fabric)
         if lent:
             self.address(fabric, "del", LENT)
 
@@ -226,6 +229,14 @@ class Case:
                 self.reasons.append(f"no traffic while {leg.member} was cut")
             if done.recovered < 0:
                 raise Failed(f"{fabric.ifname} was not whole again after {leg.member} was mended")
+
+    def other_nodes(self, fabric: Fabric) -> Iterator[Event]:
+        """Ping what pods of another node would have; not to be reached is no failure here."""
+        for target in self.elsewhere.get(fabric.ifname, ()):
+            quick = " nodad" if ":" in target else ""
+            line = f"addr replace {target} dev {LAN}{quick}"
+            self.hands.batch([build.Batch(fabric.switch, (line,))])
+            yield drill.other_node(self.tools, fabric.ifname, target)
 
     # Death
 

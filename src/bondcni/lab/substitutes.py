@@ -1,9 +1,9 @@
 """What the lab puts in the place of an IPAM plugin that this machine does not have.
 
 calico-ipam and whereabouts need a cluster; host-local hands out addresses of the same network
-without one. The replaced section says which addresses, not how they are kept: Calico's block
-mask and the cluster-wide bookkeeping are lost, and the story says so. Nothing is replaced
-where the plugin is there, or where the user asked for strictness.
+without one, for calico-ipam those of one node's block (``calico``). The replaced section says
+which addresses, not how they are kept: the cluster-wide bookkeeping is lost, and the story says
+so. Nothing is replaced where the plugin is there, or where the user asked for strictness.
 
 Pure: a config in, a config and a sentence out.
 """
@@ -14,10 +14,14 @@ import ipaddress
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from bondcni.lab import calico
 from bondcni.lab.manifests import Config, Pool
 
 LEASES = "/var/lib/cni/networks"
 """host-local's default dataDir; the lab's guests have a file system of their own there."""
+
+
+SMALLEST = 4  # addresses of a range of host-local: backend/allocator/range.go, Canonicalize
 
 
 class Impossible(Exception):
@@ -25,10 +29,22 @@ class Impossible(Exception):
 
 
 class Substitution(NamedTuple):
-    """A configuration that can run here, and what was changed in it, in plain words."""
+    """A configuration that can run here, and what was changed in it, in plain words.
+
+    ``elsewhere`` are addresses, with prefix lengths, that pods of another node could have.
+    """
 
     config: Config
     note: str = ""
+    elsewhere: tuple[str, ...] = ()
+
+
+class Played(NamedTuple):
+    """Ranges for host-local, what there is to say of them, and addresses of other nodes' pods."""
+
+    ranges: list[Config]
+    notes: list[str]
+    elsewhere: list[str]
 
 
 def runnable(
@@ -52,43 +68,53 @@ def runnable(
             f"{kind} is not installed and --strict forbids a substitute: "
             "install it in /opt/cni/bin, or run without --strict"
         )
-    ranges = makers[kind](ipam, pools)
+    ranges, notes, elsewhere = makers[kind](ipam, pools)
     made = {"type": "host-local", "ranges": [[one] for one in ranges]}
     subnets = " and ".join(one["subnet"] for one in ranges)
     note = f"{kind} is not installed: host-local hands out addresses of {subnets} in its place"
-    return Substitution(config | {"ipam": made}, note)
+    return Substitution(config | {"ipam": made}, "; ".join((note, *notes)), tuple(elsewhere))
 
 
-def _calico(ipam: Config, pools: Sequence[Pool]) -> list[Config]:
-    """One range per family that is asked for; IPv4 alone unless the config says otherwise."""
-    ranges = []
+def _calico(ipam: Config, pools: Sequence[Pool]) -> Played:
+    """One block per family that is asked for; IPv4 alone unless the config says otherwise."""
+    blocks = []
     for number, default in ((4, "true"), (6, "false")):
         if str(ipam.get(f"assign_ipv{number}", default)).lower() == "true":
-            ranges.append({"subnet": _pool(ipam.get(f"ipv{number}_pools"), number, pools)})
-    if not ranges:
+            blocks.append(_pool(ipam.get(f"ipv{number}_pools"), number, pools))
+    if not blocks:
         raise Impossible("calico-ipam is asked for neither IPv4 nor IPv6: set assign_ipv4")
-    return ranges
+    return Played(
+        [{"subnet": str(one.network)} for one in blocks],
+        [one.note() for one in blocks],
+        [one.elsewhere for one in blocks if one.elsewhere],
+    )
 
 
-def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> str:
-    """The CIDR of the first pool that is named (or given as a CIDR), or of any."""
-    named = {pool.name: pool.cidr for pool in reversed(pools)}
+def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> calico.Block:
+    """A block of the first pool that is named (or given as a CIDR), or of any."""
+    named = {pool.name: pool for pool in reversed(pools)}
     names = [str(one) for one in wanted] if isinstance(wanted, list) and wanted else list(named)
     for name in names:
-        cidr = named.get(name, name if "/" in name else "")
-        if cidr and ipaddress.ip_network(cidr, strict=False).version == number:
-            return cidr
+        pool = named.get(name, Pool(name, name if "/" in name else ""))
+        if pool.cidr and ipaddress.ip_network(pool.cidr, strict=False).version == number:
+            made = calico.block(pool.cidr, pool.block, name)
+            if made.network.num_addresses < SMALLEST:
+                raise Impossible(
+                    f"a block of {name} is {made.network}: host-local, which the lab puts in the "
+                    "place of calico-ipam, wants four addresses or more; use a shorter blockSize"
+                )
+            return made
     asked = ", ".join(names) or "any"
     raise Impossible(f"no IPv{number} IPPool ({asked}) in the files: add one with its cidr")
 
 
-def _whereabouts(ipam: Config, _: Sequence[Pool]) -> list[Config]:
+def _whereabouts(ipam: Config, _: Sequence[Pool]) -> Played:
     """``range`` is a network or ``first-last/prefix``; ``ipRanges`` lists more of them."""
     entries = [ipam] if ipam.get("range") else []
     entries += [one for one in ipam.get("ipRanges") or () if isinstance(one, dict)]
     if not entries:
         raise Impossible('whereabouts has no "range": add one, as "10.30.0.0/24"')
-    return [_whereabouts_range(entry) for entry in entries]
+    return Played([_whereabouts_range(entry) for entry in entries], [], [])
 
 
 def _whereabouts_range(entry: Config) -> Config:

@@ -11,7 +11,7 @@ from tests.unit.lab.labpods import bond, make_pod
 from bondcni.lab import build, planning
 from bondcni.lab.manifests import Attachment, Network, Pool
 from bondcni.lab.multus import Sandbox, configs, environment, with_result
-from bondcni.lab.substitutes import Impossible, runnable
+from bondcni.lab.substitutes import Impossible, Substitution, runnable
 from bondcni.lab.topology import PEER, POD, SILICON, Form
 
 HOST = ("eth1000", "eth1001")
@@ -218,11 +218,11 @@ POOLS = (Pool("four", "10.1.0.0/24"), Pool("six", "2001:db8::/64"))
 @pytest.mark.parametrize(
     ("ipam", "subnets"),
     [
-        ({"type": "calico-ipam"}, ["10.1.0.0/24"]),
-        ({"type": "calico-ipam", "ipv4_pools": ["10.9.0.0/24"]}, ["10.9.0.0/24"]),
+        ({"type": "calico-ipam"}, ["10.1.0.0/26"]),
+        ({"type": "calico-ipam", "ipv4_pools": ["10.9.0.0/24"]}, ["10.9.0.0/26"]),
         (
             {"type": "calico-ipam", "ipv4_pools": ["four"], "assign_ipv6": "true"},
-            ["10.1.0.0/24", "2001:db8::/64"],
+            ["10.1.0.0/26", "2001:db8::/122"],
         ),
         ({"type": "whereabouts", "range": "10.2.0.0/24"}, ["10.2.0.0/24"]),
         ({"type": "whereabouts", "ipRanges": [{"range": "10.3.0.5/24"}]}, ["10.3.0.0/24"]),
@@ -265,4 +265,4 @@ def test_what_can_not_be_replaced(ipam: dict[str, Any], strict: bool, said: str)
 
 def test_what_is_there_is_left_alone() -> None:
     config = {"ipam": {"type": "calico-ipam"}}
-    assert runnable(config, (), {"calico-ipam"}, strict=True) == (config, "")
+    assert runnable(config, (), {"calico-ipam"}, strict=True) == Substitution(config)
