@@ -40,6 +40,7 @@ def attached(node: Node, pod: Space) -> Attached:
     links: list[str | Document] = [{"name": "eth1", "queueId": 1}, "eth2"]
     ipam = node.host_local(routes=routes)
     asked = config(links, "balance-xor", xmitHashPolicy="layer2+3", ifname="fast0", ipam=ipam)
+    asked |= {"mtu": 1500, "runtimeConfig": {"mac": "02:00:00:00:00:77"}}
     return Attached(node, pod, asked)
 
 

@@ -3,20 +3,35 @@
 Both are the same comparison, so that what ADD promises is what CHECK holds it to.
 A difference is a sentence with the link, the option, what was asked and what is
 there. An attribute that the kernel did not report back is one that it does not
-know: rtnetlink accepts and drops those without a word.
+know: rtnetlink accepts and drops those without a word. What is no difference and
+may still keep packets from passing is a warning (``doubts``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from bondcni.core import fields
+from bondcni.core.document import Notes, Object
 from bondcni.core.home import sought
-from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, name_of
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
 from bondcni.core.plan import LATE, Member, Taken, Wanted
 from bondcni.core.state import Link, Namespace, OptionValue
+from bondcni.core.values import mac_text
 
 MOVING = ("active_slave",)
 """Options that the driver itself changes afterwards; compared right after ADD only."""
+
+ACTIVE_BACKUP = MODES.index("active-backup")
+
+ONE_ACTIVE = (ACTIVE_BACKUP, MODES.index("balance-tlb"), MODES.index("balance-alb"))
+"""Modes in which one member has the bond's MAC and the others may have MACs of their own."""
+
+UP = 0  # BOND_LINK_UP
+
+CHAIN = (
+    " (where a later plugin of the chain sets the MTU, leave mtu out of the configuration of bond)"
+)
 
 
 def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[str, ...]:
@@ -32,7 +47,7 @@ def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[
     asked = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
     return (
         *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS),
-        *_link(wanted, bond),
+        *_link(wanted, bond, CHAIN if later else ""),
         *_members(wanted, bond, pod),
     )
 
@@ -52,9 +67,9 @@ def _values(
             yield f"{what}: {key} is {name_of(row, now)}, not {name_of(row, value)}"
 
 
-def _link(wanted: Wanted, bond: Link) -> Iterator[str]:
-    if bond.mtu != wanted.mtu:
-        yield f"bond {wanted.name}: mtu is {bond.mtu}, not {wanted.mtu}"
+def _link(wanted: Wanted, bond: Link, advice: str) -> Iterator[str]:
+    if wanted.mtu and bond.mtu != wanted.mtu:
+        yield f"bond {wanted.name}: mtu is {bond.mtu}, not {wanted.mtu}{advice}"
     if wanted.mac and bond.mac != wanted.mac:
         yield f"bond {wanted.name}: mac is {bond.mac}, not {wanted.mac}"
     if not bond.up:
@@ -97,3 +112,84 @@ def located(wanted: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Wanted:
     }
     index = bond.index if bond else wanted.index
     return wanted._replace(index=index, options=options, members=tuple(members))
+
+
+def held_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wanted:
+    """``wanted`` with the MTU and MAC that CHECK holds the bond to; 0 and "": none.
+
+    ``config`` is the configuration of ADD, ``added`` our interface in ADD's result, ``now`` the
+    same in prevResult, which ends the chain: a later plugin may change what ADD made (CNI SPEC
+    1.1.0, section "CHECK"). Where it says so there, that is held; else what the user wrote. A
+    default is held by nobody: a later plugin may change it without a word, as ``tuning`` does
+    with the MTU before CNI 1.1.0, whose results have no place for it.
+    """
+    mtu = wanted.mtu if any(fields.mtu(config, Notes())) else 0
+    if isinstance(now.get("mtu"), int) and now["mtu"] != added.get("mtu"):
+        mtu = now["mtu"]
+    mac, said = wanted.mac, mac_text(now.get("mac"))
+    if said and said != mac_text(added.get("mac")):
+        mac = said
+    if follows_active(wanted.options):
+        mac = ""
+    return wanted._replace(mtu=mtu, mac=mac)
+
+
+def follows_active(options: Mapping[str, OptionValue]) -> bool:
+    """Whether the bond takes the MAC of its active member. The kernel ignores another one."""
+    return options.get("mode") == ACTIVE_BACKUP and options.get("fail_over_mac") == 1
+
+
+def doubts(bond: Link, pod: Namespace, answered: str = "") -> Iterator[str]:
+    """What may keep packets from passing although the bond is as it was asked for.
+
+    ``answered`` is the MAC of ADD's answer where nobody asked for one.
+    """
+    options = bond.bond or {}
+    if answered not in ("", bond.mac) and not follows_active(options):
+        yield (
+            f"{bond.name}: mac is {bond.mac}; ADD answered {answered}. "
+            "Set the MAC in the configuration where it must stay"
+        )
+    for member in pod.members(bond):
+        if not member.carrier:
+            yield f"member {member.name} of {bond.name} has no carrier"
+            continue
+        status = (member.member or {}).get("mii_status", UP)
+        if status != UP:
+            shown = name_of(_MII_STATUS, status)
+            yield (
+                f"member {member.name} of {bond.name} has carrier, but the bond does not use it: "
+                f"mii_status is {shown}{_arp_advice(options)}"
+            )
+        elif member.mac != bond.mac and _needs_mac(member, options):
+            yield (
+                f"active member {member.name} of {bond.name} has the MAC {member.mac}, the bond has "
+                f"{bond.mac}: packets to the bond may be dropped. {_MAC_ADVICE}"
+            )
+
+
+_MII_STATUS = next(row for row in MEMBER_OPTIONS if row.kernel == "mii_status")
+
+_MAC_ADVICE = (
+    'A link that may not change its MAC needs "failOverMac": 1 in active-backup; a VF may change '
+    "it with trust on at its PF"
+)
+
+
+def _arp_advice(options: Mapping[str, OptionValue]) -> str:
+    """What to look at where the ARP monitor holds a member for down."""
+    targets = [options.get("arp_ip_target"), options.get("ns_ip6_target")]
+    named = ", ".join(t for found in targets if isinstance(found, tuple) for t in found)
+    if not options.get("arp_interval") or not named:
+        return ""
+    return (
+        f". The ARP monitor gets no answer from {named} through it: "
+        "check arpIpTarget and the network behind this link"
+    )
+
+
+def _needs_mac(member: Link, options: Mapping[str, OptionValue]) -> bool:
+    """Whether a member gets packets that are addressed to the bond."""
+    if options.get("mode") in ONE_ACTIVE:
+        return options.get("active_slave") == member.index
+    return True

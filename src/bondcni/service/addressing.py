@@ -67,30 +67,36 @@ def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Ro
         )
 
 
-def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Iterator[str]:
-    """What of ``previous`` the pod does not hold any more on our interface.
+def own_place(result: Result, ifname: str, netns: str) -> int | None:
+    """The index of our interface in a result."""
+    return next(
+        (
+            number
+            for number, interface in enumerate(result.interfaces)
+            if interface.get("name") == ifname and interface.get("sandbox") == netns
+        ),
+        None,
+    )
 
-    The MAC is not held against a bond that takes its active member's.
+
+def own_interface(result: Result, ifname: str, netns: str) -> dict[str, Any]:
+    """Our interface in a result; empty where the result does not have it."""
+    place = own_place(result, ifname, netns)
+    return {} if place is None else result.interfaces[place]
+
+
+def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Iterator[str]:
+    """The addresses and routes of ``previous`` that the pod does not have any more on our
+    interface. MAC and MTU are compared with the bond's other properties (``core/differ.py``).
     """
     ifname = wanted.name
     bond = pod.named(ifname)
     if bond is None:
         return
-    ours = next(
-        (
-            number
-            for number, interface in enumerate(previous.interfaces)
-            if interface.get("name") == ifname and interface.get("sandbox") == netns
-        ),
-        None,
-    )
+    ours = own_place(previous, ifname, netns)
     if ours is None:
         yield f"prevResult has no interface {ifname} in {netns}"
         return
-    interface = previous.interfaces[ours]
-    moves = wanted.options.get("fail_over_mac") == 1
-    if interface.get("mac") and interface["mac"] != bond.mac and not moves:
-        yield f"{ifname}: mac is {bond.mac}, not {interface['mac']}"
     ips = [ip for ip in previous.ips if ip.get("interface") == ours]
     held = {address.address for address in pod.addresses if address.index == bond.index}
     for ip in ips:

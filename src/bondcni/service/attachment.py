@@ -16,12 +16,13 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig
-from bondcni.core.differ import difference, located
+from bondcni.core.differ import difference, doubts, held_later, located
 from bondcni.core.errors import BondError, KernelError, TryAgain, VerifyError
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
 from bondcni.core.state import Link, Namespace
+from bondcni.core.values import mac_text
 from bondcni.kernel.executor import Node
 from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
@@ -181,18 +182,17 @@ def release(
 def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], list[str]]:
     """What differs from what ADD left, and what else is worth telling."""
     pod = node.inside()
-    wanted = located(record.wanted, record.taken, pod)
+    ifname, netns = record.wanted.name, record.netns
+    now = addressing.own_interface(previous, ifname, netns)
+    added = addressing.own_interface(read(record.result or {}), ifname, netns)
+    wanted = held_later(located(record.wanted, record.taken, pod), record.config, now, added)
     differences = [
         *difference(wanted, pod, later=True),
-        *addressing.missing(previous, wanted, record.netns, pod),
+        *addressing.missing(previous, wanted, netns, pod),
     ]
-    bond = pod.named(wanted.name)
-    words = [
-        f"member {member.name} of {wanted.name} has no carrier"
-        for member in (pod.members(bond) if bond else ())
-        if not member.carrier
-    ]
-    return differences, words
+    bond = pod.named(ifname)
+    answered = "" if wanted.mac else mac_text(now.get("mac")) or ""
+    return differences, [*doubts(bond, pod, answered)] if bond else []
 
 
 def settle(service: Service, record: Record, node: Node, left: list[str]) -> None:
