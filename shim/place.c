@@ -33,15 +33,22 @@ static void identity_of(const struct stat *stat, char identity[IDENTITY])
     release(&text);
 }
 
-/* The namespace at path, and which it is; -1 with errno. */
+/* The namespace at path, and which it is; -1 with errno. What is no regular file, as a namespace
+ * is, is not even opened: opening a device may do anything. */
 static int open_namespace(const char *path, char identity[IDENTITY])
 {
-    struct stat stat;
+    struct stat found;
+    if (stat(path, &found))
+        return -1;
+    if (!S_ISREG(found.st_mode)) {
+        errno = ENOTTY;
+        return -1;
+    }
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return -1;
-    if (ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET && !fstat(fd, &stat)) {
-        identity_of(&stat, identity);
+    if (ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET && !fstat(fd, &found)) {
+        identity_of(&found, identity);
         return fd;
     }
     close(fd);
@@ -243,10 +250,12 @@ static int clean_netlink(const struct place *home, const struct place *pod)
 void first_aid(const char *record, const struct place *home, const struct place *pod, int64_t until)
 {
     struct bytes text = {0}, run = {0};
+    struct stat found;
     int file = open(record, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
     if (file < 0)
         return;
-    read_all(file, &text, RECORD_LIMIT, until);
+    if (!fstat(file, &found) && S_ISREG(found.st_mode)) /* a FIFO may have a silent writer */
+        read_all(file, &text, RECORD_LIMIT, until);
     close(file);
     if (text.size > RECORD_LIMIT)
         text.size = RECORD_LIMIT;

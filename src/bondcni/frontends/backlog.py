@@ -26,7 +26,7 @@ from bondcni.frontends.protocol import (
 )
 from bondcni.service import verbs
 from bondcni.service.attachment import Service
-from bondcni.service.files import set_aside
+from bondcni.service.files import NotAFile, read_file, set_aside
 from bondcni.service.index import Name, named
 from bondcni.service.reconcile import Finding, recover
 from bondcni.service.request import Request, read_request
@@ -83,10 +83,11 @@ def _request(path: str, name: Name) -> Request | None:
     Raises ``ProtocolError`` where it is no deletion of that attachment.
     """
     try:
-        with open(path, "rb") as file:
-            frame = _frame(file.read(HEADER + LIMIT + 1))
+        frame = _frame(read_file(path, HEADER + LIMIT, follow=False))
     except FileNotFoundError:
         return None
+    except NotAFile as error:
+        raise ProtocolError(str(error)) from error
     env = {**environment(frame), "CNI_COMMAND": "DEL"}
     try:
         request = read_request(env, frame.get(Tag.STDIN) or b"")

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from bondcni.frontends.backlog import Backlog
 from bondcni.frontends.daemon import DEFAULT_SOCKET
 from bondcni.service import executable
-from bondcni.service.files import put
+from bondcni.service.files import NotAFile, put, read_file
 from bondcni.service.journal import DEFAULT_FOLDER
 from bondcni.service.launcher import MODE, launcher
 from bondcni.service.policy import DEFAULT_FILE
@@ -38,6 +38,9 @@ HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  name
 """What the unit's sandbox hides from the daemon (ProtectHome, PrivateTmp)."""
 
 TEXTS = Path(__file__).parent / "deploy"
+LARGEST = 64 << 20
+"""Bytes of an executable that is looked into: the Go plugin has some 4 MiB."""
+
 OURS = (b"bondctl serve", b"bondcni.frontends.plugin")
 """What a ``bond`` of ours has in it: the shim, and the launcher."""
 
@@ -127,11 +130,13 @@ def _against_thick(wish: Wish) -> Iterator[str]:
 def _against_shim(given: str) -> Iterator[str]:
     try:
         shim = Path(given) if given else executable.shim()
-        content = shim.read_bytes()
+        content = read_file(str(shim), LARGEST)
     except executable.NoExecutable as error:
         yield f"{error}; or name one by --shim, or install --mode direct"
     except OSError as error:
         yield f"--shim {given}: {error.strerror}"
+    except NotAFile as error:
+        yield f"--shim {given}: {error}"
     else:
         if not os.access(shim, os.X_OK):
             yield f"{shim} is not executable"
@@ -167,7 +172,10 @@ def queued(place: Place) -> Iterator[str]:
 
 def is_ours(bond: str) -> bool:
     """Whether a ``bond`` is of this product. Raises ``OSError``."""
-    content = Path(bond).read_bytes() if os.path.exists(bond) else b""
+    try:
+        content = read_file(bond, LARGEST)
+    except (FileNotFoundError, NotAFile):
+        content = b""
     return any(mark in content for mark in OURS)
 
 

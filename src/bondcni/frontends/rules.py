@@ -1,15 +1,16 @@
-"""The policy file as the daemon keeps it: read when it changed, and when it is told to."""
+"""The policy file as the daemon keeps it: read when it changed, and when it is told to.
+
+Only rules that hold are kept. That there is no file, that it cannot be read and that it has
+mistakes is found out anew each time, so that each ends with its cause.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 
-from bondcni.core.errors import PolicyError
 from bondcni.core.policy import Policy
 from bondcni.service import policy
-
-NEVER = (-1,)
 
 
 class Rules:
@@ -18,36 +19,28 @@ class Rules:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._stamp: tuple[int, ...] = NEVER
-        self._found: Policy | PolicyError = Policy()
+        self._stamp: tuple[int, ...] = ()
+        self._found = Policy()
 
     def forget(self) -> None:
         """Read it again at the next look."""
         with self._lock:
-            self._stamp = NEVER
+            self._stamp = ()
 
     def __call__(self) -> Policy:
         """What it says now. Raises ``PolicyError``."""
         with self._lock:
             stamp = _stamp(self._path)
-            if stamp != self._stamp:
-                self._found, self._stamp = _read(self._path), stamp
-            found = self._found
-        if isinstance(found, PolicyError):
-            raise PolicyError(found.message)
-        return found
-
-
-def _read(path: str) -> Policy | PolicyError:
-    try:
-        return policy.load(path)
-    except PolicyError as error:
-        return error
+            if not stamp or stamp != self._stamp:
+                self._stamp = ()  # what is kept does not hold any more, whatever comes
+                self._found, self._stamp = policy.load(self._path), stamp
+            return self._found
 
 
 def _stamp(path: str) -> tuple[int, ...]:
+    """What changes when the file does, its owner and mode too; empty where it cannot be seen."""
     try:
         found = os.stat(path)
     except OSError:
         return ()
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -50,7 +51,8 @@ def namespace_fd(path: str) -> Iterator[int]:
     Raises NamespaceGone, NotANamespace, and KernelError where the path cannot be opened.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        _require_file(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (FileNotFoundError, NotADirectoryError):
         raise NamespaceGone(path) from None
     except OSError as error:
@@ -60,6 +62,14 @@ def namespace_fd(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _require_file(path: str) -> None:
+    """Raise ``NotANamespace`` for what is not a regular file, as a namespace is (fs/nsfs.c): opening
+    a FIFO waits for its writer, and opening a device may do anything. Raises ``OSError``.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise NotANamespace(path)
 
 
 def _require_network(fd: int, path: str) -> None:

@@ -21,12 +21,15 @@ from typing import Any, NamedTuple
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
-from bondcni.service.files import create, flush, set_aside
+from bondcni.service.files import create, flush, read_file, set_aside
 from bondcni.service.index import UNREADABLE, Index, Name, named
 
 FORMAT = 1
 DEFAULT_FOLDER = "/var/lib/bond-cni"
 UNFINISHED = ".tmp"
+
+LARGEST = 64 << 20
+"""Bytes of a record: far more than a configuration of the largest size takes in JSON."""
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What opening a record says where none can have been written."""
@@ -106,7 +109,10 @@ class Journal:
         return self._each(name for name in self._names(".json") if self._has(name, needles))
 
     def _has(self, name: Name, needles: list[bytes]) -> bool:
-        content = self._content(*name) or b""
+        try:
+            content = self._content(*name) or b""
+        except UNREADABLE:
+            return True  # who reads it sets it aside
         return any(needle in content for needle in needles)
 
     def _spellings(self, name: Name) -> frozenset[str]:
@@ -141,21 +147,19 @@ class Journal:
         Raises ``BondError`` (code 5) when the file cannot be read for now: a good record
         must not be lost for want of a file descriptor.
         """
-        content = self._content(container_id, ifname)
-        if content is None:
-            return None, ""
         try:
-            return _from_json(json.loads(content)), ""
+            content = self._content(container_id, ifname)
+            return None if content is None else _from_json(json.loads(content)), ""
         except UNREADABLE as error:
             path = self._path(container_id, ifname)
             why = f"{type(error).__name__}: {error}"
             return None, f"the record {path} cannot be read ({why}); {set_aside(path)}"
 
     def _content(self, container_id: str, ifname: str) -> bytes | None:
+        """The record's text; None: there is none. Raises ``NotAFile``, which is ``UNREADABLE``."""
         path = self._path(container_id, ifname)
         try:
-            with open(path, "rb", buffering=0) as file:  # with a buffer it asks for a terminal
-                return file.read()
+            return read_file(path, LARGEST, follow=False)
         except OSError as error:
             if error.errno in NO_RECORD:
                 return None

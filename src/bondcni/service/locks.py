@@ -11,8 +11,10 @@ order, so that two requests never wait for each other. Waiting has a deadline.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 import zlib
@@ -54,17 +56,26 @@ def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterat
 
 
 def _opened(path: str, folder: str) -> int:
-    """The file of locks; the first request makes it."""
+    """The file of locks; the first request makes it. Raises ``OSError``."""
     try:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        return _existing(path)
     except FileNotFoundError:
         make_folder(folder)
     try:
         descriptor = create(path, os.O_RDWR)
     except FileExistsError:  # by another request
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        return _existing(path)
     own_as_folder(descriptor, folder)
     return descriptor
+
+
+def _existing(path: str) -> int:
+    """The file that is there. A socket or a directory the kernel refuses by itself; a lock on a
+    FIFO or a device would be one, but not one that everybody has.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _take(descriptor: int, offset: int, key: str, patience: float) -> float:

@@ -11,12 +11,15 @@
         force: true
 
 Without the file the default holds (``core/policy.py``). A file with a mistake is told
-with line and key, every mistake at once, and no host link is taken while it is there.
+with line and key, every mistake at once, and no host link is taken while it is there. The
+same goes for a file that cannot be read, which is not the same as one that is absent: what
+keeps the reader out is named, with its owner and mode.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +28,10 @@ from bondcni.core.links import pci_address
 from bondcni.core.policy import GLOB, Policy, Rule
 from bondcni.core.state import Link
 from bondcni.core.values import mac_text
+from bondcni.service.files import NotAFile, read_file
+
+LARGEST = 1 << 20
+"""Bytes of a policy file that are read."""
 
 DEFAULT_FILE = "/etc/cni/bond/policy.yaml"
 
@@ -33,19 +40,49 @@ KEYS = ("name", "mac", "pci", "driver", "namespaces", "force")
 
 def load(path: str = DEFAULT_FILE) -> Policy:
     """The policy of a node. Raises ``PolicyError`` with every mistake of the file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError:
+    text = content(path)
+    if text is None:
         return Policy()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"policy {path} cannot be read: {error}") from error
     document = _yaml(text, path)
     mistakes: list[str] = []
     rules = tuple(_rules(document, mistakes))
     if mistakes:
         raise PolicyError("; ".join(f"policy {path}: {mistake}" for mistake in mistakes))
     return Policy(rules, path)
+
+
+def content(path: str) -> str | None:
+    """The file's text; None: there is no file. Raises ``PolicyError`` where it cannot be read."""
+    try:
+        return read_file(path, LARGEST).decode("utf-8")
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            return None
+        why = "it is a symbolic link to a file that does not exist"
+    except PermissionError as error:
+        why = f"{error.strerror} for user {os.geteuid()}{_closed(path)}"
+    except OSError as error:
+        why = str(error.strerror)
+    except (NotAFile, UnicodeDecodeError) as error:
+        why = str(error)
+    raise PolicyError(f"policy {path} cannot be read, so no host link may be taken: {why}")
+
+
+def _closed(path: str) -> str:
+    """Which part of a path keeps us out, its owner and mode, and the remedy; "" if unknown."""
+    while path:
+        try:
+            found = os.stat(path)
+        except OSError:  # something above it is closed
+            path = os.path.dirname(path)
+            continue
+        what, right = ("directory ", "x") if stat.S_ISDIR(found.st_mode) else ("", "r")
+        mode = stat.S_IMODE(found.st_mode)
+        return (
+            f": {what}{path} has owner {found.st_uid} and mode {mode:04o}; "
+            f"allow it: chmod o+{right} {path}"
+        )
+    return ""
 
 
 def _yaml(text: str, path: str) -> Any:

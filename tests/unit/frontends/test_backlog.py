@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -157,8 +158,14 @@ def test_what_is_no_deletion_is_set_aside(state: State, content: bytes, said: st
 
 
 def test_one_that_cannot_be_read_for_now_stays(state: State) -> None:
-    (state.queue / "c1:net1.del").mkdir()
-    assert "Is a directory" in state.backlog.finish(state.service, NAME)
+    state.store()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        word = state.backlog.finish(state.service, NAME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert "Too many open files" in word
     assert state.files() == ["c1:net1.del"]
 
 

@@ -774,7 +774,7 @@ def test_the_policy_is_read_again_when_it_changed_and_when_told_to(serve: Serve)
     served.daemon.reload()
     served.wait(event="reload")
     served.ask("DEL")
-    assert seen == [[], ["eth1"], ["eth1"], ["eth2"]]
+    assert seen == [[], ["eth1"], ["eth2"], ["eth2"]]
     served.policy.write_text("nonsense\n", encoding="ascii")
     served.daemon.reload()
     wait_until(lambda: len(served.lines(event="reload")) == 2)

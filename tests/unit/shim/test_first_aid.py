@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +128,21 @@ def test_the_journal_writes_what_the_shim_reads(scene: Scene) -> None:
     )
     assert scene.bond.run("DEL", CNI_NETNS=scene.pod).status == 0
     assert links(scene.host).keys() == {"a0"}
+
+
+def test_8_a_record_that_is_a_fifo_with_a_silent_writer(scene: Scene) -> None:
+    """Issue item 8: DEL is stored at once; who owns the state directory cannot hold it up."""
+    state = scene.bond.folder / "state"
+    state.mkdir()
+    os.mkfifo(state / "abc:net1.json")
+    writer = os.open(state / "abc:net1.json", os.O_RDWR)
+    try:
+        since = time.monotonic()
+        assert scene.bond.run("DEL", CNI_NETNS=scene.pod).status == 0
+        assert time.monotonic() - since < 1
+    finally:
+        os.close(writer)
+    assert (state / "queue" / "abc:net1.del").is_file()
 
 
 def test_an_error_does_not_stop_it(scene: Scene) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import pty
 import socket
+import stat
 import time
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def test_descriptors_are_what_their_letters_say(inside: Bond, netns: Netns) -> N
         ("file", errno.ENOTTY),
         ("fifo", errno.ENOTTY),
         ("folder", errno.ENOTTY),
+        ("/dev/zero", errno.ENOTTY),
+        ("socket", errno.ENOTTY),
         ("missing", errno.ENOENT),
         ("file/below", errno.ENOTDIR),
         ("/proc/self/ns/mnt", errno.ENOTTY),
@@ -82,6 +85,7 @@ def test_what_is_no_namespace(bond: Bond, tmp_path: Path, kind: str, error: int)
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
     bond.listen()
     process = bond.start("ADD", CNI_NETNS=kind)
     peer = bond.accept()
