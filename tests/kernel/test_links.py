@@ -263,7 +263,7 @@ def test_an_mtu_above_a_members_is_refused_by_name(node: Node, pod: Space) -> No
     node.space.ip("link", "set", "m1", "mtu", "9000")
     before = node.space.everything()
     said = node.cni("ADD", config(list(LEGS), mtu=9000), pod).failed(101)
-    assert "mtu 9000 is more than link m2 has: 1500" in said
+    assert "mtu 9000 exceeds the MTU of m2 (1500)" in said
     assert node.space.everything() == before
 
 

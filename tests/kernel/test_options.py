@@ -17,7 +17,7 @@ import pytest
 from tests.kernel.conftest import Document, Node, Space, config
 from tests.kernel.lan import bond_attributes, member_attributes
 
-from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, key_of
 
 ARP = {"miimon": None, "arpInterval": 200, "arpIpTarget": ["10.9.0.1"]}
 
@@ -127,7 +127,7 @@ def test_a_bond_option_is_set_and_read_back(
         return
     if answer.status:
         message = answer.failed(103)
-        assert f"bond0: {name} {example.value} was asked for" in message
+        assert f"bond0: {key_of(name)} {example.value} was asked for" in message
         assert_told(node, pod, message, before)
         assert is_lacking(node, row, example.mode, bond_attributes)
         return
@@ -156,7 +156,7 @@ def test_a_member_option_is_set_and_read_back(
 
     if answer.status:
         message = answer.failed(103)
-        assert f"member m2: {name} {example.value} was asked for" in message
+        assert f"member m2: {key_of(name)} {example.value} was asked for" in message
         assert_told(node, pod, message, before)
         assert is_lacking(node, row, example.mode, member_attributes)
         return

@@ -154,7 +154,7 @@ def ambiguous_mac(node: Node, _pod: Space) -> tuple[Document, Words]:
 
 def mtu_above_members(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "set", "eth1", "mtu", "9000")
-    return config(["eth1", "eth2"], mtu=9000), ["mtu 9000 is more than link eth2 has: 1500"]
+    return config(["eth1", "eth2"], mtu=9000), ["mtu 9000 exceeds the MTU of eth2 (1500)"]
 
 
 def mac_of_nobody(_node: Node, _pod: Space) -> tuple[Document, Words]:
@@ -468,7 +468,7 @@ def test_kernel_refuses_what_is_obsolete(node: Node, pod: Space) -> None:
 @pytest.mark.skipif(RELEASE >= (7, 2), reason="this kernel has lacp_strict")
 def test_kernel_accepts_and_drops_an_option(node: Node, pod: Space) -> None:
     asked = config(["eth1", "eth2"], "802.3ad", lacpStrict=True, ipam=node.host_local())
-    words = ["lacp_strict on was asked for", "this kernel does not have it"]
+    words = ["lacpStrict on was asked for", "this kernel does not have it"]
     refused(node, pod, asked, VERIFY, words)
 
 

@@ -85,8 +85,8 @@ def parse(text: bytes) -> BondConfig:
     reading = _read(document, version, notes)
     config = _checked(reading, notes) if "mode" in reading.given.values else reading.config
     if notes.problems:
-        raise ConfigError(tuple(notes.problems))
-    return config._replace(warnings=tuple(notes.warnings))
+        raise ConfigError(tuple(notes.problems), tuple(notes.warnings))
+    return config._replace(warnings=tuple(map(str, notes.warnings)))
 
 
 def parse_leniently(text: bytes) -> BondConfig:
@@ -106,7 +106,7 @@ def parse_leniently(text: bytes) -> BondConfig:
     except BondError as error:
         notes.warn("/cniVersion", error.message)
     config = _read(document, version, notes).config
-    return config._replace(warnings=(*notes.warnings, *map(str, notes.problems)))
+    return config._replace(warnings=tuple(map(str, (*notes.warnings, *notes.problems))))
 
 
 def _canonical(document: Object, notes: Notes) -> Object:
@@ -172,7 +172,7 @@ def _options(document: Object, notes: Notes) -> Given:
         else:
             _unknown_option(key, notes)
     if "mode" not in given.where:
-        notes.problem("/mode", f"is required: {allowed(BOND_OPTIONS[0])}")
+        notes.problem("/mode", "is required", f"write {allowed(BOND_OPTIONS[0])}")
     return given
 
 
@@ -181,19 +181,20 @@ def _unknown(key: str, notes: Notes) -> None:
     if fold(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
         return
     known = (*PARAMETERS, *(row.key for row in BOND_OPTIONS if not row.read_only))
-    notes.warn(token(key), f"unknown key, ignored{did_you_mean(key, known)}")
+    notes.warn(token(key), "unknown key, ignored", did_you_mean(key, known))
 
 
 def _unknown_option(key: str, notes: Notes) -> None:
     pointer = "/options" + token(key)
     member = member_option(key)
     if key.casefold() in _PARAMETERS:
-        notes.problem(pointer, "is not a bonding option: it belongs to the top level")
+        notes.problem(pointer, "is not a bonding option", "write it at the top level")
     elif member is not None and not member.read_only:
-        notes.problem(pointer, "is an option of a member: write it in an entry of links")
+        notes.problem(pointer, "is an option of a member", "write it in an entry of links")
     else:
         near = did_you_mean(key, (row.key for row in BOND_OPTIONS if not row.read_only))
-        notes.problem(pointer, f"unknown option{near}")
+        advice = near or "leave it out, or write one of the options in docs/options.md"
+        notes.problem(pointer, "unknown option", advice)
 
 
 def _checked(reading: _Reading, notes: Notes) -> BondConfig:
@@ -206,13 +207,14 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
     if "miimon" not in reading.given.where and not _arp_monitored(options):
         notes.problem(
             "/miimon",
-            'is required: write "miimon": 100 (milliseconds), or configure ARP monitoring '
-            "with arpInterval and arpIpTarget",
+            "is required",
+            'write "miimon": 100 (milliseconds), or configure ARP monitoring with arpInterval '
+            "and arpIpTarget",
         )
     for finding in rules.problems(config.mode, options, known if by_name else None, members):
-        notes.problem(_pointer(finding, reading), finding.message)
+        notes.problem(_pointer(finding, reading), finding.message, finding.advice)
     for finding in rules.warnings(config.mode, options, members):
-        notes.warn(_pointer(finding, reading), finding.message)
+        notes.warn(_pointer(finding, reading), finding.message, finding.advice)
     return config._replace(options=rules.settled(config.mode, options))
 
 

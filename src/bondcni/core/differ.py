@@ -46,7 +46,7 @@ def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[
         return (f"{wanted.name} is not a bond but {bond.kind or 'hardware'}",)
     asked = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
     return (
-        *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS),
+        *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS, pod),
         *_link(wanted, bond, CHAIN if later else ""),
         *_members(wanted, bond, pod),
     )
@@ -57,14 +57,24 @@ def _values(
     asked: Mapping[str, OptionValue],
     held: Mapping[str, OptionValue],
     table: tuple[Option, ...],
+    pod: Namespace,
 ) -> Iterator[str]:
     rows = {row.kernel: row for row in table}
     for key, value in asked.items():
         now, row = held.get(key), rows[key]
+        text = _shown(row, value, pod)
         if now is None:
-            yield f"{what}: {key} {name_of(row, value)} was asked for; this kernel does not have it"
+            yield f"{what}: {row.key} {text} was asked for; this kernel does not have it"
         elif now != value:
-            yield f"{what}: {key} is {name_of(row, now)}, not {name_of(row, value)}"
+            yield f"{what}: {row.key} is {_shown(row, now, pod)}, not {text}"
+
+
+def _shown(row: Option, value: OptionValue, pod: Namespace) -> str:
+    """A value as users write it; a link by its name."""
+    if row.codec == "ifindex" and isinstance(value, int):
+        link = pod.indexed(value)
+        return link.name if link else f"ifindex {value}" if value else "none"
+    return name_of(row, value)
 
 
 def _link(wanted: Wanted, bond: Link, advice: str) -> Iterator[str]:
@@ -86,7 +96,7 @@ def _members(wanted: Wanted, bond: Link, pod: Namespace) -> Iterator[str]:
             yield _absent(member, bond, pod)
             continue
         held = link.member or {}
-        yield from _values(f"member {link.name}", member.options, held, MEMBER_OPTIONS)
+        yield from _values(f"member {link.name}", member.options, held, MEMBER_OPTIONS, pod)
     for link in inside.values():
         yield f"bond {wanted.name}: {link.name} is a member, and was not asked for"
 

@@ -26,15 +26,15 @@ class Notes:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.warnings: list[str] = []
+        self.warnings: list[Problem] = []
 
-    def problem(self, pointer: str, message: str) -> None:
+    def problem(self, pointer: str, message: str, advice: str = "") -> None:
         """Note what must not be."""
-        self.problems.append(Problem(pointer, message))
+        self.problems.append(Problem(pointer, message, advice))
 
-    def warn(self, pointer: str, message: str) -> None:
+    def warn(self, pointer: str, message: str, advice: str = "") -> None:
         """Note what may be and is worth telling."""
-        self.warnings.append(str(Problem(pointer, message)))
+        self.warnings.append(Problem(pointer, message, advice))
 
 
 def read_object(text: bytes, notes: Notes) -> Object:
@@ -98,9 +98,9 @@ def token(key: object) -> str:
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """``: did you mean "links"?`` where one is near; "" where none is."""
+    """``did you mean "links"?`` where one is near; "" where none is."""
     import difflib  # noqa: PLC0415  # wanted for mistakes only
 
     names = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(key.casefold(), names, n=1, cutoff=0.7)
-    return f'; did you mean "{names[near[0]]}"?' if near else ""
+    return f'did you mean "{names[near[0]]}"?' if near else ""

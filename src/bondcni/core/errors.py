@@ -32,15 +32,18 @@ from typing import NamedTuple
 class Problem(NamedTuple):
     """One thing wrong with a configuration.
 
-    ``pointer`` is a JSON pointer (RFC 6901) such as ``/links/1/name``; ``message``
-    names the value and says what is allowed.
+    ``pointer`` is a JSON pointer (RFC 6901) such as ``/links/1/name``; ``message`` names
+    the value and what is wrong with it, ``advice`` says what to write instead, as a
+    command without a full stop (``write "miimon": 100``), "" where the message says it.
     """
 
     pointer: str
     message: str
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"{self.pointer or '/'}: {self.message}"
+        advice = f": {self.advice}" if self.advice else ""
+        return f"{self.pointer or '/'}: {self.message}{advice}"
 
 
 class BondError(Exception):
@@ -79,13 +82,19 @@ class InputError(BondError):
 
 
 class ConfigError(BondError):
-    """The configuration has problems; ``problems`` holds every one."""
+    """The configuration has problems; ``problems`` holds every one.
+
+    ``warnings`` are what else was noted of it. They are in the details: a misspelled key is
+    a warning, and often the reason why a required key is missing.
+    """
 
     code = 7
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__("; ".join(map(str, problems)))
+    def __init__(self, problems: tuple[Problem, ...], warnings: tuple[Problem, ...] = ()) -> None:
+        told = "; ".join(map(str, warnings))
+        super().__init__("; ".join(map(str, problems)), f"warnings: {told}" if told else "")
         self.problems = problems
+        self.warnings = warnings
 
 
 class TryAgain(BondError):
@@ -115,7 +124,7 @@ class KernelError(BondError):
 
     ``operation`` is what was tried in words ("create bond bond0"), ``number`` the
     errno, ``text`` the kernel's extended ack ("" when it gave none), ``option`` the
-    bond option that the ack's offset points at, when it does.
+    key of the bond option that the ack's offset points at, when it does.
     """
 
     code = 102

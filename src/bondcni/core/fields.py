@@ -43,12 +43,12 @@ def network_name(document: Object, notes: Notes) -> str:
     """``name`` in the alphabet of CNI."""
     value = document.get("name")
     if value is None or value == "":
-        notes.problem("/name", "is required: the name of the network")
+        notes.problem("/name", "is required", "write the name of the network")
     elif not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", value):
         notes.problem(
             "/name",
-            f"{show(value)} is not allowed: must start with a letter or digit, "
-            "then letters, digits, '_', '.', '-'",
+            f"{show(value)} is not allowed",
+            "begin with a letter or digit, go on with letters, digits, '_', '.' and '-'",
         )
     else:
         return value
@@ -59,9 +59,9 @@ def plugin_type(document: Object, notes: Notes) -> None:
     """``type``: the runtime found us by it, so nothing more is asked of it."""
     value = document.get("type")
     if value is None:
-        notes.warn("/type", 'is missing: the specification wants "type": "bond"')
+        notes.warn("/type", "is missing", 'write "type": "bond"')
     elif not isinstance(value, str):
-        notes.problem("/type", f"{show(value)} is not allowed: must be a string")
+        notes.problem("/type", f"{show(value)} is not allowed", 'write "bond"')
 
 
 def interface_name(document: Object, notes: Notes) -> str:
@@ -101,7 +101,8 @@ def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
         return number, False
     notes.problem(
         "/mtu",
-        f'{show(value)} is not allowed: must be {MIN_MTU} to {MAX_MTU} bytes, or "inherit"',
+        f"{show(value)} is not allowed",
+        f'write a number of bytes from {MIN_MTU} to {MAX_MTU}, or "inherit"',
     )
     return None, False
 
@@ -115,7 +116,7 @@ def switch(document: Object, key: str, notes: Notes) -> bool:
         return bool(SWITCH[value.strip().casefold()])
     if value in (0, 1, "0", "1") and not isinstance(value, float):
         return str(value) == "1"
-    notes.problem(token(key), f"{show(value)} is not allowed: must be true or false")
+    notes.problem(token(key), f"{show(value)} is not allowed", "write true or false")
     return False
 
 
@@ -123,7 +124,7 @@ def object_field(value: Any, pointer: str, notes: Notes) -> Object:
     """An object, {} when absent or no object."""
     if value is None or isinstance(value, dict):
         return value or {}
-    notes.problem(pointer, f"{show(value)} is not allowed: must be an object")
+    notes.problem(pointer, f"{show(value)} is not allowed", "write an object, { ... }")
     return {}
 
 
@@ -137,10 +138,11 @@ def ipam(document: Object, notes: Notes) -> Object | None:
         notes.warn("/ipam", "has no type: the bond gets no addresses")
         return None
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
-        message = "must be the plain file name of an IPAM plugin"
-        notes.problem("/ipam/type", f"{show(kind)} is not allowed: {message}")
+        advice = "write the name of an IPAM plugin, such as host-local"
+        notes.problem("/ipam/type", f"{show(kind)} is not allowed", advice)
     elif kind == "bond":
-        notes.problem("/ipam/type", "bond is not an IPAM plugin")
+        advice = "write the name of an IPAM plugin, such as host-local"
+        notes.problem("/ipam/type", "bond is not an IPAM plugin", advice)
     else:
         return found
     return None
@@ -155,11 +157,10 @@ def dns(document: Object, notes: Notes) -> Object:
         if value is None:
             del good[key]
         elif key == "domain" and not isinstance(value, str):
-            notes.problem("/dns/domain", f"{show(value)} is not allowed: must be a string")
+            notes.problem("/dns/domain", f"{show(value)} is not allowed", "write a string")
             del good[key]
         elif key in ("nameservers", "search", "options") and not strings:
-            message = f"{show(value)} is not allowed: must be a list of strings"
-            notes.problem(f"/dns/{key}", message)
+            notes.problem(f"/dns/{key}", f"{show(value)} is not allowed", "write a list of strings")
             del good[key]
     return good
 
@@ -196,20 +197,22 @@ def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str,
 def _mac(value: Any, pointer: str, notes: Notes) -> str:
     mac = unicast_mac(value)
     if mac is None:
-        notes.problem(pointer, f"{show(value)} is not allowed: must be a unicast MAC address")
+        advice = "write a unicast MAC address such as 02:00:00:00:00:01"
+        notes.problem(pointer, f"{show(value)} is not allowed", advice)
     return mac or ""
 
 
 def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
     if not isinstance(value, list):
-        notes.problem(pointer, f"{show(value)} is not allowed: must be a list of addresses")
+        advice = 'write a list of addresses, such as ["10.0.0.5/24"]'
+        notes.problem(pointer, f"{show(value)} is not allowed", advice)
         return ()
     found = []
     for index, entry in enumerate(value):
         cidr = _cidr(entry)
         if cidr is None:
-            message = "must be an address with prefix length, such as 10.0.0.5/24"
-            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed: {message}")
+            advice = "write an address with its prefix length, such as 10.0.0.5/24"
+            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed", advice)
         else:
             found.append(cidr)
     return tuple(found)

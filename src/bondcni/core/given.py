@@ -10,7 +10,7 @@ from typing import Any
 from bondcni.core.document import Notes
 from bondcni.core.options import Option, name_of
 from bondcni.core.state import OptionValue
-from bondcni.core.values import parse_value
+from bondcni.core.values import NotAllowed, parse_value
 
 
 class Given:
@@ -28,10 +28,10 @@ class Given:
         first = self.where.setdefault(row.kernel, pointer)
         try:
             value = parse_value(row, raw)
-        except ValueError as error:
-            self._notes.problem(pointer, str(error))
+        except NotAllowed as error:
+            self._notes.problem(pointer, error.message, error.advice)
             return
         held = self.values.setdefault(row.kernel, value)
         if held != value:
             text = f"{name_of(row, value)} contradicts {name_of(row, held)} at {first}"
-            self._notes.problem(pointer, text)
+            self._notes.problem(pointer, text, "leave one of them out")

@@ -32,19 +32,22 @@ def read_links(document: Object, notes: Notes) -> dict[int, LinkRef]:
     """Every link that can be read, by its index; one that is named again is a problem."""
     raw = document.get("links")
     if raw is None:
-        notes.problem("/links", 'is required: two or more of {"name": "..."}')
+        notes.problem("/links", "is required", 'write two or more of {"name": "..."}')
         return {}
     if not isinstance(raw, list):
-        notes.problem("/links", f"{show(raw)} is not allowed: must be a list of objects")
+        message = f"{show(raw)} is not allowed"
+        notes.problem("/links", message, 'write a list of objects, [{"name": "..."}, ...]')
         return {}
     if len(raw) < 2:
-        notes.problem("/links", f"a bond needs two or more links, here are {len(raw)}")
+        message = f"a bond needs two or more links, this one has {len(raw)}"
+        notes.problem("/links", message, 'write each link as {"name": "..."}')
     found: dict[int, LinkRef] = {}
     for index, entry in enumerate(raw):
         pointer = f"/links/{index}"
         ref = _link(entry, pointer, notes)
         if ref is not None and any(ref[:2] == other[:2] for other in found.values()):
-            notes.problem(f"{pointer}/{ref.by}", f"link {ref.value} is named twice")
+            message = f"link {ref.value} is named twice"
+            notes.problem(f"{pointer}/{ref.by}", message, "name each link once")
         elif ref is not None:
             found[index] = ref
     return found
@@ -53,7 +56,7 @@ def read_links(document: Object, notes: Notes) -> dict[int, LinkRef]:
 def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
     if not isinstance(entry, dict):
         example = f'{{"name": {show(entry)}}}' if isinstance(entry, str) else 'of {"name": "..."}'
-        notes.problem(pointer, f"{show(entry)} is not allowed: must be an object {example}")
+        notes.problem(pointer, f"{show(entry)} is not allowed", f"write an object {example}")
         return None
     names: dict[str, Any] = {}
     given = Given(notes)
@@ -65,7 +68,7 @@ def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
             given.take(row, raw, pointer + token(key))
         else:
             near = did_you_mean(key, (*_REFERENCES, *_KEYS))
-            notes.warn(pointer + token(key), f"unknown key, ignored{near}")
+            notes.warn(pointer + token(key), "unknown key, ignored", near)
     return _reference(names, given.values, pointer, notes)
 
 
@@ -73,7 +76,8 @@ def _reference(
     names: dict[str, Any], options: dict[str, OptionValue], pointer: str, notes: Notes
 ) -> LinkRef | None:
     if not names or (len(names) > 1 and "name" not in names):
-        notes.problem(pointer, "must have a name, a mac or a pci address, one of them")
+        message = "does not name a link by exactly one of name, mac and pci"
+        notes.problem(pointer, message, 'write {"name": "..."}, {"mac": "..."} or {"pci": "..."}')
         return None
     by = next(key for key in _REFERENCES if key in names)
     if len(names) > 1:  # the incumbent knows names only
@@ -81,7 +85,7 @@ def _reference(
     reader, what = _REFERENCES[by]
     value = reader(names[by])
     if value is None:
-        notes.problem(f"{pointer}/{by}", f"{show(names[by])} is not allowed: must be {what}")
+        notes.problem(f"{pointer}/{by}", f"{show(names[by])} is not allowed", f"write {what}")
         return None
     return LinkRef(by, value, options)
 

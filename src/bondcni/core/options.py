@@ -313,6 +313,12 @@ def member_option(spelling: str) -> Option | None:
     return _MEMBER_SPELLINGS.get(fold(spelling))
 
 
+def key_of(kernel: str) -> str:
+    """How users write an option in JSON, of the kernel's name for it."""
+    row = _BOND_SPELLINGS.get(fold(kernel)) or _MEMBER_SPELLINGS.get(fold(kernel))
+    return row.key if row else kernel
+
+
 def name_of(option: Option, value: OptionValue) -> str:
     """A value as people spell it: ``802.3ad``, ``on``, ``100``, ``10.0.0.1, 10.0.0.2``."""
     if isinstance(value, tuple):

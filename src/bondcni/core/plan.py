@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused
 from bondcni.core.macs import distinct, told
-from bondcni.core.options import MODES
+from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import find_link, reasons_against, reasons_between
 from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
@@ -185,7 +185,8 @@ def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterato
     for option in LATE:
         name = config.options.get(option)
         if name is not None and str(name).lower() not in _positions(found):
-            yield f"{option} {name} is none of the links"
+            key, names = key_of(option), ", ".join(link.name for _, link in found)
+            yield f"{key} {name} is not one of the links ({names}): write one of these names"
 
 
 def _positions(found: list[tuple[LinkRef, Link]]) -> dict[str, int]:

@@ -157,6 +157,7 @@ def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:
         return
     for link in links:
         if config.mtu > link.mtu:
-            yield f"mtu {config.mtu} is more than link {link.name} has: {link.mtu}"
+            text = f"mtu {config.mtu} exceeds the MTU of {link.name} ({link.mtu})"
+            yield f"{text}: lower mtu or raise the MTU of {link.name}"
         elif config.mtu < link.min_mtu:
-            yield f"mtu {config.mtu} is less than link {link.name} can: {link.min_mtu}"
+            yield f"mtu {config.mtu} is below the smallest of {link.name} ({link.min_mtu}): raise mtu"

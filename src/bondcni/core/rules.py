@@ -32,6 +32,7 @@ class Finding(NamedTuple):
     option: str  # kernel name
     message: str
     member: int = -1
+    advice: str = ""
 
 
 def problems(
@@ -84,27 +85,33 @@ def _in_modes(modes: tuple[int, ...]) -> str:
     return f"mode {names}" if len(modes) == 1 else f"modes {names}"
 
 
-def _only_in(row: Option, mode: int) -> Iterator[str]:
+def _only_in(row: Option, mode: int, member: int = -1) -> Iterator[Finding]:
     if mode not in row.takes:
-        yield f"only for {_in_modes(row.takes)}; the mode is {MODES[mode]}"
+        text = f"only for {_in_modes(row.takes)}; the mode is {MODES[mode]}"
+        advice = f"leave {row.key} out, or change the mode"
+        yield Finding(row.kernel, text, member, advice)
 
 
 def _bond_problems(mode: int, options: Options) -> Iterator[Finding]:
     for row, value in _rows(options):
-        for text in (*_only_in(row, mode), *_unmet(row, value, mode, options)):
-            yield Finding(row.kernel, text)
+        yield from _only_in(row, mode)
+        yield from _unmet(row, value, mode, options)
 
 
-def _unmet(row: Option, value: OptionValue, mode: int, options: Options) -> Iterator[str]:
+def _unmet(row: Option, value: OptionValue, mode: int, options: Options) -> Iterator[Finding]:
     for name in row.needs:
         if not in_effect(name, mode, options):
-            yield f"needs {_ROWS[name].key} above 0"
+            key = _ROWS[name].key
+            yield Finding(row.kernel, f"needs {key} above 0", advice=f'write "{key}": 100')
     for name in row.conflicts:
         if value and options.get(name) and _ROWS[name].number < row.number:
-            yield f"cannot be used together with {_ROWS[name].key}: leave one of them out"
-    if row.exact and value != _rounded(row, value, mode, options):
-        other = in_effect(row.multiple, mode, options)
-        yield f"{value} must be a multiple of {_ROWS[row.multiple].key}, which is {other}"
+            text = f"cannot be used together with {_ROWS[name].key}"
+            yield Finding(row.kernel, text, advice="leave one of them out")
+    if row.exact:
+        down, step = _rounded(row, value, mode, options), in_effect(row.multiple, mode, options)
+        if isinstance(down, int) and isinstance(step, int) and value != down:
+            text = f"{value} must be a multiple of {_ROWS[row.multiple].key}, which is {step}"
+            yield Finding(row.kernel, text, advice=f"write {down} or {down + step}")
 
 
 def _rounded(row: Option, value: OptionValue, mode: int, options: Options) -> OptionValue:
@@ -117,25 +124,26 @@ def _rounded(row: Option, value: OptionValue, mode: int, options: Options) -> Op
 def _strangers(options: Options, links: Sequence[str] | None) -> Iterator[Finding]:
     for row, value in _rows(options):
         if row.codec == "ifindex" and links is not None and value not in links:
-            yield Finding(row.kernel, f"{value} is not one of the links: {', '.join(links)}")
+            text = f"{value} is not one of the links: {', '.join(links)}"
+            yield Finding(row.kernel, text, advice="write one of these names")
 
 
 def _member_problems(mode: int, members: Mapping[int, Options]) -> Iterator[Finding]:
     taken: dict[OptionValue, int] = {}
     for index, options in members.items():
         for name in options:
-            for text in _only_in(_MEMBER_ROWS[name], mode):
-                yield Finding(name, text, index)
+            yield from _only_in(_MEMBER_ROWS[name], mode, index)
         queue = options.get("queue_id", 0)
         if queue and queue in taken:
-            yield Finding("queue_id", f"{queue} is taken by link {taken[queue]} already", index)
+            text = f"{queue} is the queueId of link {taken[queue]}, too"
+            yield Finding("queue_id", text, index, "give each link a queueId of its own")
         taken.setdefault(queue, index)
 
 
 def _unmonitored(mode: int, options: Options) -> Iterator[Finding]:
     if not in_effect("miimon", mode, options) and not options.get("arp_interval"):
-        text = "no link monitoring: a failed member goes unnoticed; 100 is usual"
-        yield Finding("miimon", text)
+        text = "no link monitoring: a failed member goes unnoticed"
+        yield Finding("miimon", text, advice='write "miimon": 100')
 
 
 def _idle(row: Option, mode: int, options: Options) -> Iterator[str]:
@@ -165,5 +173,6 @@ def _member_warnings(options: Options, members: Mapping[int, Options]) -> Iterat
             yield Finding("prio", "has no effect while a primary is set", index)
         queue = member.get("queue_id", 0)
         if isinstance(queue, int) and queue > TX_QUEUES:
-            text = f"{queue}: a bond has {TX_QUEUES} transmit queues unless tx_queues says more"
-            yield Finding("queue_id", text, index)
+            text = f"{queue} is above the {TX_QUEUES} transmit queues that a bond has by default"
+            advice = "write a lower number, or load the module bonding with a higher tx_queues"
+            yield Finding("queue_id", text, index, advice)

@@ -23,6 +23,15 @@ MAX_NAME = 127
 SWITCH = {"on": 1, "yes": 1, "true": 1, "y": 1, "off": 0, "no": 0, "false": 0, "n": 0}
 
 
+class NotAllowed(ValueError):
+    """A value that an option cannot have: what was written, and what to write instead."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(f"{message}: {advice}")
+        self.message = message
+        self.advice = advice
+
+
 def show(raw: Any) -> str:
     """A value for a message: JSON, printable, cut where it is long."""
     import json  # noqa: PLC0415  # wanted in messages only
@@ -53,12 +62,12 @@ _ALLOWED = {
 
 
 def parse_value(option: Option, raw: Any) -> OptionValue:
-    """The value of ``raw``. Raises ValueError: what was written, what is allowed."""
+    """The value of ``raw``. Raises ``NotAllowed``: what was written, what is allowed."""
     if option.read_only:
-        raise ValueError("is read only: the kernel reports it, nobody sets it")
+        raise NotAllowed("cannot be set, the kernel only reports it", "leave it out")
     value = _PARSERS.get(option.codec, _number)(option, raw)
     if value is None:
-        raise ValueError(f"{show(raw)} is not allowed: must be {allowed(option)}")
+        raise NotAllowed(f"{show(raw)} is not allowed", f"write {allowed(option)}")
     return value
 
 

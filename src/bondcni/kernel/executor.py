@@ -20,7 +20,7 @@ from typing import NamedTuple
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, KernelError, TryAgain
 from bondcni.core.home import clues, plan_home, suffices
-from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode, key_of
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
@@ -313,7 +313,8 @@ def _words(step: ChangeLink) -> str:
     if step.master:
         parts.append("into the bond")
     if step.bond_options or step.member_options:
-        parts.append("options " + ", ".join((*step.bond_options, *step.member_options)))
+        names = (*step.bond_options, *step.member_options)
+        parts.append("options " + ", ".join(map(key_of, names)))
     if step.mac:
         parts.append(f"mac {step.mac}")
     if step.mtu:

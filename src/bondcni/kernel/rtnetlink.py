@@ -278,11 +278,11 @@ def failure(request: Request, answer: Ack) -> KernelError:
 
 
 def option_at(path: tuple[int, ...]) -> str:
-    """The kernel's name of the bond or member option at an attribute path, or ""."""
+    """The key of the bond or member option at an attribute path, or ""."""
     tables = {IFLA_INFO_DATA: BOND_OPTIONS, IFLA_INFO_SLAVE_DATA: MEMBER_OPTIONS}
     if len(path) < 3 or path[0] != IFLA_LINKINFO or path[1] not in tables:
         return ""
-    return next((row.kernel for row in tables[path[1]] if row.number == path[2]), "")
+    return next((row.key for row in tables[path[1]] if row.number == path[2]), "")
 
 
 def _raise_refused(request: Request, message: Message) -> None:

@@ -14,12 +14,8 @@ from typing import Any
 
 from bondcni.core import config as bond_config
 from bondcni.core.errors import BondError, ConfigError, Problem
+from bondcni.core.values import show
 from bondcni.lab.located import Finding, Node
-
-FIXES = {
-    "/type": 'Add "type", the name of the plugin\'s executable.',
-    "/ipam": "Correct the address at this line.",
-}
 
 
 def config(data: Any, tree: Node) -> list[Finding]:
@@ -55,18 +51,22 @@ def _plugin(data: Any, base: str, tree: Node) -> list[Finding]:
     found = []
     for problem in _problems(data):
         line = tree.line_of(base + problem.pointer)
-        top = "/" + problem.pointer.strip("/").split("/")[0]
-        advice = FIXES.get(top, "Correct this key.")
-        found.append(Finding(tree.file, line, str(problem), advice))
+        message = str(problem._replace(advice=""))
+        found.append(Finding(tree.file, line, message, _sentence(problem.advice)))
     return found
+
+
+def _sentence(advice: str) -> str:
+    end = "" if not advice or advice.endswith("?") else "."
+    return f"{advice[:1].upper()}{advice[1:]}{end}"
 
 
 def _problems(data: Any) -> list[Problem]:
     if not isinstance(data, dict):
-        return [Problem("", "a plugin's config must be an object")]
+        return [Problem("", f"{show(data)} is not a plugin's configuration", "write an object")]
     kind = data.get("type")
     if not isinstance(kind, str) or not kind:
-        return [Problem("/type", "is missing: no plugin can be run")]
+        return [Problem("/type", "is missing", "write the name of the plugin's executable")]
     return [*(_bond_problems(data) if kind == "bond" else ()), *_ipam_problems(data.get("ipam"))]
 
 
@@ -75,9 +75,9 @@ def _bond_problems(data: dict[str, Any]) -> list[Problem]:
     try:
         bond_config.parse(json.dumps({"name": "unnamed"} | data).encode())
     except ConfigError as error:
-        return list(error.problems)
+        return [*error.problems, *error.warnings]
     except BondError as error:
-        return [Problem("/cniVersion", error.message)]
+        return [Problem("/cniVersion", error.message, error.details)]
     return []
 
 
@@ -90,8 +90,8 @@ def _ipam_problems(ipam: Any) -> Iterator[Problem]:
         found = subnet(address)
         if found:
             where = f"/ipam/addresses/{place}/address"
-            yield Problem(where, f'{found}; write an address with its prefix, as "10.30.0.5/24"')
+            yield Problem(where, found, 'write an address with its prefix length: "10.30.0.5/24"')
     if ipam.get("type") == "host-local" and "subnet" in ipam:
         found = subnet(str(ipam["subnet"]))
         if found:
-            yield Problem("/ipam/subnet", f'{found}; write it as "10.30.0.0/24"')
+            yield Problem("/ipam/subnet", found, 'write a network: "10.30.0.0/24"')

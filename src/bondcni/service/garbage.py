@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bondcni.core.config import BondConfig
+from bondcni.core.document import token
 from bondcni.core.errors import ConfigError, Problem
+from bondcni.core.values import show
 from bondcni.service.attachment import Service
 from bondcni.service.reconcile import reclaim, records
 
@@ -60,8 +62,8 @@ def _valid(config: BondConfig) -> set[tuple[str, str]] | None:
     entries = [] if config.raw[VALID] is None else config.raw[VALID]
     if isinstance(entries, list) and all(map(_is_attachment, entries)):
         return {(entry["containerID"], entry["ifname"]) for entry in entries}
-    what = "must be a list of objects with containerID and ifname"
-    raise ConfigError((Problem("/" + VALID.replace("/", "~1"), what),))
+    advice = 'write a list of objects, [{"containerID": "...", "ifname": "..."}, ...]'
+    raise ConfigError((Problem(token(VALID), f"{show(entries)} is not allowed", advice),))
 
 
 def _is_attachment(entry: Any) -> bool:

@@ -78,7 +78,7 @@ def read(**changes: Any) -> BondConfig:
 def problems(**changes: Any) -> dict[str, str]:
     with pytest.raises(ConfigError) as refused:
         read(**changes)
-    found = {problem.pointer: problem.message for problem in refused.value.problems}
+    found = {p.pointer: f"{p.message}: {p.advice}" for p in refused.value.problems}
     assert len(found) == len(refused.value.problems)
     return found
 
@@ -215,7 +215,7 @@ def test_the_type_is_not_asked_for_by_us() -> None:
 @pytest.mark.parametrize("mode", [ABSENT, None])
 def test_the_mode_is_required(mode: Any) -> None:
     assert problems(mode=mode) == {
-        "/mode": "is required: one of balance-rr, active-backup, balance-xor, broadcast, "
+        "/mode": "is required: write one of balance-rr, active-backup, balance-xor, broadcast, "
         "802.3ad, balance-tlb, balance-alb (or 0 to 6)"
     }
 
@@ -263,7 +263,8 @@ def test_options_in_any_spelling_and_place(changes: dict[str, Any], options: Any
 
 def test_an_option_given_twice() -> None:
     found = problems(failOverMac=1, options={"fail_over_mac": 2})
-    assert found == {"/options/fail_over_mac": "follow contradicts active at /failOverMac"}
+    said = "follow contradicts active at /failOverMac: leave one of them out"
+    assert found == {"/options/fail_over_mac": said}
 
 
 def test_the_mode_may_stand_in_options() -> None:
@@ -303,8 +304,8 @@ def test_keys_of_other_tools_are_let_be() -> None:
 def test_unknown_keys_are_told() -> None:
     warnings = read(mimon=1, lnksInContainer=True, vlan=5).warnings
     assert warnings == (
-        '/mimon: unknown key, ignored; did you mean "miimon"?',
-        '/lnksInContainer: unknown key, ignored; did you mean "linksInContainer"?',
+        '/mimon: unknown key, ignored: did you mean "miimon"?',
+        '/lnksInContainer: unknown key, ignored: did you mean "linksInContainer"?',
         "/vlan: unknown key, ignored",
     )
 

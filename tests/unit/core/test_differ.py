@@ -58,7 +58,7 @@ def test_what_is_as_wanted_does_not_differ() -> None:
             held(options(miimon=None)),
             "bond net1: miimon 100 was asked for; this kernel does not have it",
         ),
-        (held(options(active_slave=12)), "bond net1: active_slave is 12, not 11"),
+        (held(options(active_slave=12)), "bond net1: activeSlave is eth2, not eth1"),
         (held(BOND._replace(mtu=1400)), "bond net1: mtu is 1400, not 1500"),
         (held(BOND._replace(flags=0)), "bond net1 is down"),
         (held(BOND._replace(altnames=())), "bond net1: alternative name up is missing"),

@@ -222,7 +222,7 @@ def test_values_as_users_write_them(name: str, raw: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [
-        ("miimon", -5, "-5 is not allowed: must be a whole number from 0 to 2147483647 ms"),
+        ("miimon", -5, "-5 is not allowed: write a whole number from 0 to 2147483647 ms"),
         ("miimon", "-5", "from 0 to 2147483647 ms"),
         ("miimon", 99999999999, "from 0 to 2147483647 ms"),
         ("miimon", "9" * 5000, "..."),
@@ -256,7 +256,7 @@ def test_values_as_users_write_them(name: str, raw: Any, value: Any) -> None:
         ("ns_ip6_target", ["fd00::1", "fd00:0::1"], "none twice"),
         ("primary", 3, "the name of one of the links"),
         ("primary", "\ud800", "the name of one of the links"),
-        ("ad_info", 1, "is read only"),
+        ("ad_info", 1, "cannot be set"),
     ],
 )
 def test_values_that_are_refused(name: str, raw: Any, says: str) -> None:
@@ -458,8 +458,9 @@ def test_problems_of_members() -> None:
     found = rules.problems(AD, {"miimon": 100}, None, members)
     assert found == [
         Finding("prio", "only for modes active-backup, balance-tlb, balance-alb; "
-                f"the mode is {MODES[AD]}", 3),
-        Finding("queue_id", "2 is taken by link 0 already", 3),
+                f"the mode is {MODES[AD]}", 3, "leave prio out, or change the mode"),
+        Finding("queue_id", "2 is the queueId of link 0, too", 3,
+                "give each link a queueId of its own"),
     ]  # fmt: skip
 
 

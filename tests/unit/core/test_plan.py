@@ -137,8 +137,8 @@ def test_a_mac_that_follows_the_active_link_cannot_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("mtu", "reason"),
     [
-        (1501, "mtu 1501 is more than link eth2 has: 1500"),
-        (60, "mtu 60 is less than link eth2 can: 68"),
+        (1501, "mtu 1501 exceeds the MTU of eth2 (1500): lower mtu or raise the MTU of eth2"),
+        (60, "mtu 60 is below the smallest of eth2 (68): raise mtu"),
     ],
 )
 def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
@@ -204,7 +204,7 @@ def test_every_reason_is_told_at_once() -> None:
         "host link eth1 is in use: a default route goes through it",
         "link eth2 already has a master: ifindex 50",
         "link name eth3: there is none on the host",
-        "mtu 1500 is more than link eth1 has: 1400",
+        "mtu 1500 exceeds the MTU of eth1 (1400): lower mtu or raise the MTU of eth1",
     )
 
 
@@ -275,7 +275,9 @@ def test_a_primary_that_is_none_of_the_links_is_refused() -> None:
     reasons = refusal(
         space(ETH1, ETH2), links=(LinkRef("mac", mac(11)), "eth2"), options={"primary": "eth3"}
     )
-    assert reasons == ("primary eth3 is none of the links",)
+    assert reasons == (
+        "primary eth3 is not one of the links (eth1, eth2): write one of these names",
+    )
 
 
 def test_a_primary_that_is_a_missing_link_is_no_second_reason() -> None:

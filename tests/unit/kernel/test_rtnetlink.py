@@ -97,7 +97,7 @@ def test_the_kernels_text_and_the_option_it_points_at(kernel: Start, soon: float
     with pytest.raises(KernelError) as caught:
         kernel(answer).execute([request], soon)
     error = caught.value
-    assert (error.operation, error.option) == ("create bond bond1", "lacp_rate")
+    assert (error.operation, error.option) == ("create bond bond1", "lacpRate")
     assert (error.number, error.text) == (errno.EACCES, "option not supported in mode")
 
 
@@ -109,15 +109,15 @@ def test_a_recorded_refusal_names_its_option(
     def answer(sent: list[Message]) -> list[bytes]:
         return [golden[:8] + struct.pack("=I", sent[0].seq) + golden[12:]]
 
-    with pytest.raises(KernelError, match=r"create bond bond1 \(option lacp_rate\)"):
+    with pytest.raises(KernelError, match=r"create bond bond1 \(option lacpRate\)"):
         kernel(answer).execute([link.create_bond("bond1", {1: b"\1", 21: b"\1"})], soon)
 
 
 def test_which_paths_are_options() -> None:
     assert option_at((18, 2, 3)) == "miimon"
-    assert option_at((18, 5, 5)) == "queue_id"
+    assert option_at((18, 5, 5)) == "queueId"
     assert option_at((18, 2, 4000)) == option_at((18, 2)) == option_at((3,)) == ""
-    assert option_at((18, 2, 8, 0)) == "arp_ip_target"
+    assert option_at((18, 2, 8, 0)) == "arpIpTarget"
 
 
 def test_strangers_are_ignored(kernel: Start, soon: float) -> None:
