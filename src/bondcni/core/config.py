@@ -12,12 +12,12 @@ same reading, where everything broken is empty and every problem a warning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from bondcni.core import fields, rules
 from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
-from bondcni.core.errors import BondError, ConfigError, InputError
+from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
 from bondcni.core.given import Given
 from bondcni.core.links import LinkRef, pci_address, read_links
 from bondcni.core.options import BOND_OPTIONS, bond_option, fold, member_option
@@ -81,9 +81,16 @@ def parse(text: bytes) -> BondConfig:
     """
     notes = Notes()
     document = _canonical(read_object(text, notes), notes)
-    version = fields.version(document)
-    reading = _read(document, version, notes)
-    config = _checked(reading, notes) if "mode" in reading.given.values else reading.config
+    if isinstance(document.get("plugins"), list) and "links" not in document:
+        raise ConfigError((_LIST_OF_PLUGINS,))
+    try:
+        version, wrong = fields.version(document), None
+    except VersionError as error:
+        version, wrong = SUPPORTED[-1], error
+    config = _checked(_read(document, version, notes), notes)
+    if wrong:
+        wrong.details = "; ".join((wrong.details, *map(str, notes.problems)))
+        raise wrong
     if notes.problems:
         raise ConfigError(tuple(notes.problems), tuple(notes.warnings))
     return config._replace(warnings=tuple(map(str, notes.warnings)))
@@ -120,12 +127,20 @@ def _canonical(document: Object, notes: Notes) -> Object:
     return found
 
 
+_LIST_OF_PLUGINS = Problem(
+    "/plugins",
+    "this is a list of plugins (a conflist), of which a plugin gets one entry at a time",
+    'give the whole to the runtime as a .conflist file, or the entry with "type": "bond" to bond',
+)
+
+
 class _Reading(NamedTuple):
     """A configuration before its cross-checks, and where its parts stood."""
 
     config: BondConfig
     given: Given
     links: Mapping[int, LinkRef]  # by index in the configuration
+    all_links: bool  # whether each could be read
 
 
 def _read(document: Object, version: str, notes: Notes) -> _Reading:
@@ -135,7 +150,7 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
     mtu, inherit = fields.mtu(document, notes)
     fields.plugin_type(document, notes)
     name = fields.network_name(document, notes)
-    links = read_links(document, notes)
+    links, all_links = read_links(document, notes)
     config = BondConfig(
         cni_version=version,
         name=name,
@@ -153,7 +168,7 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
         ips=ips,
         raw=document,
     )
-    return _Reading(config, given, links)
+    return _Reading(config, given, links, all_links)
 
 
 def _options(document: Object, notes: Notes) -> Given:
@@ -199,28 +214,33 @@ def _unknown_option(key: str, notes: Notes) -> None:
 
 def _checked(reading: _Reading, notes: Notes) -> BondConfig:
     """The configuration with its options as the kernel will hold them, cross-checked."""
-    config = reading.config
+    config, given = reading.config, reading.given
     options = _canonical_links(config)
     members = {index: ref.options for index, ref in reading.links.items()}
-    known = [ref.value for ref in config.links]
-    by_name = all(ref.by == "name" for ref in config.links)
-    if "miimon" not in reading.given.where and not _arp_monitored(options):
+    by_name = reading.all_links and all(ref.by == "name" for ref in config.links)
+    known = [ref.value for ref in config.links] if by_name else None
+    mode = config.mode if "mode" in given.values else None
+    unread = given.where.keys() - given.values.keys()
+    if "miimon" not in given.where and not _arp_monitored(options, unread):
         notes.problem(
             "/miimon",
             "is required",
             'write "miimon": 100 (milliseconds), or configure ARP monitoring with arpInterval '
             "and arpIpTarget",
         )
-    for finding in rules.problems(config.mode, options, known if by_name else None, members):
+    for finding in rules.problems(mode, options, known, members, unread):
         notes.problem(_pointer(finding, reading), finding.message, finding.advice)
-    for finding in rules.warnings(config.mode, options, members):
+    for finding in rules.warnings(mode, options, members, unread):
         notes.warn(_pointer(finding, reading), finding.message, finding.advice)
-    return config._replace(options=rules.settled(config.mode, options))
+    return config._replace(options=rules.settled(mode, options))
 
 
-def _arp_monitored(options: Mapping[str, OptionValue]) -> bool:
-    targets = options.get("arp_ip_target") or options.get("ns_ip6_target")
-    return bool(options.get("arp_interval") and targets)
+def _arp_monitored(options: Mapping[str, OptionValue], unread: Collection[str]) -> bool:
+    interval, *targets = (
+        options.get(name) or name in unread
+        for name in ("arp_interval", "arp_ip_target", "ns_ip6_target")
+    )
+    return bool(interval and any(targets))
 
 
 def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:

@@ -99,11 +99,13 @@ def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
         return None, False
     if number is not None and MIN_MTU <= number <= MAX_MTU:
         return number, False
-    notes.problem(
-        "/mtu",
-        f"{show(value)} is not allowed",
-        f'write a number of bytes from {MIN_MTU} to {MAX_MTU}, or "inherit"',
-    )
+    from bondcni.core import suggest  # noqa: PLC0415  # wanted for mistakes only
+
+    allowed = f'a number of bytes from {MIN_MTU} to {MAX_MTU}, or "inherit"'
+    meant = suggest.number(value, "bytes")
+    good = meant is not None and MIN_MTU <= meant <= MAX_MTU
+    advice = f"write {meant} (allowed: {allowed})" if good else f"write {allowed}"
+    notes.problem("/mtu", f"{show(value)} is not allowed", advice)
     return None, False
 
 

@@ -28,29 +28,34 @@ class LinkRef(NamedTuple):
     options: Mapping[str, OptionValue] = {}  # by kernel name
 
 
-def read_links(document: Object, notes: Notes) -> dict[int, LinkRef]:
-    """Every link that can be read, by its index; one that is named again is a problem."""
+def read_links(document: Object, notes: Notes) -> tuple[dict[int, LinkRef], bool]:
+    """Every link that can be read, by its index; one that is named again is a problem.
+
+    The second value tells whether all could be read: else nobody knows what they are.
+    """
     raw = document.get("links")
     if raw is None:
         notes.problem("/links", "is required", 'write two or more of {"name": "..."}')
-        return {}
+        return {}, False
     if not isinstance(raw, list):
         message = f"{show(raw)} is not allowed"
         notes.problem("/links", message, 'write a list of objects, [{"name": "..."}, ...]')
-        return {}
+        return {}, False
     if len(raw) < 2:
         message = f"a bond needs two or more links, this one has {len(raw)}"
         notes.problem("/links", message, 'write each link as {"name": "..."}')
     found: dict[int, LinkRef] = {}
+    whole = True
     for index, entry in enumerate(raw):
         pointer = f"/links/{index}"
         ref = _link(entry, pointer, notes)
+        whole &= ref is not None
         if ref is not None and any(ref[:2] == other[:2] for other in found.values()):
             message = f"link {ref.value} is named twice"
             notes.problem(f"{pointer}/{ref.by}", message, "name each link once")
         elif ref is not None:
             found[index] = ref
-    return found
+    return found, whole
 
 
 def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:

@@ -78,9 +78,9 @@ class Option(NamedTuple):
         """The largest value in range."""
         return len(self.names) - 1 if self.names else self.high
 
-    def default_of(self, mode: int) -> OptionValue | None:
-        """What a fresh bond of that mode holds."""
-        return self.default_in.get(mode, self.default)
+    def default_of(self, mode: int | None) -> OptionValue | None:
+        """What a fresh bond of that mode holds; of no mode, what most hold."""
+        return self.default if mode is None else self.default_in.get(mode, self.default)
 
 
 BOND_OPTIONS: tuple[Option, ...] = (

@@ -65,10 +65,19 @@ def parse_value(option: Option, raw: Any) -> OptionValue:
     """The value of ``raw``. Raises ``NotAllowed``: what was written, what is allowed."""
     if option.read_only:
         raise NotAllowed("cannot be set, the kernel only reports it", "leave it out")
-    value = _PARSERS.get(option.codec, _number)(option, raw)
+    value = parsed(option, raw)
     if value is None:
-        raise NotAllowed(f"{show(raw)} is not allowed", f"write {allowed(option)}")
+        from bondcni.core import suggest  # noqa: PLC0415  # wanted for mistakes only
+
+        meant = suggest.value(option, raw)
+        advice = f"write {meant} (allowed: {allowed(option)})" if meant else ""
+        raise NotAllowed(f"{show(raw)} is not allowed", advice or f"write {allowed(option)}")
     return value
+
+
+def parsed(option: Option, raw: Any) -> OptionValue | None:
+    """The value of ``raw``, None where it is not allowed."""
+    return _PARSERS.get(option.codec, _number)(option, raw)
 
 
 def _number(option: Option, raw: Any) -> int | None:

@@ -19,6 +19,7 @@ from bondcni.core.config import BondConfig, parse, parse_leniently
 from bondcni.core.errors import (
     BondError,
     CheckError,
+    DelegateError,
     EnvironError,
     Incomplete,
     InputError,
@@ -102,7 +103,7 @@ def add(service: Service, request: Request) -> Document:
     _previous(config)
     _own_namespace(service, request)
     if config.ipam:
-        service.reach.find(str(config.ipam["type"]), request.env)
+        _find_ipam(service, str(config.ipam["type"]), request)
     pod = pod_key(service.reach.identity(request.netns))
     keys = [attachment_key(request.container_id, request.ifname), pod]
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
@@ -119,6 +120,17 @@ def add(service: Service, request: Request) -> Document:
             if not locks.issuperset(link_key(item.link) for item in plan.taken):
                 raise TryAgain("the links became others while ADD waited for them")
             return _attach(service, request, config, node, plan)
+
+
+def _find_ipam(service: Service, kind: str, request: Request) -> None:
+    """Raise ``DelegateError`` where the IPAM plugin is missing, with what was probably meant."""
+    try:
+        service.reach.find(kind, request.env)
+    except DelegateError as error:
+        from bondcni.core import suggest  # noqa: PLC0415  # wanted for mistakes only
+
+        error.message = ": ".join(filter(None, (error.message, suggest.ipam(kind))))
+        raise
 
 
 def _plan(

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.unit.core.test_config import ABSENT, document
 
-from bondcni.core import rules
+from bondcni.core import rules, suggest
 from bondcni.core.config import parse
-from bondcni.core.errors import ConfigError, Problem
+from bondcni.core.errors import ConfigError, Problem, VersionError
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES
 from bondcni.lab import confcheck
 from bondcni.lab.located import Node
@@ -94,3 +94,165 @@ def test_10_26_the_lab_shows_the_advice() -> None:
     says = "Write one of balance-rr, active-backup, balance-xor, broadcast, 802.3ad, "
     says += "balance-tlb, balance-alb (or 0 to 6)."
     assert [str(finding) for finding in found] == [f"net.yaml:7: /mode: is required\n    {says}"]
+
+
+# 23: warnings come with errors; what a value was meant to be.
+
+
+def test_10_23_a_misspelled_key_is_told_with_the_error_that_it_makes() -> None:
+    error = refused(mode=ABSENT, mdoe=1)
+    assert error.message.startswith("/mode: is required: write one of ")
+    assert error.warnings == (Problem("/mdoe", "unknown key, ignored", 'did you mean "mode"?'),)
+    assert error.details == 'warnings: /mdoe: unknown key, ignored: did you mean "mode"?'
+
+
+def test_10_23_the_lab_shows_a_warning_that_comes_with_an_error() -> None:
+    found = confcheck.config(document(mode=ABSENT, mdoe=1), Node({}, "net.yaml", 7))
+    assert [finding.advice for finding in found][1:] == ['Did you mean "mode"?']
+
+
+def test_10_23_a_list_of_plugins_gets_a_word_and_nothing_else() -> None:
+    text = json.dumps({"cniVersion": "1.0.0", "name": "net", "plugins": [document()]}).encode()
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert [problem.pointer for problem in error.value.problems] == ["/plugins"]
+    assert "conflist" in error.value.message
+    assert '"type": "bond"' in error.value.message
+
+
+def test_10_23_a_stray_plugins_key_stays_a_warning() -> None:
+    config = parse(json.dumps(document(plugins=[])).encode())
+    assert config.warnings == ("/plugins: unknown key, ignored",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({"mode": "active_backup"}, '"active-backup"'),
+        ({"mode": "ActiveBackup"}, '"active-backup"'),
+        ({"mode": "active"}, '"active-backup"'),
+        ({"mode": "lacp"}, '"802.3ad"'),
+        ({"mode": "8023ad"}, '"802.3ad"'),
+        ({"mode": "802.3-ad"}, '"802.3ad"'),
+        ({"mode": "IEEE 802.3ad"}, '"802.3ad"'),
+        ({"mode": "balance_xor"}, '"balance-xor"'),
+        ({"mode": "alb"}, '"balance-alb"'),
+        ({"mode": "balance-rrr"}, '"balance-rr"'),
+        ({"mode": "brodcast"}, '"broadcast"'),
+        ({"xmitHashPolicy": "layer3+layer4", "mode": 2}, '"layer3+4"'),
+        ({"xmitHashPolicy": "layer34", "mode": 2}, '"layer3+4"'),
+        ({"xmitHashPolicy": "l3+l4", "mode": 2}, '"layer3+4"'),
+        ({"xmitHashPolicy": "layer2+layer3", "mode": 2}, '"layer2+3"'),
+        ({"xmitHashPolicy": "L2", "mode": 2}, '"layer2"'),
+        ({"xmitHashPolicy": "encap34", "mode": 2}, '"encap3+4"'),
+        ({"lacpRate": "1s", "mode": 4}, '"fast"'),
+        ({"failOverMac": "activ"}, '"active"'),
+        ({"miimon": "100ms"}, "100"),
+        ({"miimon": "1s"}, "1000"),
+        ({"miimon": "0.1 s"}, "100"),
+        ({"miimon": 100.0}, "100"),
+        ({"lpInterval": "2s", "mode": 5}, "2"),
+        ({"lpInterval": "2000ms", "mode": 5}, "2"),
+        ({"mtu": "1500 bytes"}, "1500"),
+        ({"mtu": 9000.0}, "9000"),
+        (
+            {"miimon": ABSENT, "arpInterval": 100, "arpIpTarget": "10.0.0.1/24 10.0.0.2"},
+            '["10.0.0.1", "10.0.0.2"]',
+        ),
+    ],
+)
+def test_10_23_what_a_value_was_meant_to_be(changes: dict[str, Any], meant: str) -> None:
+    (problem,) = refused(**changes).problems
+    assert problem.advice.startswith(f"write {meant} (allowed: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "balance"},
+        {"mode": ""},
+        {"mode": 7},
+        {"mode": "x"},
+        {"xmitHashPolicy": "layer4", "mode": 2},
+        {"miimon": "-5ms"},
+        {"miimon": "1.5ms"},
+        {"miimon": "100 apples"},
+        {"mtu": "9k"},
+        {"mtu": 10.0},
+        {"miimon": ABSENT, "arpInterval": 100, "arpIpTarget": "fe80::1"},
+    ],
+)
+def test_10_23_no_suggestion_where_none_would_do(changes: dict[str, Any]) -> None:
+    (problem,) = refused(**changes).problems
+    assert "allowed:" not in problem.advice
+    assert problem.advice.startswith("write ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"),
+    [
+        ("hostlocal", "host-local"),
+        ("host_local", "host-local"),
+        ("calico", "calico-ipam"),
+        ("wherabouts", "whereabouts"),
+        ("my-ipam", ""),
+        ("host-local", ""),
+    ],
+)
+def test_10_23_what_an_ipam_plugin_was_meant_to_be(kind: str, meant: str) -> None:
+    assert suggest.ipam(kind) == (f'did you mean "{meant}"?' if meant else "")
+
+
+# 24: one mistake neither hides another nor makes one up.
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointers"),
+    [
+        ({"miimon": ABSENT, "arpInterval": 100, "arpIpTarget": "x"}, {"/arpIpTarget"}),
+        ({"miimon": ABSENT, "arpInterval": "x", "arpIpTarget": "10.0.0.1"}, {"/arpInterval"}),
+        ({"miimon": "x", "updelay": 100}, {"/miimon"}),
+        ({"miimon": "x", "mode": 4, "peerNotifDelay": 150}, {"/miimon"}),
+        ({"primary": "c", "links": [{"name": "a"}, {"nam": "c"}]}, {"/links/1"}),
+        ({"primary": "c", "links": "c"}, {"/links"}),
+    ],
+)
+def test_10_24_a_broken_value_does_not_count_as_absent(
+    changes: dict[str, Any], pointers: set[str]
+) -> None:
+    assert {problem.pointer for problem in refused(**changes).problems} == pointers
+
+
+def test_10_24_nor_do_warnings_take_a_broken_value_for_an_absent_one() -> None:
+    error = refused(primary=[], primaryReselect="better")
+    assert error.warnings == ()
+    error = refused(miimon=0, arpInterval="x", arpIpTarget="10.0.0.1")
+    assert error.warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["nonsense", ABSENT])
+def test_10_24_a_broken_mode_hides_no_other_problem(mode: Any) -> None:
+    error = refused(
+        mode=mode,
+        miimon=100,
+        arpInterval=100,
+        primary="z",
+        peerNotifDelay=150,
+        lacpRate="fast",  # depends on the mode: nothing can be said of it
+        links=[{"name": "a", "queueId": 1}, {"name": "b", "queueId": 1}],
+    )
+    assert {problem.pointer for problem in error.problems} == {
+        *("/mode", "/arpInterval", "/primary", "/peerNotifDelay", "/links/1/queueId"),
+    }
+
+
+def test_10_24_nor_does_an_unknown_version() -> None:
+    with pytest.raises(VersionError) as error:
+        parse(json.dumps(document(cniVersion="9.0.0", mode="lacp", mtu=10)).encode())
+    assert "/mtu: 10 is not allowed" in error.value.details
+    assert '/mode: "lacp" is not allowed: write "802.3ad"' in error.value.details
+
+
+def test_10_24_a_delay_without_a_mode_needs_no_monitor_that_the_mode_may_bring() -> None:
+    pointers = {problem.pointer for problem in refused(mode="x", miimon=ABSENT, updelay=5).problems}
+    assert pointers == {"/mode", "/miimon"}

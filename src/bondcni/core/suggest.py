@@ -1,0 +1,99 @@
+"""What a value that is not allowed was probably meant to be.
+
+Wanted for mistakes only, so who finds one imports this then. A suggestion is a value that
+the option takes; nothing is accepted because of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bondcni.core.options import Option
+from bondcni.core.values import parsed, show
+
+MEANT = {
+    "mode": {
+        "lacp": "802.3ad",
+        "lag": "802.3ad",
+        "ieee8023ad": "802.3ad",
+        "8021ax": "802.3ad",
+        "failover": "active-backup",
+        "activestandby": "active-backup",
+        "roundrobin": "balance-rr",
+    },
+    "lacp_rate": {"30s": "slow", "long": "slow", "1s": "fast", "short": "fast"},
+    "fail_over_mac": {"off": "none", "no": "none", "false": "none"},
+}
+"""What other tools call a value, by the option's kernel name; without punctuation."""
+
+IPAM = ("host-local", "static", "dhcp", "whereabouts", "calico-ipam", "nv-ipam", "kube-ovn")
+"""IPAM plugins that a misspelled name is held against."""
+
+MILLISECONDS = {"ms": 1, "msec": 1, "s": 1000, "sec": 1000, "second": 1000, "min": 60000}
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([a-z]*)")
+_LAYER = re.compile(r"l(?:ayer)?(?=\d)")
+
+
+def value(option: Option, raw: Any) -> str:
+    """JSON of what ``raw`` was meant to be, "" where nothing is near."""
+    if option.names:
+        found: Any = _name(option, raw)
+    elif option.codec.endswith("-list"):
+        found = _addresses(raw)
+    else:
+        found = number(raw, option.unit)
+    good = found is not None and parsed(option, found) is not None
+    return show(found) if good else ""
+
+
+def number(raw: Any, unit: str) -> int | None:
+    """A whole number of ``unit`` ("ms", "s", "bytes" or "") written with its unit or as 100.0."""
+    match = _NUMBER.fullmatch(str(raw).strip().casefold()) if type(raw) in (str, float) else None
+    if match is None:
+        return None
+    found, written = float(match[1]), match[2]
+    if unit in MILLISECONDS and written:
+        per = MILLISECONDS.get(written) or MILLISECONDS.get(written.removesuffix("s"), 0)
+        found *= per / MILLISECONDS[unit]
+        written = "" if per else written
+    elif unit == "bytes" and written in ("b", "byte", "bytes"):
+        written = ""
+    return int(found) if not written and found.is_integer() else None
+
+
+def ipam(kind: str) -> str:
+    """``did you mean "host-local"?``, or "" where no plugin that is known is near."""
+    near = _nearest(_plain(kind), {_plain(name): name for name in IPAM})
+    return f'did you mean "{near}"?' if near and near != kind else ""
+
+
+def _name(option: Option, raw: Any) -> str | None:
+    if not isinstance(raw, str) or not raw.strip():
+        return None
+    text = _plain(raw)
+    meant = MEANT.get(option.kernel, {}).get(text)
+    parts = [name for name in option.names if text in map(_plain, name.split("-"))]
+    if meant or parts:  # "balance" is part of four
+        return meant or (parts[0] if len(parts) == 1 else None)
+    return _nearest(text, {_plain(name): name for name in option.names})
+
+
+def _plain(text: str) -> str:
+    """Without case, punctuation, and how a layer is named: ``layer3+layer4`` as ``layer3+4``."""
+    return _LAYER.sub("", "".join(letter for letter in text.casefold() if letter.isalnum()))
+
+
+def _nearest(text: str, names: dict[str, str]) -> str | None:
+    import difflib  # noqa: PLC0415  # few mistakes come so far
+
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.7)
+    return names[near[0]] if near else None
+
+
+def _addresses(raw: Any) -> list[str] | None:
+    """Targets without prefix length, and without blanks between them."""
+    parts = re.split(r"[,\s]+", raw.strip()) if isinstance(raw, str) else raw
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return None
+    return [part.strip().split("/")[0] for part in parts]
