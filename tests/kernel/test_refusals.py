@@ -173,11 +173,6 @@ def bond_name_taken_as_altname(_node: Node, pod: Space) -> tuple[Document, Words
     return config(["eth1", "eth2"]), ["interface name bond0 is already taken in the pod"]
 
 
-def second_name_taken(_node: Node, pod: Space) -> tuple[Document, Words]:
-    pod.ip("link", "add", "fast0", "type", "dummy")
-    return config(["eth1", "eth2"], ifname="fast0"), ["name fast0 is already taken in the pod"]
-
-
 def link_name_taken(_node: Node, pod: Space) -> tuple[Document, Words]:
     pod.ip("link", "add", "eth1", "type", "dummy")
     return config(["eth1", "eth2"]), ["link eth1: the pod already has an interface named eth1"]
@@ -203,7 +198,7 @@ CAUSES: list[Cause] = [
     *(default_route, default_route_v6, default_route_in_a_table, default_route_of_two_hops),
     *(global_address, global_address_v6, twice_by_altname, twice_by_mac, ambiguous_mac),
     *(mtu_above_members, mac_of_nobody, bond_name_taken, bond_name_taken_as_altname),
-    *(second_name_taken, link_name_taken, pod_link_missing, pod_link_in_a_bridge),
+    *(link_name_taken, pod_link_missing, pod_link_in_a_bridge),
 ]
 
 

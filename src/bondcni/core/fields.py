@@ -65,16 +65,16 @@ def plugin_type(document: Object, notes: Notes) -> None:
 
 
 def interface_name(document: Object, notes: Notes) -> str:
-    """``ifname``, "" when absent."""
+    """``ifname``, "" when absent or no name: the Go bond-cni ignores the key, whatever it is."""
     value = document.get("ifname")
     if value is None or value == "":
         return ""
     if isinstance(value, str) and is_interface_name(value):
         return value
-    notes.problem(
+    notes.warn(
         "/ifname",
-        f"{show(value)} is not allowed: an interface name has at most {IFNAMSIZ - 1} bytes "
-        "without '/', ':' or white space, and is not '.' or '..'",
+        f"alternative name {show(value)} is left out: an interface name has at most "
+        f"{IFNAMSIZ - 1} bytes without '/', ':' or white space, and is not '.' or '..'",
     )
     return ""
 

@@ -156,7 +156,7 @@ def plan_add(
     """
     home = "pod" if config.links_in_container else "host"
     space = pod if config.links_in_container else host
-    names = tuple(dict.fromkeys((ifname, config.ifname or ifname)))
+    names = (ifname,)
     reasons = [f"interface name {n} is already taken in the pod" for n in names if pod.named(n)]
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
@@ -170,7 +170,9 @@ def plan_add(
     if reasons:
         raise Refused(tuple(dict.fromkeys(reasons)))
     mtu, warnings = choose_mtu(config, links)
-    wanted = _wanted(config, ifname, mtu, found, pod, spare)
+    altname, why = choose_altname(config, ifname, links, pod)
+    warnings += [f"/ifname: alternative name {config.ifname} is left out: {why}"] if why else []
+    wanted = _wanted(config, ifname, altname, mtu, found, pod, spare)
     given = distinct(links, MODES[config.mode], seed, (*space.links, *pod.links))
     warnings += told(links, MODES[config.mode], given)
     members = zip(links, wanted.members, strict=True)
@@ -220,6 +222,28 @@ def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
     return DEFAULT_MTU, []
 
 
+def choose_altname(
+    config: BondConfig, ifname: str, links: list[Link], pod: Namespace
+) -> tuple[str, str]:
+    """The bond's alternative name, or "" and why ``ifname`` is not given to it.
+
+    It is a wish: the Go bond-cni ignores the key, so definitions carry leftovers. The name
+    that Multus gives to a pod's other networks must stay free for them.
+    """
+    name = config.ifname
+    if name in ("", ifname):
+        return "", ""
+    member = next((link for link in links if name in (link.name, *link.altnames)), None)
+    other = pod.named(name)
+    if member:
+        return "", f"link {member.name} has this name"
+    if other:
+        return "", f"interface {other.name} of the pod has this name"
+    if name[:3] == "net" and name[3:].isdecimal():
+        return "", "Multus gives such names to networks of the pod"
+    return name, ""
+
+
 def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
     for link in links:
         for address in space.addresses:
@@ -240,6 +264,7 @@ def numbers(links: Sequence[Link], pod: Namespace, home: str = "host") -> range:
 def _wanted(
     config: BondConfig,
     ifname: str,
+    altname: str,
     mtu: int,
     found: list[tuple[LinkRef, Link]],
     pod: Namespace,
@@ -262,7 +287,6 @@ def _wanted(
         key: members[place[str(value).lower()]].index if key in LATE else value
         for key, value in config.options.items()
     }
-    altname = config.ifname if config.ifname != ifname else ""
     return Wanted(
         index, ifname, altname, {"mode": config.mode, **options}, mtu, config.mac, tuple(members)
     )

@@ -63,8 +63,8 @@ def reasons_against(
 ) -> list[str]:
     """Why this link cannot be a member, whatever the others are.
 
-    ``names`` are the bond's own: its name and its alternative name. ``judge`` is the
-    node's policy; it is asked about links of the host.
+    ``names`` are those that the bond must have. ``judge`` is the node's policy; it is asked
+    about links of the host.
     """
     reasons = list(_unfit(link, space))
     own = (link.name, *link.altnames)

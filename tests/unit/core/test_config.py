@@ -180,7 +180,6 @@ def test_all_problems_are_told_at_once() -> None:
         mode="active",
         miimon=-5,
         mtu=10,
-        ifname="a/b",
         linksInContainer="maybe",
         links=[{"name": "a"}],
         ipam={"type": "../sh"},
@@ -189,7 +188,7 @@ def test_all_problems_are_told_at_once() -> None:
         runtimeConfig={"mac": "01:00:00:00:00:01", "ips": ["10.0.0.256/24"]},
     )
     assert set(found) == {
-        "/name", "/mode", "/miimon", "/mtu", "/ifname", "/linksInContainer", "/links",
+        "/name", "/mode", "/miimon", "/mtu", "/linksInContainer", "/links",
         "/ipam/type", "/dns", "/options/lacpRat", "/options/mtu", "/options/queueId",
         "/runtimeConfig/mac", "/runtimeConfig/ips/0",
     }  # fmt: skip
@@ -364,8 +363,11 @@ def test_ifname(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 16, "ä" * 8, "a b", "a:b", "a/b", ".", "..", 1, "\ud800"])
-def test_ifname_refused(name: Any) -> None:
-    assert set(problems(ifname=name)) == {"/ifname"}
+def test_10_2_an_ifname_that_no_interface_can_have_is_left_out(name: Any) -> None:
+    config = read(ifname=name)
+    assert config.ifname == ""
+    (warning,) = config.warnings
+    assert warning.startswith(f"/ifname: alternative name {json.dumps(name)} is left out: an inter")
 
 
 def test_links_by_name_mac_and_pci() -> None:

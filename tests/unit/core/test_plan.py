@@ -98,9 +98,28 @@ def test_the_bond_itself_is_no_link() -> None:
     assert reasons == ("link net1 has the name that the bond itself shall have",)
 
 
-def test_the_bonds_other_name_is_no_link_either() -> None:
-    reasons = refusal(space(ETH1, ETH2), ifname="eth2")
-    assert reasons == ("link eth2 has the name that the bond itself shall have",)
+@pytest.mark.parametrize(
+    ("host", "pod", "name", "why"),
+    [
+        (space(ETH1, ETH2), EMPTY, "eth2", "link eth2 has this name"),
+        (changed(altnames=("enp2",)), EMPTY, "enp2", "link eth2 has this name"),
+        (space(ETH1, ETH2), space(nic(50, "up")), "up", "interface up of the pod has this name"),
+        (
+            space(ETH1, ETH2),
+            space(nic(50, "x", altnames=("up",))),
+            "up",
+            "interface x of the pod has this name",
+        ),
+        (space(ETH1, ETH2), EMPTY, "net2", "Multus gives such names to networks of the pod"),
+    ],
+)
+def test_10_2_an_ifname_that_is_taken_is_left_out(
+    host: Namespace, pod: Namespace, name: str, why: str
+) -> None:
+    plan = planned(host, pod, ifname=name)
+    assert plan.wanted.altname == ""
+    assert not any(isinstance(step, AddAltname) for step in plan.steps)
+    assert plan.warnings == (f"/ifname: alternative name {name} is left out: {why}",)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +127,6 @@ def test_the_bonds_other_name_is_no_link_either() -> None:
     [
         (nic(50, "net1"), {}, "interface name net1 is already taken in the pod"),
         (nic(50, "x", altnames=("net1",)), {}, "interface name net1 is already taken in the pod"),
-        (nic(50, "up"), {"ifname": "up"}, "interface name up is already taken in the pod"),
         (nic(50, "eth2"), {}, "link eth2: the pod already has an interface named eth2"),
         (nic(50, "enp2"), {}, "link eth2: the pod already has an interface named enp2"),
     ],
