@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -96,6 +98,25 @@ def test_much_data_passes_both_ways(guest: Guest) -> None:
     data = bytes(range(256)) * 2000
     done = guest.run(["cat"], input=data, timeout=60)
     assert done.stdout == data
+
+
+def resident(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of memory that a process of this machine holds."""
+    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def test_output_that_nobody_reads_does_not_fill_the_holder(guest: Guest) -> None:
+    assert guest._holder
+    before = resident(guest._holder)
+    endless = guest.start(["yes"])
+    time.sleep(4)
+    assert resident(guest._holder) - before < 8_000_000
+    assert guest.run(["echo", "others run on"], timeout=10).stdout == b"others run on\n"
+    heard = []
+    with pytest.raises(subprocess.TimeoutExpired):  # it goes on where it waited
+        endless.follow(lambda _, data: heard.append(len(data)), 5)
+    assert sum(heard) > 2_000_000
 
 
 def test_a_panic_is_a_lost_guest(share: Path) -> None:

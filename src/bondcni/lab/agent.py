@@ -3,7 +3,7 @@
 It is started by the guest's kernel (or by ``unshare`` on the machine's own), has the machine
 dressed (`dress`), and then speaks JSON lines with the holder over one channel: a serial line in
 user-mode Linux, a virtio port under QEMU, a socket otherwise. Orders are ``run``, ``in``,
-``signal``, ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with
+``hold``, ``signal``, ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with
 the order's ``id``, so that many commands run at once and a status is never read from text.
 
 It is started without ``site`` and imports the standard library only, little of it: under
@@ -99,6 +99,7 @@ class Job:
         self.terminal = bool(order.get("pty"))
         self.backlog = b""
         self.closing = False
+        self.held = False  # nobody takes its output at present: it stays in the pipe
         opened = self._open_terminal(order["pty"]) if self.terminal else self._open_pipes()
         try:
             self.pid = self._spawn(order, opened)
@@ -239,7 +240,8 @@ class Agent:
         poller = select.poll()
         interest = {self.channel.fd: select.POLLIN, self.wake: select.POLLIN}
         for job in self.jobs.values():
-            interest |= dict.fromkeys(job.outputs, select.POLLIN)
+            if not job.held:
+                interest |= dict.fromkeys(job.outputs, select.POLLIN)
             if job.backlog and job.stdin is not None:
                 interest[job.stdin] = interest.get(job.stdin, 0) | select.POLLOUT
         for fd, events in interest.items():
@@ -258,6 +260,8 @@ class Agent:
             pass  # it ended while the order was on its way
         elif action == "in":
             job.feed(base64.b64decode(order["data"]))
+        elif action == "hold":
+            job.held = order["hold"]
         elif action == "size":
             job.resize(order["size"])
         elif action == "signal":

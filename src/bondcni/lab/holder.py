@@ -29,6 +29,8 @@ from bondcni.lab.loop import Loop
 from bondcni.lab.machine import Kind, Machine, Settings, share_mounts
 
 HALT_SECONDS = 5.0
+# A command waits while this many bytes of its output wait for its client, until it is fewer again.
+HOLD_BYTES, RELEASE_BYTES = 1 << 20, 1 << 18
 
 
 class Client:
@@ -37,6 +39,7 @@ class Client:
     def __init__(self, lines: Lines) -> None:
         self.lines = lines
         self.job: int | None = None
+        self.held = False  # the agent leaves the command's output unread
 
 
 class Holder:
@@ -74,6 +77,7 @@ class Holder:
         while not self.ended:
             if not self.loop.turn():
                 self.too_late()
+            self.restrain()
 
     def end(self) -> None:
         """Ask the guest to halt, kill it if it does not, and remove every file."""
@@ -144,6 +148,14 @@ class Holder:
             client.lines.send(message)
             if message.keys() & {"exit", "error"}:
                 client.job = None
+
+    def restrain(self) -> None:
+        """Hold the commands whose clients do not read their output, release those that do."""
+        for number, client in self.clients.items():
+            held = client.lines.waiting > (RELEASE_BYTES if client.held else HOLD_BYTES)
+            if client.job and held != client.held:
+                client.held = held
+                self.agent.send({"do": "hold", "id": number, "hold": held})
 
     def machine_ended(self) -> None:
         """The guest's process ended, and nobody had asked for it."""

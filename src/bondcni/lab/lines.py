@@ -42,6 +42,11 @@ class Lines:
         """Whether bytes wait that may go out as soon as the socket takes them."""
         return bool(self._out) and self._window != 0
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes have been queued and are not yet written."""
+        return len(self._out)
+
     def send(self, message: Message) -> None:
         """Queue a message and write what goes out at once; a gone reader is not an error here."""
         self._out += json.dumps(message).encode() + b"\n"

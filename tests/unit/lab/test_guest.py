@@ -233,6 +233,23 @@ def test_a_daemon_left_behind_does_not_hold_the_command(agent: Asked) -> None:
     assert agent.end(1) == (b"up\n", 0)
 
 
+def test_a_held_command_is_not_read_and_waits(agent: Asked) -> None:
+    agent.run(1, "sh", "-c", "read x; head -c 200000 /dev/zero; echo done >&2")
+    agent.order(1, do="hold", hold=True)
+    agent.order(1, do="in", data=base64.b64encode(b"\n").decode())
+    with pytest.raises(TimeoutError):
+        agent.lines.wait(time.monotonic() + 0.3)
+    agent.order(1, do="hold", hold=False)
+    assert agent.end(1) == (bytes(200_000), 0)
+
+
+def test_a_held_command_can_be_ended(agent: Asked) -> None:
+    agent.run(1, "yes")
+    agent.order(1, do="hold", hold=True)
+    agent.order(1, do="signal", signal=9)
+    assert agent.end(1)[1] == -9
+
+
 def test_a_signal_reaches_the_whole_command(agent: Asked) -> None:
     agent.run(1, "sh", "-c", "echo up; sleep 60 | cat")
     while not agent.said.get(1):
