@@ -32,6 +32,7 @@ from bondcni.frontends.caller import Caller, environment
 from bondcni.frontends.connection import Connection
 from bondcni.frontends.protocol import Field, Frame, ProtocolError, Tag, Type, number
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
+from bondcni.kernel.reading import all_links
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import LIMIT
 
@@ -110,7 +111,7 @@ def test_what_it_brought_is_used_and_closed() -> None:
             assert node.pod is not None
             assert os.fstat(node.pod.fd).st_ino == os.stat("/proc/self/ns/net").st_ino
             assert 1 in {link.index for link in node.inside().links}, "netlink answers: lo"
-            assert 1 in {link.index for link in node.both()[0].links}
+            assert 1 in {link.index for link in all_links(node.host.rtnl).links}
         with found.node("") as node:
             assert node.pod is None
         assert found.identity(NETNS) == POD
