@@ -157,12 +157,6 @@ def mtu_above_members(node: Node, _pod: Space) -> tuple[Document, Words]:
     return config(["eth1", "eth2"], mtu=9000), ["mtu 9000 exceeds the MTU of eth2 (1500)"]
 
 
-def mac_of_nobody(_node: Node, _pod: Space) -> tuple[Document, Words]:
-    mac = "02:00:00:00:00:77"
-    asked = config(["eth1", "eth2"], failOverMac="active", runtimeConfig={"mac": mac})
-    return asked, [mac, "fail_over_mac active"]
-
-
 def bond_name_taken(_node: Node, pod: Space) -> tuple[Document, Words]:
     pod.ip("link", "add", "bond0", "type", "dummy")
     return config(["eth1", "eth2"]), ["interface name bond0 is already taken in the pod"]
@@ -197,7 +191,7 @@ CAUSES: list[Cause] = [
     *(macvlan_on_it, ipvlan_on_it, vlan_on_it, loopback, other_device_type),
     *(default_route, default_route_v6, default_route_in_a_table, default_route_of_two_hops),
     *(global_address, global_address_v6, twice_by_altname, twice_by_mac, ambiguous_mac),
-    *(mtu_above_members, mac_of_nobody, bond_name_taken, bond_name_taken_as_altname),
+    *(mtu_above_members, bond_name_taken, bond_name_taken_as_altname),
     *(link_name_taken, pod_link_missing, pod_link_in_a_bridge),
 ]
 

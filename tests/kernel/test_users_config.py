@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.kernel.conftest import Document, Node, Space, config
+from tests.kernel.conftest import Document, Node, Space, config, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +131,136 @@ def test_10_26_what_the_kernel_refuses_is_named_as_the_user_wrote_it(
     said = node.cni("ADD", config(links, linksInContainer=True), pod).failed(102)
     assert "queueId" in said
     assert "queue_id" not in json.dumps(said)
+
+
+# 13: nothing is accepted without effect and without a word.
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"runtimeConfig": {"ips": ["10.9.0.5/24", "fd00:9::5/64"]}},
+        {"runtimeConfig": {"ips": ["10.9.0.5/24", "fd00:9::5/64"]}, "ipam": {}},
+        {"runtimeConfig": {"ips": ["10.9.0.5/24", "fd00:9::5/64"]}, "ipam": {"type": ""}},
+        {"args": {"cni": {"ips": ["10.9.0.5/24", "fd00:9::5/64"]}}},
+    ],
+)
+def test_10_13_addresses_asked_for_without_ipam_are_put_on(
+    node: Node, pod: Space, asked: Document
+) -> None:
+    result = checked(node, inside(**asked), pod)["result"]
+    assert pod.addresses("bond0") == {"10.9.0.5/24", "fd00:9::5/64"}
+    assert {ip["address"] for ip in result["ips"]} == {"10.9.0.5/24", "fd00:9::5/64"}
+
+
+def answering(node: Node, *addresses: str) -> Document:
+    """An IPAM plugin that gives these addresses whatever it is asked for."""
+    ips = [{"address": address} for address in addresses]
+    document = json.dumps({"cniVersion": "1.0.0", "ips": ips})
+    node.delegate("headstrong", f"[ $CNI_COMMAND != ADD ] || echo '{document}'")
+    return {"type": "headstrong"}
+
+
+def test_10_13_addresses_that_the_ipam_plugin_did_not_give(node: Node, pod: Space) -> None:
+    asked = inside(ipam=answering(node, "10.9.0.9/24"), runtimeConfig={"ips": ["10.9.0.5/24"]})
+    told = checked(node, asked, pod)["told"]
+    assert "IPAM plugin headstrong did not give the addresses asked for: 10.9.0.5/24" in told
+    assert pod.addresses("bond0") == {"10.9.0.9/24"}
+
+
+def test_10_13_dns_without_ipam_is_in_the_result(node: Node, pod: Space) -> None:
+    result = node.cni("ADD", inside(dns={"nameservers": ["10.9.0.1"]}), pod).ok()
+    assert result["dns"] == {"nameservers": ["10.9.0.1"]}
+
+
+def test_10_13_what_has_no_effect_is_warned_about(node: Node, pod: Space) -> None:
+    asked = inside(runtimeConfig={"portMappings": []}, mac="02:00:00:00:00:77", trust="on")
+    told = node.cni("ADD", asked, pod).stderr
+    for key in ("/runtimeConfig/portMappings", "/mac", "/trust"):
+        assert f"{key}: has no effect on a bond" in told
+
+
+# 15: IPv6 needs an MTU of 1280.
+
+
+def refused(node: Node, asked: Document, pod: Space, code: int) -> str:
+    """The text of a refusal that leaves everything as it was."""
+    before = node.everything(pod)
+    said = node.cni("ADD", asked, pod).failed(code)
+    assert node.everything(pod) == before
+    node.cni("DEL", asked, pod).ok()
+    assert node.everything(pod) == before
+    return said
+
+
+def test_10_15_a_configured_mtu_that_is_too_small_for_ipv6(node: Node, pod: Space) -> None:
+    ipam = node.host_local(subnet="fd00:9::/64")
+    said = refused(node, inside(mtu=1000, ipam=ipam), pod, 7)
+    assert "/mtu: 1000 is below 1280, the smallest MTU for IPv6, which fd00:9::/64 needs" in said
+    assert "kernel says" not in said
+
+
+def test_10_15_members_whose_mtu_is_too_small_for_ipv6(node: Node, pod: Space) -> None:
+    pod.ip("link", "set", "m2", "mtu", "1000")
+    asked = inside(runtimeConfig={"ips": ["fd00:9::5/64"]})
+    said = refused(node, asked, pod, 101)
+    assert "mtu 1000 is below 1280" in said
+    assert "raise the MTU of m2 (1000)" in said
+
+
+def test_10_15_an_ipv6_address_that_only_the_ipam_plugin_knows(node: Node, pod: Space) -> None:
+    asked = inside(mtu=1000, ipam=answering(node, "10.9.0.9/24", "fd00:9::9/64"))
+    said = refused(node, asked, pod, 101)
+    assert "mtu 1000 is below 1280, the smallest MTU for IPv6, which fd00:9::9/64 needs" in said
+
+
+def test_10_15_ipv4_works_with_such_an_mtu_and_ipv6_with_1280(node: Node, pod: Space) -> None:
+    asked = inside(mtu=1000, ipam=answering(node, "10.9.0.9/24"))
+    checked(node, asked, pod)
+    assert pod.link("bond0")["mtu"] == 1000
+    node.cni("DEL", asked, pod).ok()
+    checked(node, inside(mtu=1280, ipam=answering(node, "fd00:9::9/64")), pod)
+    assert pod.addresses("bond0") == {"fd00:9::9/64"}
+
+
+# 16: a MAC asked for with failOverMac 1.
+
+MAC = "02:00:00:00:00:77"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"capabilities": {"mac": True}, "runtimeConfig": {"mac": MAC}},
+        {"args": {"cni": {"mac": MAC}}},
+    ],
+)
+def test_10_16_a_mac_from_the_runtime_with_fail_over_mac_1(
+    node: Node, pod: Space, asked: Document
+) -> None:
+    own = pod.link("m1")["address"]
+    told = checked(node, inside(failOverMac=1, **asked), pod)["told"]
+    assert f"{MAC} is not set: with failOverMac 1 the bond takes the MAC of its active mem" in told
+    assert "write failOverMac 0 or 2" in told
+    assert pod.link("bond0")["address"] == own
+
+
+def test_10_16_both_in_the_configuration_itself_is_an_error(node: Node, pod: Space) -> None:
+    asked = inside(failOverMac=1, runtimeConfig={"mac": MAC})
+    said = refused(node, asked, pod, 7)
+    assert f"/runtimeConfig/mac: {MAC} cannot be set" in said
+    assert "write failOverMac 0 or 2" in said
+
+
+@pytest.mark.parametrize("how", [0, 2])
+def test_10_16_the_remedy_gives_the_mac(node: Node, pod: Space, how: int) -> None:
+    """Also after a failover."""
+    asked = inside(
+        failOverMac=how, capabilities={"mac": True}, runtimeConfig={"mac": MAC}, primary="m1"
+    )
+    assert checked(node, asked, pod)["told"] == ""
+    wait_for(lambda: pod.bond("bond0").get("active_slave") == "m1")
+    assert pod.link("bond0")["address"] == pod.link("m1")["address"] == MAC
+    pod.ip("link", "set", "m1", "down")
+    wait_for(lambda: pod.bond("bond0").get("active_slave") == "m2")
+    assert pod.link("bond0")["address"] == pod.link("m2")["address"] == MAC

@@ -16,11 +16,20 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from bondcni.core import fields, rules
+from bondcni.core.asked import (
+    IPV6_MIN_MTU,
+    RUNTIME,
+    Asked,
+    is_by_capability,
+    known_ipv6,
+    read_asked,
+    too_small_for,
+)
 from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
 from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
 from bondcni.core.given import Given
 from bondcni.core.links import LinkRef, pci_address, read_links
-from bondcni.core.options import BOND_OPTIONS, bond_option, fold, member_option
+from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
 from bondcni.core.result import SUPPORTED
 from bondcni.core.state import OptionValue
 from bondcni.core.values import allowed, mac_text
@@ -35,21 +44,40 @@ PARAMETERS = (
 
 FOREIGN = (
     # the runtime, Multus, the device plugin
-    *("capabilities", "disableCheck", "deviceID", "pciBusID", "resourceName", "delegate"),
-    # calico-ipam reads its settings from the top level
-    *("kubernetes", "datastore_type", "policy", "nodename", "nodename_file_optional"),
-    *("ipam_lock_file", "calico_api_group", "feature_control", "container_settings"),
-    # sriov-cni's, from configurations that people started from; not vlan or mac, which
-    # somebody would expect to work
-    *("spoofChk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile"),
+    *("capabilities", "disableCheck", "deviceID", "pciBusID", "resourceName"),
     "description",
 )
-"""Top-level keys of other tools: no warning."""
+"""Top-level keys that runtimes put or read there, or that are for people: no warning."""
 
-FOREIGN_STARTS = ("log_", "etcd_", "_", "$")
+FOREIGN_STARTS = ("_", "$")
+
+CALICO = (
+    *("kubernetes", "datastore_type", "policy", "nodename", "nodename_file_optional"),
+    *("ipam_lock_file", "calico_api_group", "feature_control", "container_settings"),
+)
+CALICO_STARTS = ("log_", "etcd_")
+"""Settings that calico-ipam, and maybe others that are not ``WITHOUT_SETTINGS``, read there."""
+
+WITHOUT_SETTINGS = ("static", "host-local", "dhcp")
+"""The reference IPAM plugins: all that they read is in ipam, runtimeConfig and args."""
+
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("spoofChk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile"),
+        "it is a key of sriov-cni, write it in the networks of the links",
+    ),
+    **dict.fromkeys(
+        ("mac", "ips"),
+        "the runtime passes it in runtimeConfig to a network with this capability, or write it "
+        "in args.cni",
+    ),
+}
+"""Keys that somebody may expect to work, and where they do."""
 
 _PARAMETERS = {name.casefold(): name for name in PARAMETERS}
 _FOREIGN = {fold(name) for name in FOREIGN}
+_CALICO = {fold(name) for name in CALICO}
+_ELSEWHERE = {fold(name): advice for name, advice in ELSEWHERE.items()}
 
 
 class BondConfig(NamedTuple):
@@ -141,12 +169,13 @@ class _Reading(NamedTuple):
     given: Given
     links: Mapping[int, LinkRef]  # by index in the configuration
     all_links: bool  # whether each could be read
+    asked: Asked
 
 
 def _read(document: Object, version: str, notes: Notes) -> _Reading:
     given = _options(document, notes)
+    asked = read_asked(document, notes)
     mode = given.values.get("mode", 0)
-    mac, ips = fields.runtime(document, notes)
     mtu, inherit = fields.mtu(document, notes)
     fields.plugin_type(document, notes)
     name = fields.network_name(document, notes)
@@ -164,11 +193,11 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
         ipam=fields.ipam(document, notes),
         dns=fields.dns(document, notes),
         prev_result=fields.previous(document, notes),
-        mac=mac,
-        ips=ips,
+        mac=asked.mac,
+        ips=asked.ips,
         raw=document,
     )
-    return _Reading(config, given, links, all_links)
+    return _Reading(config, given, links, all_links, asked)
 
 
 def _options(document: Object, notes: Notes) -> Given:
@@ -178,7 +207,7 @@ def _options(document: Object, notes: Notes) -> Given:
         if row is not None:
             given.take(row, raw, token(key))
         elif key not in PARAMETERS:
-            _unknown(key, notes)
+            _unknown(key, document, notes)
     inner = fields.object_field(document.get("options"), "/options", notes)
     for key, raw in inner.items():
         row = bond_option(key)
@@ -191,9 +220,18 @@ def _options(document: Object, notes: Notes) -> Given:
     return given
 
 
-def _unknown(key: str, notes: Notes) -> None:
+def _unknown(key: str, document: Object, notes: Notes) -> None:
     """A top-level key that is not ours: other tools put keys there."""
     if fold(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
+        return
+    if fold(key) in _CALICO or key.startswith(CALICO_STARTS):
+        ipam = document.get("ipam")
+        kind = ipam.get("type") if isinstance(ipam, dict) else None
+        if not kind or kind in WITHOUT_SETTINGS:
+            notes.warn(token(key), "has no effect: it is a setting of calico-ipam")
+        return
+    if fold(key) in _ELSEWHERE:
+        notes.warn(token(key), "has no effect on a bond", _ELSEWHERE[fold(key)])
         return
     known = (*PARAMETERS, *(row.key for row in BOND_OPTIONS if not row.read_only))
     notes.warn(token(key), "unknown key, ignored", did_you_mean(key, known))
@@ -232,7 +270,32 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
         notes.problem(_pointer(finding, reading), finding.message, finding.advice)
     for finding in rules.warnings(mode, options, members, unread):
         notes.warn(_pointer(finding, reading), finding.message, finding.advice)
-    return config._replace(options=rules.settled(mode, options))
+    config = config._replace(options=rules.settled(mode, options))
+    _check_ipv6(config, notes)
+    return _checked_mac(config, mode, reading.asked.mac_at, notes)
+
+
+def _check_ipv6(config: BondConfig, notes: Notes) -> None:
+    address = known_ipv6(config.ips, config.ipam, config.raw)
+    if why := too_small_for(address, config.mtu or IPV6_MIN_MTU):
+        advice = f"write an mtu of {IPV6_MIN_MTU} or more, or give no IPv6 address"
+        notes.problem("/mtu", why, advice)
+
+
+def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) -> BondConfig:
+    """A bond that takes its active member's MAC cannot have another. The Go bond-cni ignores
+    what the runtime asks for; that both stand in the configuration is a contradiction.
+    """
+    follows = config.options.get("fail_over_mac") == 1
+    if not config.mac or not follows or mode != MODES.index("active-backup"):
+        return config
+    why = "with failOverMac 1 the bond takes the MAC of its active member"
+    advice = "write failOverMac 0 or 2, where the members may change their MAC"
+    if at.startswith(RUNTIME) and not is_by_capability(config.raw):
+        notes.problem(at, f"{config.mac} cannot be set: {why}", f"leave mac out, or {advice}")
+    else:
+        notes.warn(at, f"{config.mac} is not set: {why}", f"to get it {advice}")
+    return config._replace(mac="")
 
 
 def _arp_monitored(options: Mapping[str, OptionValue], unread: Collection[str]) -> bool:

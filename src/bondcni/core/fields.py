@@ -4,20 +4,18 @@ Every function reads its field from the object, notes what is wrong with it, and
 a value that is safe to go on with: the field's, or an empty one. JSON null means absent,
 as it does to Go. What the incumbent plugin accepts is accepted with the same meaning.
 
-Source: CNI SPEC 1.1.0, section 1 "Network configuration format"; CONVENTIONS.md for
-runtimeConfig and args.
+Source: CNI SPEC 1.1.0, section 1 "Network configuration format".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bondcni.core.document import Notes, Object, token
+from bondcni.core.document import Notes, Object, did_you_mean, token
 from bondcni.core.errors import VersionError
 from bondcni.core.result import SUPPORTED
-from bondcni.core.values import SWITCH, show, unicast_mac, whole
+from bondcni.core.values import SWITCH, show, whole
 
 MIN_MTU = 68
 MAX_MTU = 65535
@@ -134,10 +132,9 @@ def ipam(document: Object, notes: Notes) -> Object | None:
     """``ipam``; None when there is no delegate to call."""
     found = object_field(document.get("ipam"), "/ipam", notes)
     kind = found.get("type")
-    if not found or kind == "":
-        return None
-    if kind is None:
-        notes.warn("/ipam", "has no type: the bond gets no addresses")
+    if kind is None or kind == "":
+        if found.keys() - {"type"}:
+            notes.warn("/ipam", "has no type: no IPAM plugin is called", 'write "type"')
         return None
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
         advice = "write the name of an IPAM plugin, such as host-local"
@@ -161,10 +158,17 @@ def dns(document: Object, notes: Notes) -> Object:
         elif key == "domain" and not isinstance(value, str):
             notes.problem("/dns/domain", f"{show(value)} is not allowed", "write a string")
             del good[key]
-        elif key in ("nameservers", "search", "options") and not strings:
+        elif key != "domain" and key not in _DNS_LISTS:
+            near = did_you_mean(key, ("domain", *_DNS_LISTS))
+            notes.warn("/dns" + token(key), "unknown key, ignored", near)
+            del good[key]
+        elif key in _DNS_LISTS and not strings:
             notes.problem(f"/dns/{key}", f"{show(value)} is not allowed", "write a list of strings")
             del good[key]
     return good
+
+
+_DNS_LISTS = ("nameservers", "search", "options")
 
 
 def _are_strings(value: Any) -> bool:
@@ -176,56 +180,3 @@ def previous(document: Object, notes: Notes) -> Object | None:
     if document.get("prevResult") is None:
         return None
     return object_field(document["prevResult"], "/prevResult", notes)
-
-
-def runtime(document: Object, notes: Notes) -> tuple[str, tuple[str, ...]]:
-    """MAC and addresses that the runtime asks for; runtimeConfig beats args.cni."""
-    chosen = {"mac": "", "ips": ()}
-    for pointer, source in _sources(document, notes):
-        if source.get("mac") not in (None, "") and not chosen["mac"]:
-            chosen["mac"] = _mac(source["mac"], pointer + "/mac", notes)
-        if source.get("ips") and not chosen["ips"]:
-            chosen["ips"] = _ips(source["ips"], pointer + "/ips", notes)
-    return str(chosen["mac"]), tuple(chosen["ips"])
-
-
-def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "/runtimeConfig", object_field(document.get("runtimeConfig"), "/runtimeConfig", notes)
-    args = document.get("args")
-    if isinstance(args, dict) and isinstance(args.get("cni"), dict):
-        yield "/args/cni", args["cni"]  # args belong to nobody: other shapes are let be
-
-
-def _mac(value: Any, pointer: str, notes: Notes) -> str:
-    mac = unicast_mac(value)
-    if mac is None:
-        advice = "write a unicast MAC address such as 02:00:00:00:00:01"
-        notes.problem(pointer, f"{show(value)} is not allowed", advice)
-    return mac or ""
-
-
-def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        advice = 'write a list of addresses, such as ["10.0.0.5/24"]'
-        notes.problem(pointer, f"{show(value)} is not allowed", advice)
-        return ()
-    found = []
-    for index, entry in enumerate(value):
-        cidr = _cidr(entry)
-        if cidr is None:
-            advice = "write an address with its prefix length, such as 10.0.0.5/24"
-            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed", advice)
-        else:
-            found.append(cidr)
-    return tuple(found)
-
-
-def _cidr(value: Any) -> str | None:
-    import ipaddress  # noqa: PLC0415  # costs more than this package; few requests have ips
-
-    if not isinstance(value, str) or "%" in value:
-        return None
-    try:
-        return str(ipaddress.ip_interface(value.strip()))
-    except ValueError:
-        return None

@@ -12,6 +12,7 @@ can be enslaved in the same breath.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bondcni.core.asked import IPV6_MIN_MTU, known_ipv6, too_small_for
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused
 from bondcni.core.macs import distinct, told
@@ -167,9 +168,13 @@ def plan_add(
     reasons += reasons_between(links, config)
     if len(found) == len(config.links):
         reasons += _strangers(config, found)
+    mtu, warnings = choose_mtu(config, links) if links else (DEFAULT_MTU, [])
+    address = known_ipv6(config.ips, config.ipam, config.raw)
+    if why := too_small_for(address, mtu):
+        low = ", ".join(f"{link.name} ({link.mtu})" for link in links if link.mtu < IPV6_MIN_MTU)
+        reasons.append(f"mtu {why}: raise the MTU of {low}, or give no IPv6 address")
     if reasons:
         raise Refused(tuple(dict.fromkeys(reasons)))
-    mtu, warnings = choose_mtu(config, links)
     altname, why = choose_altname(config, ifname, links, pod)
     warnings += [f"/ifname: alternative name {config.ifname} is left out: {why}"] if why else []
     wanted = _wanted(config, ifname, altname, mtu, found, pod, spare)

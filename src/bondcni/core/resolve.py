@@ -125,7 +125,6 @@ def reasons_between(links: list[Link], config: BondConfig) -> list[str]:
     return [
         *_twice(links),
         *_types(once, config.mode),
-        *_macs(config),
         *_mtus(once, config),
     ]
 
@@ -144,12 +143,6 @@ def _types(links: list[Link], mode: int) -> Iterator[str]:
     for link in links:
         if link.type == ARPHRD_INFINIBAND and MODES[mode] != "active-backup":
             yield f"link {link.name} is InfiniBand, which bonds in active-backup only"
-
-
-def _macs(config: BondConfig) -> Iterator[str]:
-    follows = MODES[config.mode] == "active-backup" and config.options.get("fail_over_mac") == 1
-    if config.mac and follows:
-        yield f"mac {config.mac} cannot be held: fail_over_mac active gives it the active link's"
 
 
 def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:

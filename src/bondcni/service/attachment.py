@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from bondcni.core.asked import too_small_for, unasked
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, doubts, held_later, located
-from bondcni.core.errors import BondError, KernelError, TryAgain, VerifyError
+from bondcni.core.errors import BondError, KernelError, Refused, TryAgain, VerifyError
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
@@ -111,6 +112,7 @@ def attach(
             _verify(difference(record.wanted, pod))
             undo.callback(release, service, config.raw, env, left)
             addresses = _addresses(service, config, env)
+            _check_ipv6(addresses, record.wanted.mtu)
             if addresses.ips or addresses.routes:
                 addressing.configure(node, record.wanted, addresses, service.warn)
                 pod = node.inside()
@@ -153,8 +155,20 @@ def _verify(differences: Iterable[str]) -> None:
 
 def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> Result:
     if config.ipam:
-        return ipam.add(service.reach, config.raw, env)
+        answer = ipam.add(service.reach, config.raw, env)
+        other = unasked(config.ips, (str(ip["address"]) for ip in answer.ips))
+        if other:
+            kind = config.ipam["type"]
+            service.warn(f"the IPAM plugin {kind} did not give the addresses asked for: {other}")
+        return answer
     return Result(ips=tuple({"address": cidr} for cidr in config.ips))
+
+
+def _check_ipv6(addresses: Result, mtu: int) -> None:
+    """Refuse IPv6 addresses that the IPAM plugin gave to a bond whose MTU is too small."""
+    found = (str(ip["address"]) for ip in addresses.ips)
+    if why := too_small_for(next((text for text in found if ":" in text), ""), mtu):
+        raise Refused((f"mtu {why}: raise the MTU of the bond and its links",))
 
 
 def take_down(service: Service, record: Record, node: Node, env: Mapping[str, str]) -> list[str]:

@@ -293,9 +293,9 @@ def test_a_delay_is_what_the_kernel_makes_of_it() -> None:
 def test_keys_of_other_tools_are_let_be() -> None:
     others = {
         "capabilities": {"ips": True}, "deviceID": "0000:00:01.0", "pciBusID": "x",
-        "cni.dev/valid-attachments": [], "kubernetes": {}, "datastore_type": "kubernetes",
-        "log_level": "info", "log_file_path": "/x", "spoofChk": "off", "spoofchk": "off",
-        "etcd_endpoints": "x", "args": "anything", "_comment": "x",
+        "cni.dev/valid-attachments": [], "_comment": "x", "args": {"other": 1},
+        "kubernetes": {}, "datastore_type": "kubernetes", "log_level": "info",
+        "log_file_path": "/x", "etcd_endpoints": "x", "ipam": {"type": "calico-ipam"},
     }  # fmt: skip
     assert read(**others).warnings == ()
 

@@ -144,12 +144,17 @@ def test_infiniband_bonds_in_active_backup_only() -> None:
     )
 
 
-def test_a_mac_that_follows_the_active_link_cannot_be_asked_for() -> None:
-    asked: dict[str, Any] = {"mac": mac(0x70), "options": {"miimon": 100, "fail_over_mac": 1}}
-    assert refusal(space(ETH1, ETH2), **asked) == (
-        f"mac {mac(0x70)} cannot be held: fail_over_mac active gives it the active link's",
+def test_10_15_ipv6_needs_members_of_its_least_mtu() -> None:
+    host = space(nic(11, "eth1", mtu=1279), nic(12, "eth2", mtu=1000))
+    assert planned(host, ips=("10.0.0.5/24",)).wanted.mtu == 1000
+    assert refusal(host, ips=("10.0.0.5/24", "fd00::5/64")) == (
+        (
+            "mtu 1000 is below 1280, the smallest MTU for IPv6, which fd00::5/64 needs: raise the MTU "
+            "of eth1 (1279), eth2 (1000), or give no IPv6 address"
+        ),
     )
-    assert planned(space(ETH1, ETH2), mode=0, **asked).wanted.mac == mac(0x70)
+    wide = space(nic(11, "eth1", mtu=1280), nic(12, "eth2"))
+    assert planned(wide, ips=("fd00::5/64",)).wanted.mtu == 1280
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""What a runtime asks for beside the configuration: a MAC and addresses; and IPv6's least MTU.
+
+``runtimeConfig`` holds what a pod asks for by a capability, ``args.cni`` what it gives as
+CNI arguments (Multus: ``cni-args``). The first counts before the second.
+
+Source: CNI CONVENTIONS.md; net/ipv6/addrconf.c (a device of less than IPV6_MIN_MTU has no IPv6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bondcni.core.document import Notes, Object, did_you_mean, token
+from bondcni.core.values import show, unicast_mac
+
+IPV6_MIN_MTU = 1280
+
+RUNTIME = "/runtimeConfig"
+ARGS = "/args/cni"
+
+OTHERS = {
+    "portMappings": "add the plugin portmap behind bond in the list of plugins",
+    "bandwidth": "add the plugin bandwidth behind bond in the list of plugins",
+    "dns": "write dns in the configuration",
+    "infinibandGUID": "give it to the networks of the links",
+    "aliases": "",
+}
+"""Capabilities that neither a bond nor an IPAM plugin has, and what to do instead."""
+
+RUNTIMES_OWN = ("deviceID", "CNIDeviceInfoFile", "io.kubernetes.cri.pod-annotations")
+"""What a runtime passes by itself."""
+
+
+class Asked(NamedTuple):
+    """``mac`` and CIDR texts, and the JSON pointers of where they stand."""
+
+    mac: str = ""
+    ips: tuple[str, ...] = ()
+    mac_at: str = ""
+    ips_at: str = ""
+
+
+def read_asked(document: Object, notes: Notes) -> Asked:
+    """The MAC and addresses; what of the two objects has no effect is noted."""
+    found = Asked()
+    for pointer, source in _sources(document, notes):
+        for key in ("mac", "ips"):
+            raw = source.get(key)
+            if raw in (None, "") or (key == "ips" and not raw):
+                continue
+            at = pointer + token(key)
+            first = found.mac_at if key == "mac" else found.ips_at
+            if first:
+                if raw != document["runtimeConfig"][key]:
+                    notes.warn(at, f"{show(raw)} has no effect: {first} counts")
+            elif key == "mac":
+                found = found._replace(mac=_mac(raw, at, notes), mac_at=at)
+            else:
+                found = found._replace(ips=_ips(raw, at, notes), ips_at=at)
+    return found
+
+
+def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    ipam = document.get("ipam")
+    kind = ipam.get("type") if isinstance(ipam, dict) else None
+    runtime = document.get("runtimeConfig")
+    if isinstance(runtime, dict):
+        _without_effect(runtime, RUNTIME, kind, notes)
+        yield RUNTIME, runtime
+    elif runtime is not None:
+        notes.problem(RUNTIME, f"{show(runtime)} is not allowed", "write an object, { ... }")
+    args = document.get("args")
+    given = args.get("cni") if isinstance(args, dict) else None
+    if isinstance(given, dict):
+        _without_effect(given, ARGS, kind, notes)
+        yield ARGS, given
+    elif given is not None or not (args is None or isinstance(args, dict)):
+        where, what = ("/args", args) if given is None else (ARGS, given)
+        notes.warn(where, f"{show(what)} has no effect", "write an object, { ... }")
+
+
+def _without_effect(source: Mapping[str, Any], pointer: str, ipam: Any, notes: Notes) -> None:
+    """Note what nobody reads. An IPAM plugin gets the whole, and may know other keys."""
+    for key in source:
+        if key in ("mac", "ips", *RUNTIMES_OWN):
+            continue
+        if pointer == RUNTIME and key in OTHERS:
+            notes.warn(pointer + token(key), "has no effect on a bond", OTHERS[key])
+        elif not ipam:
+            near = did_you_mean(key, ("mac", "ips"))
+            notes.warn(pointer + token(key), "has no effect on a bond without ipam", near)
+
+
+def _mac(value: Any, pointer: str, notes: Notes) -> str:
+    mac = unicast_mac(value)
+    if mac is None:
+        advice = "write a unicast MAC address such as 02:00:00:00:00:01"
+        notes.problem(pointer, f"{show(value)} is not allowed", advice)
+    return mac or ""
+
+
+def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        advice = 'write a list of addresses, such as ["10.0.0.5/24"]'
+        notes.problem(pointer, f"{show(value)} is not allowed", advice)
+        return ()
+    found = []
+    for index, entry in enumerate(value):
+        cidr = _cidr(entry)
+        if cidr is None:
+            advice = "write an address with its prefix length, such as 10.0.0.5/24"
+            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed", advice)
+        else:
+            found.append(cidr)
+    return tuple(found)
+
+
+def _cidr(value: Any) -> str | None:
+    import ipaddress  # noqa: PLC0415  # costs more than this package; few requests have ips
+
+    if not isinstance(value, str) or "%" in value:
+        return None
+    try:
+        return str(ipaddress.ip_interface(value.strip()))
+    except ValueError:
+        return None
+
+
+def is_by_capability(document: Mapping[str, Any]) -> bool:
+    """Whether the runtime put ``runtimeConfig.mac`` there, as it does for a capability of that
+    name (libcni, injectRuntimeConfig). Else it is part of the configuration itself.
+    """
+    capabilities = document.get("capabilities")
+    return isinstance(capabilities, dict) and bool(capabilities.get("mac"))
+
+
+def unasked(ips: Iterable[str], answered: Iterable[str]) -> str:
+    """Which addresses that were asked for an IPAM plugin did not answer, "" where none."""
+    given = {address.split("/")[0] for address in answered}
+    return ", ".join(cidr for cidr in ips if cidr.split("/")[0] not in given)
+
+
+def known_ipv6(ips: tuple[str, ...], ipam: Mapping[str, Any] | None, raw: Mapping[str, Any]) -> str:
+    """An IPv6 address or network that the bond will have, as far as it can be known before
+    the IPAM plugin is asked; "" where none is.
+    """
+    kind = ipam.get("type") if ipam else None
+    if ipam is None or (kind == "static" and ips):
+        found: Iterable[Any] = ips
+    elif kind == "static":
+        found = (entry.get("address") for entry in _objects(ipam.get("addresses")))
+    elif kind == "host-local":
+        runtime = raw.get("runtimeConfig")
+        sets = [*_list(ipam.get("ranges"))]
+        sets += _list(runtime.get("ipRanges") if isinstance(runtime, dict) else None)
+        ranges = [ipam, *(part for one in sets for part in _objects(one))]
+        found = (part.get("subnet") for part in ranges)
+    else:
+        return ""
+    return next((text for text in found if isinstance(text, str) and ":" in text), "")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    return (entry for entry in _list(value) if isinstance(entry, dict))
+
+
+def too_small_for(address: str, mtu: int) -> str:
+    """Why a bond of that MTU cannot have an IPv6 address; "" when it can."""
+    if not address or mtu >= IPV6_MIN_MTU:
+        return ""
+    return f"{mtu} is below {IPV6_MIN_MTU}, the smallest MTU for IPv6, which {address} needs"
