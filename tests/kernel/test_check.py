@@ -229,7 +229,7 @@ def test_previous_result_missing(attached: Attached) -> None:
 @pytest.mark.parametrize("ips", ["none", [{"address": 5}], [5]])
 def test_previous_result_is_rubbish(attached: Attached, ips: object) -> None:
     rubbish = {**attached.result, "ips": ips}
-    assert "prevResult" in attached.check(prevResult=rubbish).failed(6)
+    assert "/prevResult/ips" in attached.check(prevResult=rubbish).failed(7)
 
 
 def test_previous_result_without_our_interface(attached: Attached) -> None:

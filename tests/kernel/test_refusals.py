@@ -292,7 +292,11 @@ def test_environment_missing(node: Node, pod: Space) -> None:
         (json.dumps(config(["eth1", "eth1"])).encode(), 7, "link eth1 is named twice"),
         (json.dumps(config(["eth1", "eth2"], mode="fast")).encode(), 7, "active-backup"),
         (json.dumps(config(["eth1", "eth2"], cniVersion="9.9.9")).encode(), 1, "1.1.0"),
-        (json.dumps(config(["eth1", "eth2"], prevResult={"ips": 1})).encode(), 6, "prevResult"),
+        (
+            json.dumps(config(["eth1", "eth2"], prevResult={"ips": 1})).encode(),
+            7,
+            "/prevResult/ips",
+        ),
     ],
 )
 def test_input(node: Node, pod: Space, text: bytes, code: int, word: str) -> None:
@@ -340,7 +344,7 @@ IPAM_FAILURES = {
     "no address": (answer(ips=[]), DELEGATE, ["ours", "no address"]),
     "address of no kind": (answer(ips=[{"address": "10.1.0.300/24"}]), DELEGATE, ["10.1.0.300"]),
     "address a number": (answer(ips=[{"address": 5}]), DELEGATE, ["ours", "address"]),
-    "ips no list": (answer(ips="10.0.0.1/8"), DELEGATE, ["ours", "ips must be a list"]),
+    "ips no list": (answer(ips="10.0.0.1/8"), DELEGATE, ["ours", "/ips: must be a list"]),
     "route of no kind": (
         answer(ips=[{"address": "10.1.0.3/24"}], routes=[{"dst": "nowhere"}]),
         *(DELEGATE, ["nowhere"]),

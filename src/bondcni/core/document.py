@@ -11,7 +11,7 @@ reads goes on after a problem with an empty value.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bondcni.core.errors import InputError, Problem
@@ -37,6 +37,16 @@ class Notes:
         self.warnings.append(Problem(pointer, message, advice))
 
 
+def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON that Go reads, too. Raises ``ValueError``, and ``RecursionError`` where it is deep."""
+    return json.loads(
+        text.decode("utf-8-sig"),
+        object_pairs_hook=pairs,
+        parse_constant=_no_constant,
+        parse_float=_finite,
+    )
+
+
 def read_object(text: bytes, notes: Notes) -> Object:
     """The object in ``text``. Raises InputError when there is none."""
 
@@ -49,12 +59,7 @@ def read_object(text: bytes, notes: Notes) -> Object:
         return whole
 
     try:
-        value = json.loads(
-            text.decode("utf-8-sig"),
-            object_pairs_hook=pairs,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
+        value = loads(text, pairs)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
         raise InputError(f"the configuration is not JSON: {error}") from None
     except RecursionError:

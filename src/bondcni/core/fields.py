@@ -13,8 +13,8 @@ import re
 from typing import Any
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
-from bondcni.core.errors import VersionError
-from bondcni.core.result import SUPPORTED
+from bondcni.core.errors import ConfigError, VersionError
+from bondcni.core.result import SUPPORTED, read
 from bondcni.core.values import SWITCH, show, whole
 
 MIN_MTU = 68
@@ -176,7 +176,13 @@ def _are_strings(value: Any) -> bool:
 
 
 def previous(document: Object, notes: Notes) -> Object | None:
-    """``prevResult``, looked at from outside only; what is in it is ``result``'s."""
+    """``prevResult``: what is in it is passed on, so ``result.read`` must be able to read it."""
     if document.get("prevResult") is None:
         return None
-    return object_field(document["prevResult"], "/prevResult", notes)
+    found = object_field(document["prevResult"], "/prevResult", notes)
+    try:
+        read(found)
+    except ConfigError as error:
+        for problem in error.problems:
+            notes.problem(f"/prevResult{problem.pointer}", problem.message, problem.advice)
+    return found

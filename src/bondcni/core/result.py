@@ -10,8 +10,10 @@ Source: CNI SPEC 1.1.0, section "Result types"; SPEC 0.2.0 and 0.4.0 for the old
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from bondcni.core.errors import ConfigError, Problem
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """Every cniVersion that requests may have, oldest first."""
@@ -36,80 +38,153 @@ def at_least(version: str, least: str) -> bool:
 
 
 def read(document: Any) -> Result:
-    """A result document of any version. Raises ``ValueError`` with what is wrong."""
+    """A result document of any version. Raises ``ConfigError`` with every problem.
+
+    What the Go types of CNI can decode is accepted, so that what is passed on can be decoded by
+    every runtime: addresses and destinations with a prefix length (host bits are fine), gateways
+    that are IP addresses, no zones. An empty gateway is none.
+    """
     if not isinstance(document, dict):
-        raise ValueError("a result must be an object")
+        raise ConfigError((Problem("", "a result must be an object"),))
+    problems: list[Problem] = []
     old = "ip4" in document or "ip6" in document
-    result = _read_020(document) if old else _read_030(document)
-    for ip in result.ips:
-        _typed("an entry of ips", ip, _IP)
-    for route in result.routes:
-        _typed("a route", route, _ROUTE)
+    result = _read_020(document, problems) if old else _read_030(document, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
     return result
 
 
-_IP: Mapping[str, type] = {"address": str, "gateway": str, "interface": int}
-_ROUTE: Mapping[str, type] = {
-    "dst": str,
-    "gw": str,
-    **dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), int),
+class _Form(NamedTuple):
+    """What a value must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    needed: bool = False
+
+
+def _is_ip(value: Any) -> bool:
+    import ipaddress  # noqa: PLC0415  1 ms that results without addresses need not pay
+
+    if not isinstance(value, str) or "%" in value:
+        return False
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_cidr(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    address, _, prefix = value.partition("/")
+    digits = prefix.isascii() and prefix.isdigit() and len(prefix) <= 3
+    return digits and _is_ip(address) and int(prefix) <= (128 if ":" in address else 32)
+
+
+_TEXT = _Form("a string", lambda value: isinstance(value, str))
+_WHOLE = _Form("a whole number", lambda value: type(value) is int)
+_ADDRESS = _Form(
+    "an address with prefix length, such as 10.0.0.5/24 or fd00::5/64", _is_cidr, needed=True
+)
+_NETWORK = _Form("a network with prefix length, such as 10.0.0.0/24 or ::/0", _is_cidr, needed=True)
+_GATEWAY = _Form("an IP address without prefix length and zone", lambda v: v == "" or _is_ip(v))
+
+_INTERFACE: Mapping[str, _Form] = {
+    **dict.fromkeys(("name", "mac", "sandbox", "socketPath", "pciID"), _TEXT),
+    "mtu": _WHOLE,
+}
+_IP: Mapping[str, _Form] = {"address": _ADDRESS, "gateway": _GATEWAY, "interface": _WHOLE}
+_IP_020: Mapping[str, _Form] = {"ip": _ADDRESS, "gateway": _GATEWAY}
+_ROUTE: Mapping[str, _Form] = {
+    "dst": _NETWORK,
+    "gw": _GATEWAY,
+    **dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), _WHOLE),
 }
 
 
-def _typed(what: str, part: Object, types: Mapping[str, type]) -> None:
-    """The first key of ``types`` is required; the others may be left out."""
-    required = next(iter(types))
-    if not part.get(required):
-        raise ValueError(f"{what} has no {required}")
-    for key, kind in types.items():
-        if part.get(key) is not None and type(part[key]) is not kind:
-            raise ValueError(f"{key} of {what} must be {_KIND[kind]}")
+def _formed(
+    part: Object, pointer: str, forms: Mapping[str, _Form], problems: list[Problem]
+) -> None:
+    """Note each key of ``part`` that is not of its form; null means absent, as it does to Go."""
+    for key, form in forms.items():
+        value = part.get(key)
+        if value is None or (form.needed and value == ""):
+            if form.needed:
+                problems.append(Problem(f"{pointer}/{key}", f"is required: {form.words}"))
+        elif not form.holds(value):
+            from bondcni.core.values import show  # noqa: PLC0415  wanted in messages only
+
+            words = f"{show(value)} is not allowed: must be {form.words}"
+            problems.append(Problem(f"{pointer}/{key}", words))
 
 
-_KIND = {str: "text", int: "a whole number"}
-
-
-def _read_030(document: Object) -> Result:
+def _read_030(document: Object, problems: list[Problem]) -> Result:
     return Result(
-        _objects(document, "interfaces"),
-        tuple(_without(ip, "version") for ip in _objects(document, "ips")),
-        _objects(document, "routes"),
-        _dns(document),
+        _objects(document, "", "interfaces", _INTERFACE, problems),
+        tuple(_without(ip, "version") for ip in _objects(document, "", "ips", _IP, problems)),
+        _objects(document, "", "routes", _ROUTE, problems),
+        _dns(document, problems),
     )
 
 
-def _read_020(document: Object) -> Result:
+def _read_020(document: Object, problems: list[Problem]) -> Result:
     ips: list[Object] = []
     routes: list[Object] = []
     for family in ("ip4", "ip6"):
         part = document.get(family) or {}
-        if not isinstance(part, dict) or (part and not isinstance(part.get("ip"), str)):
-            raise ValueError(f"{family} must be an object with an ip in CIDR form")
-        if part:
-            ips.append(_filled({"address": part["ip"], "gateway": part.get("gateway")}))
-            routes += _objects(part, "routes")
-    return Result((), tuple(ips), tuple(routes), _dns(document))
+        if not isinstance(part, dict):
+            problems.append(Problem(f"/{family}", "must be an object with an ip in CIDR form"))
+        elif part:
+            _formed(part, f"/{family}", _IP_020, problems)
+            ips.append(_filled({"address": part.get("ip"), "gateway": part.get("gateway")}))
+            routes += _objects(part, f"/{family}", "routes", _ROUTE, problems)
+    return Result((), tuple(ips), tuple(routes), _dns(document, problems))
 
 
-def _dns(document: Object) -> Object:
+def _dns(document: Object, problems: list[Problem]) -> Object:
     dns = document.get("dns") or {}
     if not isinstance(dns, dict):
-        raise ValueError("dns must be an object")
+        problems.append(Problem("/dns", "must be an object"))
+        return {}
     for key, value in _filled(dns).items():
         if key == "domain" and not isinstance(value, str):
-            raise ValueError("the domain of dns must be text")
+            problems.append(Problem("/dns/domain", "must be a string"))
         if key in DNS_LISTS and not (
             isinstance(value, list) and all(isinstance(entry, str) for entry in value)
         ):
-            raise ValueError(f"the {key} of dns must be a list of text")
+            problems.append(Problem(f"/dns/{key}", "must be a list of strings"))
     return _filled(dns)
 
 
-def _objects(document: Mapping[str, Any], key: str) -> tuple[Object, ...]:
+def _objects(
+    document: Mapping[str, Any],
+    pointer: str,
+    key: str,
+    forms: Mapping[str, _Form],
+    problems: list[Problem],
+) -> tuple[Object, ...]:
+    """A list of objects, each key of its form; () when absent, or none."""
     value = document.get(key) or []
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise ValueError(f"{key} must be a list of objects")
+        problems.append(Problem(f"{pointer}/{key}", "must be a list of objects"))
+        return ()
+    for number, entry in enumerate(value):
+        _formed(entry, f"{pointer}/{key}/{number}", forms, problems)
     return tuple(value)
+
+
+_LARGEST = {"scope": 0xFF, **dict.fromkeys(("mtu", "advmss", "priority", "table"), 0xFFFFFFFF)}
+"""Of the numbers of a route (include/uapi/linux/rtnetlink.h); none is below 0."""
+
+
+def unroutable(result: Result) -> Iterator[Problem]:
+    """The numbers of its routes that no route in the kernel can have."""
+    for number, route in enumerate(result.routes):
+        for key, top in _LARGEST.items():
+            if not 0 <= (route.get(key) or 0) <= top:
+                words = f"{route[key]} is not allowed: must be 0 to {top}"
+                yield Problem(f"/routes/{number}/{key}", words)
 
 
 def _filled(part: Mapping[str, Any]) -> Object:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bondcni.core.errors import DelegateError
 from bondcni.core.plan import Wanted
 from bondcni.core.result import Result
 from bondcni.core.state import Address, Link, Namespace, Route
@@ -19,8 +18,8 @@ from bondcni.kernel.executor import Node
 
 
 def configure(node: Node, wanted: Wanted, result: Result, warn: Callable[[str], None]) -> None:
-    """Addresses, then routes. Raises ``DelegateError`` for one that makes no sense,
-    ``KernelError``, and ``TryAgain`` when duplicate address detection does not end.
+    """Addresses, then routes. Raises ``KernelError``, and ``TryAgain`` when duplicate address
+    detection does not end.
     """
     addresses = [Address(wanted.index, _cidr(ip)) for ip in result.ips]
     if addresses:
@@ -33,10 +32,7 @@ def configure(node: Node, wanted: Wanted, result: Result, warn: Callable[[str], 
 def _cidr(ip: dict[str, Any]) -> str:
     import ipaddress  # noqa: PLC0415  1 ms that requests without addresses need not pay
 
-    try:
-        return ipaddress.ip_interface(str(ip["address"])).with_prefixlen
-    except ValueError as error:
-        raise DelegateError(f"IPAM answered an address that is none: {error}") from error
+    return ipaddress.ip_interface(ip["address"]).with_prefixlen
 
 
 def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Route]:
@@ -47,12 +43,9 @@ def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Ro
     }
     connected = {str(ipaddress.ip_interface(address.address).network) for address in addresses}
     for route in result.routes:
-        try:
-            dst = str(ipaddress.ip_network(str(route.get("dst")), strict=False))
-            gateway = str(route.get("gw") or gateways.get(":" in dst, ""))
-            gateway = str(ipaddress.ip_address(gateway)) if gateway else ""
-        except ValueError as error:
-            raise DelegateError(f"IPAM answered a route that is none: {error}") from error
+        dst = str(ipaddress.ip_network(route["dst"], strict=False))
+        gateway = route.get("gw") or gateways.get(":" in dst, "")
+        gateway = str(ipaddress.ip_address(gateway)) if gateway else ""
         if dst in connected and not route.get("gw"):
             continue
         yield Route(

@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bondcni.core.errors import DelegateError, TryAgain
-from bondcni.core.result import Result, read
+from bondcni.core.document import loads
+from bondcni.core.errors import ConfigError, DelegateError, TryAgain
+from bondcni.core.result import Result, read, unroutable
 from bondcni.service.delegate import LIMIT
 from bondcni.service.reach import Reach
 
@@ -35,9 +36,14 @@ def add(
     name = str(config["ipam"]["type"])
     answer = execute(reach, "ADD", config, env, deadline)
     try:
-        result = read(json.loads(answer))
+        result = read(loads(answer))
+        problems = tuple(unroutable(result))
+    except ConfigError as error:
+        problems = error.problems
     except (ValueError, RecursionError) as error:
         raise DelegateError(f"IPAM plugin {name} answered no CNI result: {error}") from error
+    if problems:
+        raise DelegateError(f"IPAM plugin {name} answered no CNI result: {ConfigError(problems)}")
     if not result.ips:
         raise DelegateError(f"IPAM plugin {name} answered no address")
     return result

@@ -33,7 +33,7 @@ from bondcni.core.errors import (
 from bondcni.core.home import adopt
 from bondcni.core.plan import Plan, numbers, plan_add
 from bondcni.core.policy import Verdict
-from bondcni.core.result import Result, at_least, read
+from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.executor import Node, bonding_driver, way_home
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
@@ -100,7 +100,6 @@ def _may_be_own(request: Request) -> bool:
 def add(service: Service, request: Request) -> Document:
     """ADD: the bond, its addresses, and the result."""
     config = _configured(service, request)
-    _previous(config)
     _own_namespace(service, request)
     if config.ipam:
         _find_ipam(service, str(config.ipam["type"]), request)
@@ -178,13 +177,6 @@ def _attach(
         way_home=way_home(plan.wanted, plan.taken).hex(),
     )
     return attach(service, config, node, plan, record, request.env)
-
-
-def _previous(config: BondConfig) -> Result:
-    try:
-        return read(config.prev_result or {})
-    except ValueError as error:
-        raise InputError(f"prevResult is no CNI result: {error}") from error
 
 
 def _finish_old(service: Service, request: Request) -> None:
@@ -279,7 +271,7 @@ def check(service: Service, request: Request) -> None:
     if record is None:
         raise CheckError(word or f"there is no record of {request.ifname}: ADD never completed")
     with service.reach.node(request.netns) as node:
-        differences, words = examine(record, _previous(config), node)
+        differences, words = examine(record, read(config.prev_result), node)
     for word in words:
         service.warn(word)
     if differences:

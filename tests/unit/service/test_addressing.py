@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 from tests.unit.core.world import mac, space
 
-from bondcni.core.errors import DelegateError
 from bondcni.core.plan import Wanted
 from bondcni.core.result import Result
 from bondcni.core.state import Address, Link, Namespace, Route
@@ -89,24 +88,6 @@ def test_a_route_that_the_address_makes_is_left_out() -> None:
 def test_no_addresses_touch_nothing() -> None:
     node = configured()
     assert (node.addresses, node.routes) == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("ips", "routes", "said"),
-    [
-        ([{"address": "10.0.0/24"}], [], "IPAM answered an address that is none: '10.0.0/24'"),
-        ([{"address": "10.0.0.5/33"}], [], "IPAM answered an address that is none"),
-        ([V4], [{"dst": "default"}], "IPAM answered a route that is none"),
-        ([V4], [{"dst": "0.0.0.0/0", "gw": "gw"}], "IPAM answered a route that is none: 'gw'"),
-        ([{"address": "10.0.0.5/24", "gateway": "x"}], [{"dst": "0.0.0.0/0"}], "'x'"),
-    ],
-)
-def test_what_makes_no_sense_is_told(
-    ips: list[dict[str, Any]], routes: list[dict[str, Any]], said: str
-) -> None:
-    with pytest.raises(DelegateError, match=said) as caught:
-        configured(*ips, routes=routes)
-    assert caught.value.code == 104
 
 
 BOND = Link(50, "net1", mac(1), kind="bond")
