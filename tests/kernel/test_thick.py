@@ -916,7 +916,7 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(
     assert isinstance(daemon, Thick)
     assert as_it_was(iron) == before  # nobody has called yet
     assert iron.records() == {"c1:bond0.json"}
-    assert daemon.log[-1] == {"event": "ready", "due": 1, "queued": 0}
+    assert daemon.log[-1] == {"event": "ready", "due": 0, "queued": 0, "unexamined": 1}
 
     slow.go()
     iron.delegate("slow", "exit 1")

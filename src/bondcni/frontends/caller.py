@@ -30,7 +30,7 @@ from bondcni.frontends.protocol import (
 from bondcni.kernel.executor import Node, Side
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service.delegate import LIMIT, Ended
-from bondcni.service.reach import without_cni
+from bondcni.service.reach import GONE, Presence, without_cni
 
 PATIENCE = 10.0
 """Seconds for a call that runs no delegate; one that does has its own deadline besides."""
@@ -109,14 +109,20 @@ class Caller:
             with self._other(netns) as side:
                 yield Node(self._host, side, netns, self._set_sysctls)
 
-    def identity(self, netns: str) -> str:
-        """As ``Reach``."""
-        if self._is_asked_for(netns):
-            return self._pod_id
+    def presence(self, netns: str) -> Presence:
+        """As ``Reach``. What the shim does not see the runtime, whose process it is, does not see
+        either. Raises ``TryAgain`` where the shim cannot be asked.
+        """
+        if self._is_asked_for(netns) and self._pod_id:
+            return Presence("present", self._pod_id)
         try:
-            return self._identify(netns)
+            if self._is_asked_for(netns):
+                raise _unopened(netns, self._pod_error)
+            return Presence("present", self._identify(netns))
         except (NamespaceGone, NotANamespace):  # nothing else says that a pod is gone
-            return ""
+            return GONE
+        except KernelError as error:
+            return Presence("unknown", why=error.message)
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""

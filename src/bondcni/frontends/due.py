@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from bondcni.core.errors import TryAgain
 from bondcni.frontends.backlog import Backlog
 from bondcni.frontends.logfmt import Log
 from bondcni.service.attachment import Service
 from bondcni.service.index import Name
-from bondcni.service.reconcile import reclaim, records, state_of
+from bondcni.service.reconcile import condition, reclaim, records
 
 AT_ONCE = 8
 SECONDS = 2.0
@@ -33,6 +34,16 @@ PATIENCE = 60.0
 """Seconds to wait for a deletion of the request's own attachment that another request does."""
 
 
+class Waiting(NamedTuple):
+    """How many deletions are queued, how many dead attachments are to be taken down, and of how
+    many it is not known yet whether they are dead.
+    """
+
+    queued: int
+    dead: int
+    unexamined: int
+
+
 class Due:
     """What is owed in one state folder; for any number of threads."""
 
@@ -41,6 +52,7 @@ class Due:
         self._tell = tell
         self._patience = patience
         self._dead: set[Name] = set()
+        self._unexamined: set[Name] = set()
         self._tried: dict[Name, float] = {}
         self._draining = threading.Lock()
         self._at_work: set[Name] = set()
@@ -48,16 +60,31 @@ class Due:
 
     def look(self, service: Service) -> None:
         """Note what is not live, as far as it can be seen: who drains looks again."""
-        dead = (one for one in records(service) if state_of(service, one) != "live")
-        self._dead |= {(one.container_id, one.ifname) for one in dead}
+        for one in records(service):
+            self._note((one.container_id, one.ifname), condition(service, one).state)
+
+    def _note(self, name: Name, state: str) -> None:
+        """What is to be done about an attachment in that state."""
+        self._drop(name)
+        if state == "unknown":
+            self._unexamined.add(name)
+        elif state != "live":
+            self._dead.add(name)
+
+    def _drop(self, name: Name) -> None:
+        self._dead.discard(name)
+        self._unexamined.discard(name)
+
+    def _is_noted(self, name: Name) -> bool:
+        return name in self._dead or name in self._unexamined
 
     def add(self, name: Name) -> None:
         """Note one attachment that is to be taken down."""
-        self._dead.add(name)
+        self._note(name, "cut off")
 
-    def waiting(self) -> tuple[int, int]:
-        """How many deletions are queued, and how many attachments wait."""
-        return len(self._backlog.names()), len(self._dead)
+    def waiting(self) -> Waiting:
+        """How much is owed."""
+        return Waiting(len(self._backlog.names()), len(self._dead), len(self._unexamined))
 
     def is_queued(self, name: Name) -> bool:
         """Whether a deletion of this attachment is queued."""
@@ -77,7 +104,8 @@ class Due:
             with self._alone(name, self._patience):
                 self._finish(service, name)
         known = {*first, own}
-        others = self._ripe([name for name in (*queued, *list(self._dead)) if name not in known])
+        noted = (*queued, *list(self._dead), *list(self._unexamined))
+        others = self._ripe([name for name in noted if name not in known])
         if not others or not self._draining.acquire(blocking=False):
             return
         try:
@@ -126,7 +154,7 @@ class Due:
             why = self._attempt(service, name)
         except Exception as error:  # noqa: BLE001  it must not fail the request of somebody else
             why = f"{type(error).__name__}: {error}"
-        waits = name in self._dead or name in self._backlog.names()
+        waits = self._is_noted(name) or name in self._backlog.names()
         if waits:
             self._tried[name] = time.monotonic()
         else:
@@ -139,14 +167,16 @@ class Due:
     def _attempt(self, service: Service, name: Name) -> str:
         """What is to tell of one, or ""."""
         left = self._backlog.finish(service, name)
-        if left or name not in self._dead:
+        if left or not self._is_noted(name):
             return left
         record, word = service.journal.read(*name)
         if record is not None:
             found = reclaim(service, record)
             if not found.done:
+                if found.state != "busy":  # then nobody looked
+                    self._note(name, found.state)
                 return "; ".join(found.words) or found.state
             if found.state != "live":
                 word = f"taken down: {found.state}"
-        self._dead.discard(name)
+        self._drop(name)
         return word

@@ -2,7 +2,7 @@
 
 ``recover`` puts right what a crash or a lost DEL left, ``check`` holds every attachment
 against what ADD made of it, ``policy explain`` says what would happen to a link. Exit
-code 0: all well; 1: something is not; 2: it could not be found out.
+code 0: all well; 1: something is not; 2: it could not be found out, of one attachment at least.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from bondcni.core.resolve import in_use
 from bondcni.core.result import read
 from bondcni.frontends.backlog import Backlog, recover_all
 from bondcni.kernel.executor import Node
+from bondcni.kernel.namespace import may_enter
 from bondcni.service import delegate
 from bondcni.service import policy as policies
 from bondcni.service.attachment import Service, examine
 from bondcni.service.delegate import Ended
 from bondcni.service.journal import DEFAULT_FOLDER, Journal, Record
-from bondcni.service.reach import Direct
-from bondcni.service.reconcile import state_of
+from bondcni.service.reach import Direct, Unaided
+from bondcni.service.reconcile import condition
 
 STATE = click.option(
     "--state",
@@ -46,17 +47,23 @@ POLICY = click.option(
 )
 
 
-def _told(command: Callable[..., bool]) -> Callable[..., None]:
+WELL, ILL, UNKNOWN = 0, 1, 2
+
+ELSEWHERE = "run this as root on the node itself, outside of containers"
+"""What helps where a namespace cannot be seen."""
+
+
+def _told(command: Callable[..., int]) -> Callable[..., None]:
     """The command's verdict as an exit code, and an error as one message."""
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            well = command(*args, **options)
+            code = command(*args, **options)
         except BondError as error:
             click.echo(f"bondctl: {error.message}", err=True)
-            sys.exit(2)
-        sys.exit(0 if well else 1)
+            sys.exit(UNKNOWN)
+        sys.exit(code)
 
     return run
 
@@ -81,7 +88,9 @@ class Careful(Direct):
 
 def _service(state: str) -> Service:
     roots = not os.path.isdir(state) or os.stat(state).st_uid == 0
-    reach = Direct() if roots or os.geteuid() else Careful()
+    reach: Direct = Unaided()
+    if may_enter():
+        reach = Direct() if roots else Careful()
     return Service(Journal(state), partial(click.echo, err=True), reach=reach)
 
 
@@ -89,12 +98,14 @@ def _service(state: str) -> Service:
 @click.option("--dry-run", is_flag=True, help="Say what there is; touch nothing.")
 @STATE
 @_told
-def recover(*, dry_run: bool, state: str) -> bool:
+def recover(*, dry_run: bool, state: str) -> int:
     """Bring home what dead pods and cut-off requests left, and do the deletions that wait."""
     findings = list(recover_all(_service(state), Backlog(state), dry_run=dry_run))
     for finding in findings:
         if finding.state == "live":
             verdict = "let be"
+        elif finding.state == "unknown":
+            verdict = f"unchanged; {ELSEWHERE}"
         elif dry_run:
             verdict = "would be taken down"
         else:
@@ -103,13 +114,15 @@ def recover(*, dry_run: bool, state: str) -> bool:
         click.echo(f"{finding.container_id} {finding.ifname}: {finding.state}: {verdict}{words}")
     if not findings:
         click.echo("no attachments are on record")
-    return dry_run or all(finding.done for finding in findings)
+    if not dry_run and not all(one.done or one.state == "unknown" for one in findings):
+        return ILL
+    return UNKNOWN if any(one.state == "unknown" for one in findings) else WELL
 
 
 @click.command()
 @STATE
 @_told
-def check(*, state: str) -> bool:
+def check(*, state: str) -> int:
     """Hold every attachment of the node against what ADD made of it."""
     service = _service(state)
     records, words = service.journal.all()
@@ -117,21 +130,26 @@ def check(*, state: str) -> bool:
         click.echo(word, err=True)
     if not records:
         click.echo("no attachments are on record")
-    verdicts = [_check_one(service, record) for record in records]
-    return all(verdicts) and not words
+    verdicts = {_check_one(service, record) for record in records}
+    if ILL in verdicts or words:
+        return ILL
+    return UNKNOWN if UNKNOWN in verdicts else WELL
 
 
-def _check_one(service: Service, record: Record) -> bool:
+def _check_one(service: Service, record: Record) -> int:
     name = f"{record.container_id} {record.ifname}"
-    became = state_of(service, record)
+    became, why = condition(service, record)
+    if became == "unknown":
+        click.echo(f"{name}: unknown: {why}; {ELSEWHERE}")
+        return UNKNOWN
     if became != "live":
-        click.echo(f"{name}: {became}: bondctl recover puts it right")
-        return False
+        click.echo(f"{name}: {became}: bondctl recover takes it down")
+        return ILL
     with service.reach.node(record.netns) as node:
         differences, words = examine(record, read(record.result or {}), node)
     lines = [*differences, *(f"warning: {word}" for word in words)]
     click.echo(f"{name}: {'; '.join(lines) or 'as ADD left it'}")
-    return not differences
+    return ILL if differences else WELL
 
 
 @click.group()
@@ -144,7 +162,7 @@ def policy() -> None:
 @click.option("--namespace", default="", help="The pod's Kubernetes namespace.")
 @POLICY
 @_told
-def explain(link: str, *, namespace: str, policy_file: str) -> bool:
+def explain(link: str, *, namespace: str, policy_file: str) -> int:
     """What would happen if a pod asked for LINK, and why."""
     rules = policies.load(policy_file)
     with Node.open("") as node:
@@ -158,4 +176,4 @@ def explain(link: str, *, namespace: str, policy_file: str) -> bool:
     click.echo(f"{found.name}: {'may be taken' if allowed else 'is refused'}")
     for why in (verdict.why, *uses):
         click.echo(f"    {why}")
-    return allowed
+    return WELL if allowed else ILL

@@ -29,7 +29,7 @@ from bondcni.frontends.rules import Rules
 from bondcni.service import verbs
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
-from bondcni.service.reach import Direct
+from bondcni.service.reach import Direct, Unaided
 from bondcni.service.reconcile import mend
 from bondcni.service.request import Request, read_request
 
@@ -79,14 +79,14 @@ class Worker:
 
     def prepare(self) -> None:
         """Put right what is at home, and note what waits for a caller."""
-        service = Service(self._journal, self._warn, self._rules, Direct())
+        service = Service(self._journal, self._warn, self._rules, Unaided())
         try:
             mend(service)
             self._due.look(service)
         except BondError as error:
             self._warn(error.message)
-        queued, due = self._due.waiting()
-        self._tell(event="ready", due=due, queued=queued)
+        queued, dead, unexamined = self._due.waiting()
+        self._tell(event="ready", due=dead, queued=queued, unexamined=unexamined)
 
     def _warn(self, text: str) -> None:
         self._tell(event="warning", text=text)
@@ -134,7 +134,7 @@ class Worker:
         return self._verb(service, request)
 
     def _look_at_host(self, caller: Caller) -> None:
-        own = Direct().identity("/proc/self/ns/net")
+        own = Direct().presence("/proc/self/ns/net").identity
         if caller.host_id != own and not self._strange:
             self._strange = True
             self._warn(
@@ -143,10 +143,11 @@ class Worker:
             )
 
     def _tell_waiting(self, service: Service) -> None:
-        queued, due = self._due.waiting()
+        queued, dead, unexamined = self._due.waiting()
         for what, count in (
             ("deletions are queued", queued),
-            ("dead attachments wait to be taken down", due),
+            ("dead attachments wait to be taken down", dead),
+            ("attachments could not be examined yet", unexamined),
         ):
             if count:
                 service.warn(f"{count} {what}: the next requests do it, or bondctl recover")

@@ -23,6 +23,7 @@ from bondcni.core.errors import BondError, EnvironError, KernelError
 from bondcni.kernel.rtnetlink import Rtnetlink
 
 CLONE_NEWNET = 0x40000000
+CAP_SYS_ADMIN = 21
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 T = TypeVar("T")
@@ -116,6 +117,13 @@ def _enter(fd: int, path: str) -> None:
     if number == errno.EINVAL:
         raise NotANamespace(path)
     raise KernelError(f"enter network namespace {path}", number)
+
+
+def may_enter() -> bool:
+    """Whether this process has the right to enter a namespace (setns(2))."""
+    with open("/proc/self/status") as file:
+        found = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(found.split()[1], 16) >> CAP_SYS_ADMIN & 1)
 
 
 def open_in(path: str) -> Rtnetlink:

@@ -28,7 +28,7 @@ from bondcni.kernel.executor import Node
 from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
-from bondcni.service.reach import Direct, Reach
+from bondcni.service.reach import GONE, Direct, Presence, Reach
 
 RETURN_PATIENCE = 5.0
 """Seconds to wait for a NIC whose namespace is gone: the kernel ends namespaces behind."""
@@ -54,11 +54,17 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def is_live(service: Service, record: Record) -> bool:
-    """Whether the namespace of the attachment still exists."""
+def presence_of(service: Service, record: Record) -> Presence:
+    """What is known of the namespace of an attachment; another one at its path is not that."""
     if not record.namespace or record.boot != boot_id():
-        return False
-    return service.reach.identity(record.netns) == record.namespace
+        return GONE
+    found = service.reach.presence(record.netns)
+    return GONE if found.identity and found.identity != record.namespace else found
+
+
+def is_live(service: Service, record: Record) -> bool:
+    """Whether the namespace of the attachment exists for sure."""
+    return presence_of(service, record).state == "present"
 
 
 def attachment_key(container_id: str, ifname: str) -> str:

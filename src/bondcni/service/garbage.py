@@ -1,8 +1,8 @@
 """GC: what of a network the runtime does not know any more, taken down.
 
 The runtime lists the attachments that are valid. The rest of this network goes, unless
-its namespace lives (the runtime may know the pod's first interface only) or another
-request is at work on it. Without the key nothing is removed; null or an empty list means
+its namespace lives (the runtime may know the pod's first interface only), another request is
+at work on it, or it cannot be known whether its namespace exists. Without the key nothing is removed; null or an empty list means
 that none is valid.
 
 Source: CNI SPEC 1.1.0, section "GC".
@@ -48,8 +48,9 @@ def _clear(
         if record.config.get("name") != network or name in valid:
             continue
         found = reclaim(service, record)
-        if found.state in ("live", "busy"):
-            service.warn(f"{' '.join(name)} is {found.state}: let be")
+        if found.state in ("live", "busy", "unknown"):
+            why = f" ({'; '.join(found.words)})" if found.state == "unknown" else ""
+            service.warn(f"{' '.join(name)} is {found.state}{why}: kept")
             yield dict(zip(KEYS, name, strict=True))
         else:
             errors += found.words

@@ -10,12 +10,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import same_namespace
 from bondcni.service import delegate
 from bondcni.service.delegate import Ended
+
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""Its inode. Source: include/linux/proc_ns.h, PROC_PID_INIT_INO."""
+
+
+class Presence(NamedTuple):
+    """What is known of the network namespace at a path.
+
+    ``state`` is "present", then ``identity`` (device and inode) tells it from a later one at the
+    same path; "gone"; or "unknown" for the reason ``why``: a path that cannot be seen says nothing
+    of a pod, and nothing may be done to an attachment because of it.
+    """
+
+    state: str
+    identity: str = ""
+    why: str = ""
+
+
+GONE = Presence("gone")
 
 
 class Reach(Protocol):
@@ -27,11 +46,8 @@ class Reach(Protocol):
         Raises ``NamespaceGone``, ``NotANamespace`` and ``KernelError``.
         """
 
-    def identity(self, netns: str) -> str:
-        """Device and inode of the namespace at a path, which tell it from a later one there.
-
-        "" when nothing is there.
-        """
+    def presence(self, netns: str) -> Presence:
+        """Which namespace is at a path, that none is, or that this cannot be known."""
 
     def is_own(self, netns: str) -> bool:
         """Whether it is the caller's own. Raises ``NamespaceGone`` and ``NotANamespace``."""
@@ -53,12 +69,18 @@ class Direct:
         """As ``Reach``."""
         return Node.open(netns)
 
-    def identity(self, netns: str) -> str:
-        """As ``Reach``."""
+    def presence(self, netns: str) -> Presence:
+        """As ``Reach``. What is absent is gone only where the place for it is visible."""
         try:
-            return identity_of(os.stat(netns))
-        except OSError:
-            return ""
+            found = os.stat(netns)
+            if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
+                return Presence("present", identity_of(found))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            return Presence("unknown", why=f"{netns}: {error.strerror}")
+        why = _blind(netns)
+        return Presence("unknown", why=why) if why else GONE
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""
@@ -75,6 +97,33 @@ class Direct:
     def surroundings(self) -> Mapping[str, str]:
         """As ``Reach``."""
         return without_cni(os.environ)
+
+
+class Unaided(Direct):
+    """The resident server without a caller: it may be in a container, where the paths of the
+    runtime mean something else or nothing. It knows what it sees, and never that a pod is gone.
+    """
+
+    def presence(self, netns: str) -> Presence:
+        """As ``Reach``."""
+        found = super().presence(netns)
+        if found.state != "gone":
+            return found
+        return Presence("unknown", why=f"{netns} is not visible to the daemon by itself")
+
+
+def _blind(netns: str) -> str:
+    """Why an absent path says nothing of a pod; "" where the pod is gone.
+
+    The directory of a named namespace outlives it. That of a process (/proc/PID/ns) does not,
+    but a process ID means the same to the runtime and to us only on the node itself.
+    """
+    if netns.startswith("/proc/"):
+        if os.stat("/proc/self/ns/pid").st_ino == INITIAL_PID_NAMESPACE:
+            return ""
+        return f"{netns} names a process, and this one is not in the node's PID namespace"
+    directory = os.path.dirname(netns)
+    return "" if os.path.isdir(directory) else f"the directory {directory} is not visible"
 
 
 def identity_of(found: os.stat_result) -> str:

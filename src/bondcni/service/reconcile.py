@@ -4,7 +4,8 @@ Each record is held against its namespace. A live and complete attachment is let
 whatever its pod does inside. One that was cut off in the middle of ADD, or whose
 namespace is gone, is taken down like in DEL: NICs home as they were, addresses released,
 record dropped. What was taken in another boot of the node is not away any more: only
-its addresses are released. Nothing is touched that another request is at work on.
+its addresses are released. Nothing is touched that another request is at work on, nor
+where it cannot be known whether the namespace exists ("unknown").
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bondcni.service.attachment import (
     host_links,
     is_live,
     locked,
+    presence_of,
     release,
     take_down,
 )
@@ -38,18 +40,28 @@ class Finding(NamedTuple):
 
     container_id: str
     ifname: str
-    state: str  # "live", "busy", "cut off", "namespace gone", "other boot", "queued"
+    state: str  # "live", "busy", "cut off", "namespace gone", "other boot", "queued", "unknown"
     done: bool  # nothing is left to do
     words: tuple[str, ...] = ()
 
 
-def state_of(service: Service, record: Record) -> str:
+class Condition(NamedTuple):
+    """What has become of an attachment: a state of ``Finding``, and why it is unknown."""
+
+    state: str
+    why: str = ""
+
+
+def condition(service: Service, record: Record) -> Condition:
     """What has become of an attachment."""
     if record.boot != boot_id():
-        return "other boot"
-    if not is_live(service, record):
-        return "namespace gone"
-    return "live" if record.result is not None else "cut off"
+        return Condition("other boot")
+    found = presence_of(service, record)
+    if found.state == "unknown":
+        return Condition("unknown", f"whether its namespace exists is not known: {found.why}")
+    if found.state == "gone":
+        return Condition("namespace gone")
+    return Condition("live" if record.result is not None else "cut off")
 
 
 def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
@@ -99,20 +111,23 @@ def records(service: Service) -> list[Record]:
 
 
 def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Finding:
-    """Take down what one record speaks of, unless it is live or somebody is at work on it."""
+    """Take down what one record speaks of, unless it is live, somebody is at work on it, or it is
+    not known whether its namespace exists.
+    """
     name = (record.container_id, record.ifname)
     try:
         with locked(service, record, SHORT):
             again, _ = service.journal.read(*name)
-            state = state_of(service, again or record)
-            if again is None or state == "live" or dry_run:
-                return Finding(*name, state, again is None or state == "live")
+            state, why = condition(service, again or record)
+            if again is None or state in ("live", "unknown") or dry_run:
+                done = again is None or state == "live"
+                return Finding(*name, state, done, (why,) if why else ())
             left = take_down_dead(service, again, state)
     except TryAgain as error:
         return Finding(*name, "busy", done=False, words=(error.message,))
     except BondError as error:
         left = [error.message]
-        state = state_of(service, record)
+        state = condition(service, record).state
     gone, _ = service.journal.read(*name)
     return Finding(*name, state, gone is None, tuple(left))
 
@@ -155,7 +170,12 @@ def environment(service: Service, record: Record) -> Mapping[str, str]:
 def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
     """Bring home the links that an ADD is about to take, where a dead attachment has them."""
     for record in _naming(service, refs):
-        if any(_meant(refs, record)) and state_of(service, record) != "live":
+        if not any(_meant(refs, record)):
+            continue
+        state, why = condition(service, record)
+        if state == "unknown":
+            service.warn(f"links of {record.container_id} {record.ifname} stay with it: {why}")
+        elif state != "live":
             finding = reclaim(service, record)
             service.warn(
                 f"links of {record.container_id} {record.ifname} ({finding.state}): "

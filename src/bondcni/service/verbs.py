@@ -57,8 +57,8 @@ from bondcni.service.locks import hold
 from bondcni.service.policy import driver_of, namespace_of
 from bondcni.service.reconcile import (
     before_add,
+    condition,
     holders,
-    state_of,
     take_down_dead,
 )
 from bondcni.service.request import SINCE, Request
@@ -103,7 +103,7 @@ def add(service: Service, request: Request) -> Document:
     _own_namespace(service, request)
     if config.ipam:
         _find_ipam(service, str(config.ipam["type"]), request)
-    pod = pod_key(service.reach.identity(request.netns))
+    pod = pod_key(service.reach.presence(request.netns).identity)
     keys = [attachment_key(request.container_id, request.ifname), pod]
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
@@ -171,7 +171,7 @@ def _attach(
         dict(config.raw),
         plan.wanted,
         plan.taken,
-        service.reach.identity(request.netns),
+        service.reach.presence(request.netns).identity,
         boot_id(),
         {key: request.env[key] for key in ("CNI_ARGS", "CNI_PATH") if key in request.env},
         way_home=way_home(plan.wanted, plan.taken).hex(),
@@ -187,8 +187,13 @@ def _finish_old(service: Service, request: Request) -> None:
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
-    if not record or (state := state_of(service, record)) == "live":
+    if not record:
         return
+    state, why = condition(service, record)
+    if state == "live":
+        return
+    if state == "unknown":
+        raise TryAgain(f"an ADD of {request.ifname} before is on record, and {why}")
     service.warn(f"there was an ADD of {request.ifname} before ({state}): it is undone first")
     with hold(service.journal.folder, map(link_key, host_links(record))):
         _raise_all(take_down_dead(service, record, state))

@@ -22,7 +22,7 @@ from bondcni.frontends.protocol import Tag, Type, pack
 from bondcni.service.attachment import Service, boot_id
 from bondcni.service.delegate import Ended
 from bondcni.service.journal import Journal, Record
-from bondcni.service.reach import Direct
+from bondcni.service.reach import GONE, Direct, Presence, Unaided
 
 CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "delegate"}}
 NAME = ("c1", "net1")
@@ -34,6 +34,10 @@ class Delegates(Direct):
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.answer: Callable[[str], Ended] = lambda _: Ended(0, b"")
+
+    def presence(self, netns: str) -> Presence:
+        del netns
+        return GONE
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
         del name, stdin, deadline
@@ -199,7 +203,7 @@ def test_the_own_attachment_comes_first_then_a_bounded_part(state: State) -> Non
     state.store("z9")
     state.due.drain(state.service, ("z9", "net1"))
     assert state.delegates.seen == ["z9", *(f"b{number}" for number in range(due.AT_ONCE))]
-    assert state.due.waiting() == (2, 0)
+    assert state.due.waiting() == (2, 0, 0)
     assert {one["event"] for one in state.told} == {"finished"}
     state.due.drain(state.service, ("", ""))
     assert state.files() == []
@@ -249,12 +253,12 @@ def test_a_defect_at_one_fails_nobody_elses_request(state: State) -> None:
 def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> None:
     state.record("dead")
     state.record("alive")
-    state.due.look(state.service)
-    assert state.due.waiting() == (0, 2), "who looks at first may not be able to see them"
+    state.due.look(state.service._replace(reach=Unaided()))
+    assert state.due.waiting() == (0, 0, 2), "who looks at first may not be able to see them"
 
     class Seeing(Delegates):
-        def identity(self, netns: str) -> str:
-            return "4:1" if netns == "alive" else super().identity(netns)
+        def presence(self, netns: str) -> Presence:
+            return Presence("present", "4:1") if netns == "alive" else GONE
 
     alive = state.service.journal.read("alive", "net1")[0]
     assert alive is not None
@@ -262,7 +266,7 @@ def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> No
     seeing = Seeing()
     state.due.drain(state.service._replace(reach=seeing), ("", ""))
     assert seeing.seen == ["dead"]
-    assert state.due.waiting() == (0, 0)
+    assert state.due.waiting() == (0, 0, 0)
     assert [one["container"] for one in state.told] == ["dead"]
     assert state.service.journal.read("alive", "net1")[0] is not None
 
@@ -270,9 +274,9 @@ def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> No
 def test_one_that_a_caller_left_is_noted(state: State) -> None:
     state.record()
     state.due.add(NAME)
-    assert state.due.waiting() == (0, 1)
+    assert state.due.waiting() == (0, 1, 0)
     state.due.drain(state.service, ("", ""))
-    assert state.due.waiting() == (0, 0)
+    assert state.due.waiting() == (0, 0, 0)
     assert state.service.journal.read(*NAME) == (None, "")
 
 

@@ -35,6 +35,7 @@ from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.kernel.reading import all_links
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import LIMIT
+from bondcni.service.reach import GONE, Presence
 
 OTHER = "/run/netns/bondcni-other"
 DONE = (Tag.STATUS, number(0))
@@ -114,13 +115,13 @@ def test_what_it_brought_is_used_and_closed() -> None:
             assert 1 in {link.index for link in all_links(node.host.rtnl).links}
         with found.node("") as node:
             assert node.pod is None
-        assert found.identity(NETNS) == POD
+        assert found.presence(NETNS) == Presence("present", POD)
         assert not found.is_own(NETNS)
 
 
 def test_the_pod_that_could_not_be_opened() -> None:
     with calling("hH") as found:
-        assert found.identity(NETNS) == ""
+        assert found.presence(NETNS) == GONE
         with pytest.raises(NamespaceGone):
             found.is_own(NETNS)
         with pytest.raises(NamespaceGone), found.node(NETNS):
@@ -357,7 +358,7 @@ def test_another_namespace_is_asked_for() -> None:
             assert 1 in {link.index for link in node.inside().links}
             inside = open_descriptors()
         assert open_descriptors() == inside - 3, "two that were given, one of our own"
-        assert found.identity(OTHER) == "4:77"
+        assert found.presence(OTHER) == Presence("present", "4:77")
         assert not found.is_own(OTHER)
         assert found.is_own(OTHER)
 
@@ -389,14 +390,15 @@ def test_only_a_namespace_that_is_gone_is_gone() -> None:
     """A shim that went away or cannot look says nothing of a pod: it must not be taken down."""
     for status in (errno.ENOENT, errno.ENOTDIR, errno.ENOTTY):
         with calling("hH", says((Tag.STATUS, number(status)))) as found:
-            assert found.identity(OTHER) == ""
+            assert found.presence(OTHER) == GONE
     for status in (errno.EACCES, errno.EMFILE, errno.ENOSYS):
         reply = says((Tag.STATUS, number(status)))
-        with calling("hH", reply) as found, pytest.raises(KernelError):
-            found.identity(OTHER)
+        with calling("hH", reply) as found:
+            said = found.presence(OTHER)
+            assert (said.state, os.strerror(status) in said.why) == ("unknown", True)
     for reply in (says(DONE), says(DONE, (Tag.POD, b"")), lambda shim: shim.socket.close()):
         with calling("hH", reply) as found, pytest.raises(TryAgain):
-            found.identity(OTHER)
+            found.presence(OTHER)
 
 
 def test_sysctls_are_asked_for() -> None:

@@ -116,7 +116,11 @@ def test_from_beginning_to_end(start: Start) -> None:
     assert served.told() == "STOPPING=1"
     assert served.ended() == 0
     assert not os.path.exists(served.path)
-    assert served.lines() == ["event=ready due=0 queued=0", "event=reload", "event=ended"]
+    assert served.lines() == [
+        "event=ready due=0 queued=0 unexamined=0",
+        "event=reload",
+        "event=ended",
+    ]
 
 
 def test_the_end_waits_for_what_runs(start: Start) -> None:
