@@ -67,7 +67,7 @@ def test_policy_explain_says_why(node: Node) -> None:
     assert broken.exit_code == 2
     assert "line 2: unknown key 'nam'" in broken.output
     missing = bondctl(node, "policy", "explain", "eth9")
-    assert missing.exit_code == 2
+    assert missing.exit_code == 2, "the policy cannot be asked"
 
 
 def test_recover_runs_no_delegate_that_others_than_root_can_change(node: Node, pod: Space) -> None:

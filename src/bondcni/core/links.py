@@ -95,6 +95,15 @@ def _reference(
     return LinkRef(by, value, options)
 
 
+def guess(text: str) -> LinkRef | None:
+    """The link that somebody means who writes the value alone; None for what can be none."""
+    for by in ("pci", "mac", "name"):
+        value = _REFERENCES[by][0](text)
+        if value is not None:
+            return LinkRef(by, value)
+    return None
+
+
 def pci_address(raw: Any) -> str | None:
     """``0000:3b:02.1`` of a PCI address with or without its domain, or None."""
     import re  # noqa: PLC0415  # json has loaded it already

@@ -18,7 +18,7 @@ from bondcni.core.errors import Refused
 from bondcni.core.macs import distinct, told
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Policy, Verdict
-from bondcni.core.resolve import find_link, reasons_against, reasons_between
+from bondcni.core.resolve import candidate, reasons_between
 from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
 
 LATE = ("primary", "active_slave")
@@ -161,8 +161,8 @@ def plan_add(
     reasons = [f"interface name {n} is already taken in the pod" for n in names if pod.named(n)]
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
-        link, why = find_link(ref, space, home)
-        reasons += [why] if link is None else reasons_against(link, names, home, space, pod, judge)
+        link, against = candidate(ref, names, home, space, pod, judge)
+        reasons += against
         found += [] if link is None else [(ref, link)]
     links = [link for _, link in found]
     reasons += reasons_between(links, config)

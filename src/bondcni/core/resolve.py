@@ -53,6 +53,23 @@ def matches(ref: LinkRef, link: Link) -> bool:
     return ref.value == link.name or ref.value in link.altnames
 
 
+def candidate(
+    ref: LinkRef,
+    names: tuple[str, ...],
+    home: str,
+    space: Namespace,
+    pod: Namespace,
+    judge: Callable[[Link], Verdict],
+) -> tuple[Link | None, list[str]]:
+    """The link that ``ref`` means, if there is one, and every reason against taking it: the
+    verdict of ADD and of whoever wants to know it before. The rest is as ``reasons_against``.
+    """
+    link, why = find_link(ref, space, home)
+    if link is None:
+        return None, [why]
+    return link, reasons_against(link, names, home, space, pod, judge)
+
+
 def reasons_against(
     link: Link,
     names: tuple[str, ...],

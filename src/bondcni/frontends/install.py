@@ -21,13 +21,14 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+from bondcni.core.errors import PolicyError
 from bondcni.frontends.backlog import Backlog
 from bondcni.frontends.daemon import DEFAULT_SOCKET
 from bondcni.service import executable
 from bondcni.service.files import NotAFile, put, read_file
 from bondcni.service.journal import DEFAULT_FOLDER
 from bondcni.service.launcher import MODE, launcher
-from bondcni.service.policy import DEFAULT_FILE
+from bondcni.service.policy import DEFAULT_FILE, content, load
 
 BIN_DIR = "/opt/cni/bin"
 USER = "bond-cni"
@@ -203,8 +204,9 @@ def install(wish: Wish) -> Iterator[str]:
     yield _folder(place.at(DEFAULT_FOLDER), 0o700, owner, wish.user)
     if owner:
         yield _policy(place.at(DEFAULT_FILE))
-        if not wish.systemd:  # the unit has it made
-            yield _folder(place.at(os.path.dirname(DEFAULT_SOCKET)), 0o755, owner, wish.user)
+    yield from _unusable(wish, owner)
+    if owner and not wish.systemd:  # the unit has it made
+        yield _folder(place.at(os.path.dirname(DEFAULT_SOCKET)), 0o755, owner, wish.user)
     changed = False
     if wish.systemd:
         changed = put(place.at(UNIT), unit(wish).encode(), 0o644)
@@ -247,9 +249,70 @@ def _given(path: str, owner: tuple[int, int]) -> bool:
 def _policy(path: str) -> str:
     if os.path.lexists(path):
         return f"{path}: unchanged"
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    _open_directories(os.path.dirname(path))
     put(path, (TEXTS / "policy.yaml").read_bytes(), 0o644)
     return f"{path}: written; it says what holds without it"
+
+
+def _open_directories(path: str) -> None:
+    """Make a directory, and what is missing above it, so that everybody may pass, whatever the
+    umask is. Those that are there are not ours to open.
+    """
+    if os.path.isdir(path):
+        return
+    _open_directories(os.path.dirname(path))
+    os.mkdir(path)
+    os.chmod(path, 0o755)  # noqa: S103  there is nothing secret in it
+
+
+def _unusable(wish: Wish, owner: tuple[int, int] | None) -> Iterator[str]:
+    """Why the policy that is there would keep every host link from pods, as who reads it finds."""
+    try:
+        why = _refused_to(wish, owner) if owner else ""
+        if not why:
+            load(wish.place.at(DEFAULT_FILE))
+    except PolicyError as error:
+        why = error.message
+    if why:
+        yield f"warning: {why}"
+
+
+def _refused_to(wish: Wish, owner: tuple[int, int]) -> str:
+    """Why the daemon's user cannot read the policy; "" where it can, or where we cannot try.
+
+    A process of that user tries it: it alone heeds whatever the file system has, such as ACLs.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writing, _found_as(wish, owner).encode("utf-8", "replace"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+def _found_as(wish: Wish, owner: tuple[int, int]) -> str:
+    """In the child: become the daemon's user for good, and read the policy."""
+    user, group = owner
+    try:
+        if wish.place.root:
+            os.chroot(wish.place.root)
+        known = not wish.place.root and not wish.user.isdecimal()
+        os.setgroups(os.getgrouplist(wish.user, group) if known else [group])
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
+    except OSError:  # in the DaemonSet's init container: then the daemon says it when it starts
+        return ""
+    try:
+        content(DEFAULT_FILE)
+    except PolicyError as error:
+        return error.message
+    return ""
 
 
 def _executable(wish: Wish) -> Iterator[str]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
 from typing import Any
 
 import click
 
+from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, DelegateError, Refused
-from bondcni.core.links import LinkRef
-from bondcni.core.resolve import in_use
+from bondcni.core.links import guess
+from bondcni.core.resolve import candidate
 from bondcni.core.result import read
+from bondcni.core.state import Namespace
 from bondcni.frontends.backlog import Backlog, recover_all
 from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import may_enter
@@ -28,7 +30,7 @@ from bondcni.service.attachment import Service, examine
 from bondcni.service.delegate import Ended
 from bondcni.service.journal import DEFAULT_FOLDER, Journal, Record
 from bondcni.service.reach import Direct, Unaided
-from bondcni.service.reconcile import condition
+from bondcni.service.reconcile import condition, holders
 
 STATE = click.option(
     "--state",
@@ -161,19 +163,38 @@ def policy() -> None:
 @click.argument("link")
 @click.option("--namespace", default="", help="The pod's Kubernetes namespace.")
 @POLICY
+@STATE
 @_told
-def explain(link: str, *, namespace: str, policy_file: str) -> int:
-    """What would happen if a pod asked for LINK, and why."""
-    rules = policies.load(policy_file)
+def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
+    """What would happen if a pod asked for LINK, a name, MAC or PCI address, and why.
+
+    The verdict is that of ADD, without what depends on the pod and on the other links.
+    """
+    ref = guess(link)
+    if ref is None:
+        raise Refused((f"{link!r} is not a name, a MAC or a PCI address",))
+    judge = policies.judge(policies.load(policy_file), namespace)
     with Node.open("") as node:
-        host = node.about([LinkRef("name", link)])
-    found = host.named(link)
-    if found is None:
-        raise Refused((f"there is no link {link} here",))
-    verdict = rules.verdict(found, policies.driver_of(found), namespace)
-    uses = [] if verdict.force else list(in_use(found, host))
-    allowed = verdict.allowed and not uses
-    click.echo(f"{found.name}: {'may be taken' if allowed else 'is refused'}")
-    for why in (verdict.why, *uses):
-        click.echo(f"    {why}")
-    return WELL if allowed else ILL
+        host = node.about((ref,))
+    found, reasons = candidate(ref, (), "host", host, Namespace(), judge)
+    name = found.name if found else link
+    if found and not reasons:
+        _say(f"{name}: may be taken", [judge(found).why])
+        return WELL
+    _say(f"{name}: is refused", [*reasons, *_held(_service(state), ref)])
+    return ILL
+
+
+def _say(first: str, reasons: Iterable[str]) -> None:
+    click.echo("".join([first, *(f"\n    {reason}" for reason in reasons)]))
+
+
+def _held(service: Service, ref: LinkRef) -> Iterator[str]:
+    """Who has the link, and what becomes of one that a dead pod has."""
+    try:
+        for holder in holders(service, (ref,)):
+            yield str(holder)
+            if holder.state not in ("live", "unknown"):
+                yield "bondctl recover brings it home, and so does an ADD that asks for it, first"
+    except BondError as error:
+        yield f"whether a pod holds it is not known: {error.message}"

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from bondcni.core.config import parse_leniently
-from bondcni.core.errors import BondError, EnvironError, TryAgain
+from bondcni.core.errors import BondError, EnvironError, PolicyError, TryAgain
 from bondcni.core.result import Object
 from bondcni.frontends.answering import refusal, send
 from bondcni.frontends.backlog import Backlog
@@ -78,12 +78,16 @@ class Worker:
         self._strange = False
 
     def prepare(self) -> None:
-        """Put right what is at home, and note what waits for a caller."""
+        """Put right what is at home, note what waits for a caller, and look at the policy."""
         service = Service(self._journal, self._warn, self._rules, Unaided())
         try:
             mend(service)
             self._due.look(service)
         except BondError as error:
+            self._warn(error.message)
+        try:
+            self._rules()
+        except PolicyError as error:
             self._warn(error.message)
         queued, dead, unexamined = self._due.waiting()
         self._tell(event="ready", due=dead, queued=queued, unexamined=unexamined)

@@ -25,7 +25,7 @@ from typing import Any
 
 from bondcni.core.errors import PolicyError
 from bondcni.core.links import pci_address
-from bondcni.core.policy import GLOB, Policy, Rule
+from bondcni.core.policy import GLOB, Policy, Rule, Verdict
 from bondcni.core.state import Link
 from bondcni.core.values import mac_text
 from bondcni.service.files import NotAFile, read_file
@@ -179,6 +179,15 @@ def _force(entry: Any, mistakes: list[str]) -> bool:
     elif force and (not name or set(GLOB) & set(name)):
         mistakes.append(_wrong(entry, "force", "needs an exact name, no glob, beside it"))
     return force is True
+
+
+def judge(policy: Policy, namespace: str) -> Callable[[Link], Verdict]:
+    """What the rules say of each link for the pods of one Kubernetes namespace."""
+
+    def one(link: Link) -> Verdict:
+        return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
+
+    return one
 
 
 def driver_of(link: Link) -> str:

@@ -183,11 +183,25 @@ def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
             )
 
 
-def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[str]:
-    """Who has the links that an ADD wanted, in sentences."""
+class Holder(NamedTuple):
+    """Who has a link of the host, by the journal."""
+
+    link: str
+    container_id: str
+    ifname: str
+    state: str  # as of ``Finding``
+
+    def __str__(self) -> str:
+        words = "" if self.state == "live" else f" ({self.state})"
+        return f"link {self.link} was taken by {self.container_id} {self.ifname}{words}"
+
+
+def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[Holder]:
+    """Who has the links that an ADD wants."""
     for record in _naming(service, refs):
         for name in _meant(refs, record):
-            yield f"link {name} was taken by {record.container_id} {record.ifname}"
+            state = condition(service, record).state
+            yield Holder(name, record.container_id, record.ifname, state)
 
 
 def _naming(service: Service, refs: Sequence[LinkRef]) -> list[Record]:

@@ -32,7 +32,6 @@ from bondcni.core.errors import (
 )
 from bondcni.core.home import adopt
 from bondcni.core.plan import Plan, numbers, plan_add
-from bondcni.core.policy import Verdict
 from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.executor import Node, bonding_driver, way_home
@@ -54,7 +53,7 @@ from bondcni.service.attachment import (
 from bondcni.service.garbage import collect
 from bondcni.service.journal import Record
 from bondcni.service.locks import hold
-from bondcni.service.policy import driver_of, namespace_of
+from bondcni.service.policy import judge, namespace_of
 from bondcni.service.reconcile import (
     before_add,
     condition,
@@ -138,18 +137,13 @@ def _plan(
     """What to do with links of the host. They are read again when their locks are held: another
     request may have had them until then. What they were before tells what else to ask for.
     """
-    policy = service.policy()
-    namespace = namespace_of(request.env.get("CNI_ARGS", ""))
-
-    def judge(link: Link) -> Verdict:
-        return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
-
+    verdict = judge(service.policy(), namespace_of(request.env.get("CNI_ARGS", "")))
     pod = node.links_inside()
     host = node.about(config.links, numbers(links, pod))
     try:
-        return plan_add(config, request.ifname, host, pod, judge, node.spare, _seed(request))
+        return plan_add(config, request.ifname, host, pod, verdict, node.spare, _seed(request))
     except Refused as error:
-        error.details = "; ".join(holders(service, config.links))
+        error.details = "; ".join(map(str, holders(service, config.links)))
         raise
 
 
