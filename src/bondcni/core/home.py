@@ -11,10 +11,11 @@ does not stop the others. A link is known by device, not by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import NamedTuple
 
+from bondcni.core.options import BOND_OPTIONS, name_of
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
@@ -25,7 +26,14 @@ from bondcni.core.plan import (
     Taken,
     Wanted,
 )
-from bondcni.core.state import IFF_ALLMULTI, IFF_PROMISC, IFF_UP, Link, Namespace
+from bondcni.core.state import (
+    IFF_ALLMULTI,
+    IFF_PROMISC,
+    IFF_UP,
+    Link,
+    Namespace,
+    OptionValue,
+)
 
 KEPT_FLAGS = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
 
@@ -193,7 +201,7 @@ def adopt(
     one of them a configured link, by name, MAC or PCI address: an empty one may be the pod's
     own. What its members were before
     is not known but for the name and the MAC that the driver keeps; MTU 0 stands for
-    unknown.
+    unknown. Whose it is in spite of that, ``claims`` and ``unlike`` say.
     """
     bond = pod.named(ifname)
     if bond is None or bond.kind != "bond":
@@ -208,6 +216,29 @@ def adopt(
     taken = tuple(Taken(home, link._replace(mtu=0, flags=0)) for link in before)
     inside = tuple(Member(link.index, link.name, {}) for link in before)
     return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", inside), taken
+
+
+def claims(bond: Wanted, taken: tuple[Taken, ...], index: int, pod: Namespace) -> bool:
+    """Whether a record of this namespace speaks of the bond with that ifindex: by its ifindex or
+    its name, or because one of its members is a link that the record's attachment took.
+    """
+    held = pod.indexed(index)
+    if held is None:
+        return False
+    members = Namespace(pod.members(held))
+    mine = held.index == bond.index or bond.name in (held.name, *held.altnames)
+    return mine or any(one.among(members, "pod")[1] for one in sought(bond, taken))
+
+
+def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> str:
+    """The first option that a bond has otherwise than its configuration asks for, in words."""
+    held = pod.indexed(bond.index)
+    for row in BOND_OPTIONS:
+        now = (held.bond or {}).get(row.kernel) if held else None
+        if row.kernel in asked and now is not None and now != asked[row.kernel]:
+            named = name_of(row, asked[row.kernel])
+            return f"its {row.kernel} is {name_of(row, now)}, not {named}"
+    return ""
 
 
 def _where_is(one: Sought, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:

@@ -177,13 +177,17 @@ def _check_ipv6(addresses: Result, mtu: int) -> None:
         raise Refused((f"mtu {why}: raise the MTU of the bond and its links",))
 
 
-def take_down(service: Service, record: Record, node: Node, env: Mapping[str, str]) -> list[str]:
-    """Addresses released, links home, the record dropped; what could not be done."""
+def take_down(
+    service: Service, record: Record, node: Node, env: Mapping[str, str], *, keep: bool = False
+) -> list[str]:
+    """Addresses released, links home, the record dropped unless it is to be kept; what could not
+    be done.
+    """
     left: list[str] = []
     if record.result is not None and node.pod is not None:
         service.journal.reopen(record)
     release(service, record.config, env, left)
-    settle(service, record, node, left)
+    settle(service, record, node, left, keep=keep)
     return left
 
 
@@ -215,8 +219,12 @@ def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], li
     return differences, [*doubts(bond, pod, answered)] if bond else []
 
 
-def settle(service: Service, record: Record, node: Node, left: list[str]) -> None:
-    """The links home; the record goes last, and stays while anything is left to do."""
+def settle(
+    service: Service, record: Record, node: Node, left: list[str], *, keep: bool = False
+) -> None:
+    """The links home; the record goes last, and stays while anything is left to do, or where the
+    caller wants it kept.
+    """
     back = node.bring_home(record.wanted, record.taken)
     if node.pod is None:
         until = time.monotonic() + RETURN_PATIENCE
@@ -230,6 +238,8 @@ def settle(service: Service, record: Record, node: Node, left: list[str]) -> Non
         return
     if back.awaited:
         service.warn(f"{', '.join(back.awaited)}: put right when seen again (bondctl recover)")
+        return
+    if keep:
         return
     try:
         service.journal.remove(record.container_id, record.ifname)

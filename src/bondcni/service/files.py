@@ -118,12 +118,17 @@ def create(path: str, flags: int) -> int:
 
 def set_aside(path: str) -> str:
     """Give a file that cannot be read another name; what came of it, in words."""
-    aside = f"{path}.unreadable"
+    aside = set_aside_as(path)
     try:
         os.rename(path, aside)
     except OSError as error:
         return f"it cannot be set aside: {error.strerror}"
     return f"set aside as {aside}"
+
+
+def set_aside_as(path: str) -> str:
+    """The name that a file has when it was set aside."""
+    return f"{path}.unreadable"
 
 
 def flush(folder: str) -> None:

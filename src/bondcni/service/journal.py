@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
-from bondcni.service.files import create, flush, read_file, set_aside
+from bondcni.service.files import create, flush, read_file, set_aside, set_aside_as
 from bondcni.service.index import UNREADABLE, Index, Name, named
 
 FORMAT = 1
@@ -30,6 +30,12 @@ UNFINISHED = ".tmp"
 
 LARGEST = 64 << 20
 """Bytes of a record: far more than a configuration of the largest size takes in JSON."""
+
+REFUSED = ".refused"
+REFUSALS = 256
+"""How many notes of refused ADDs are kept. Each goes with the DEL that follows its ADD, but
+where there is a bond that this DEL must leave alone.
+"""
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What opening a record says where none can have been written."""
@@ -173,6 +179,7 @@ class Journal:
     def remove(self, container_id: str, ifname: str) -> None:
         """Remove; a record that is not there is done already."""
         self.tidy(container_id, ifname)
+        self.forget_refusal(container_id, ifname)
         path = self._path(container_id, ifname)
         try:
             os.unlink(path)
@@ -180,6 +187,41 @@ class Journal:
             if error.errno in NO_RECORD:
                 return
             raise JournalError(f"the record {path} cannot be removed: {error.strerror}") from error
+
+    def note_refusal(self, container_id: str, ifname: str) -> None:
+        """Note that an ADD failed. Whatever bond has its name in the pod is somebody else's then,
+        which DEL could not tell otherwise. Where it cannot be noted, nothing else fails.
+        """
+        with contextlib.suppress(OSError):
+            try:
+                descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
+            except FileNotFoundError:
+                make_folder(self.folder)
+                descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
+            try:
+                own_as_folder(descriptor, self.folder)
+            finally:
+                os.close(descriptor)
+            notes = [name for name in os.listdir(self.folder) if name.endswith(REFUSED)]
+            if len(notes) > REFUSALS:
+                paths = [f"{self.folder}/{name}" for name in notes]
+                os.unlink(min(paths, key=lambda path: os.stat(path).st_mtime_ns))
+
+    def was_refused(self, container_id: str, ifname: str) -> bool:
+        """Whether the attachment's ADD failed. A record that was set aside since says more: it
+        was made after all.
+        """
+        aside = set_aside_as(self._path(container_id, ifname))
+        note = self._refusal(container_id, ifname)
+        return os.path.exists(note) and not os.path.exists(aside)
+
+    def forget_refusal(self, container_id: str, ifname: str) -> None:
+        """Remove the note."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._refusal(container_id, ifname))
+
+    def _refusal(self, container_id: str, ifname: str) -> str:
+        return f"{self.folder}/{container_id}:{ifname}{REFUSED}"
 
     def unusable(self) -> str:
         """Why no record could be written now; "" when one could."""

@@ -30,8 +30,8 @@ from bondcni.core.errors import (
     Unavailable,
     VersionError,
 )
-from bondcni.core.home import adopt
-from bondcni.core.plan import Plan, numbers, plan_add
+from bondcni.core.home import adopt, claims, unlike
+from bondcni.core.plan import Plan, Taken, Wanted, numbers, plan_add
 from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.executor import Node, bonding_driver, way_home
@@ -58,6 +58,7 @@ from bondcni.service.reconcile import (
     before_add,
     condition,
     holders,
+    records,
     take_down_dead,
 )
 from bondcni.service.request import SINCE, Request
@@ -98,6 +99,14 @@ def _may_be_own(request: Request) -> bool:
 
 def add(service: Service, request: Request) -> Document:
     """ADD: the bond, its addresses, and the result."""
+    try:
+        return _add(service, request)
+    except BondError:
+        service.journal.note_refusal(request.container_id, request.ifname)
+        raise
+
+
+def _add(service: Service, request: Request) -> Document:
     config = _configured(service, request)
     _own_namespace(service, request)
     if config.ipam:
@@ -213,9 +222,8 @@ def delete(service: Service, request: Request) -> None:
         node = held.enter_context(service.reach.node(_netns_if_there(service, request, record)))
         if record:
             alone &= _hold(service, map(link_key, host_links(record)), held)
-            left = take_down(service, record, node, request.env)
-            if not alone:  # a delegate that hangs may reserve yet: bondctl recover looks again
-                service.journal.write(record._replace(result=None))
+            # Where not alone, a delegate that hangs may reserve yet: bondctl recover looks again.
+            left = take_down(service, record, node, request.env, keep=not alone)
         else:
             left = _take_down_unrecorded(service, request, config, node)
             service.journal.tidy(request.container_id, request.ifname)
@@ -244,10 +252,45 @@ def _take_down_unrecorded(
     """What can be done without a record: by the configuration, as far as it is sure."""
     left: list[str] = []
     release(service, config.raw, request.env, left)
+    found = _unrecorded_bond(service, request, config, node.inside())
+    return [*left, *(node.bring_home(*found).errors if found else ())]
+
+
+def _unrecorded_bond(
+    service: Service, request: Request, config: BondConfig, pod: Namespace
+) -> tuple[Wanted, tuple[Taken, ...]] | None:
+    """A bond that may be taken down although no record speaks of it: another plugin of this type
+    made it before this one was installed. Everybody else's is left alone (docs/decisions/0010).
+    """
+    name = request.container_id, request.ifname
     links = tuple(link.value for link in config.links)
     home = "pod" if config.links_in_container else "host"
-    found = adopt(request.ifname, links, home, node.inside()) if node.pod else None
-    return [*left, *(node.bring_home(*found).errors if found else ())]
+    found = adopt(request.ifname, links, home, pod)
+    if found is None:
+        service.journal.forget_refusal(*name)
+        return None
+    bond, _ = found
+    asked = {"mode": config.mode, "miimon": config.options.get("miimon") or None}
+    why = unlike(bond, {key: value for key, value in asked.items() if value is not None}, pod)
+    if service.journal.was_refused(*name):
+        why = "ADD of this attachment failed, so somebody else made it"
+    if owners := _owners(service, request, bond, pod):
+        why = f"it belongs to {', '.join(owners)}"
+    if not why:
+        return found
+    service.warn(f"{request.ifname} in {request.netns} is not deleted: {why}")
+    return None
+
+
+def _owners(service: Service, request: Request, bond: Wanted, pod: Namespace) -> list[str]:
+    """The attachments whose records claim a bond of the request's namespace."""
+    here = service.reach.presence(request.netns).identity, boot_id()
+    return [
+        f"{record.container_id} {record.ifname}"
+        for record in records(service)
+        if (record.namespace, record.boot) == here
+        and claims(record.wanted, record.taken, bond.index, pod)
+    ]
 
 
 def _netns_if_there(service: Service, request: Request, record: Record | None) -> str:

@@ -197,7 +197,8 @@ def test_an_ipam_plugin_that_is_missing_is_named_before_anything_is_touched(
     document = error(bond(config, CNI_COMMAND="ADD", **pod, CNI_PATH=str(tmp_path)))
     assert document["code"] == 104
     assert document["msg"] == f"IPAM plugin no-such-ipam is not in CNI_PATH ({tmp_path})"
-    assert not Path(bond.env["BONDCNI_STATE"]).exists()
+    notes = [path.suffix for path in Path(bond.env["BONDCNI_STATE"]).iterdir()]
+    assert notes == [".refused"]  # for the DEL that follows; no record, no lock
 
 
 def test_the_nodes_own_namespace_is_no_pod(bond: Bond) -> None:
