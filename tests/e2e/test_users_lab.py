@@ -108,3 +108,12 @@ def test_10_22_pods_of_two_nodes_and_the_remedy() -> None:
     (case,) = document["cases"]
     assert case["bonds"][0]["addresses"] == ["10.20.0.2/24"]
     assert [(one["sent"], one["received"]) for one in case["other_nodes"]] == [(3, 3)]
+
+
+def test_10_27_a_vlan_on_a_bond_carries_traffic() -> None:
+    document, _ = lab_run((ROOT / "examples/vlan-on-bond.yaml").read_text())
+    (case,) = document["cases"]
+    assert case["ok"], case["reasons"]
+    assert [one["type"] for one in case["calls"] if one["verb"] == "ADD"] == ["bond", "vlan"]
+    pings = {one["bond"]: (one["sent"], one["received"]) for one in case["pings"]}
+    assert pings == {"bond0": (5, 5), "vlan100": (5, 5)}

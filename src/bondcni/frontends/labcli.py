@@ -174,7 +174,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
         raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
     policy = policy_text(choice.policy, choice.kernel)
     kernel = choice.kernel or (kernels.default() if policy is not None else None)
-    folders = session.plugin_folders(teller.progress)
+    folders = session.plugin_folders(teller.progress, found.pods)
     hardware = kernels.has_cables(kernel)
     nics = planning.host_nics(found.pods) if hardware else []
     with booted(teller, kernel, nics) as machine:
@@ -264,7 +264,7 @@ def new_shell(
     teller: Story, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
 ) -> int:
     """Boot, furnish, and leave the user to it; the shell's status."""
-    folders = session.plugin_folders(teller.progress)
+    folders = session.plugin_folders(teller.progress, found.pods)
     pod = byhand.pod_by_hand(found.pods)
     cables = kernels.has_cables(kernel)
     nics = byhand.hardware(pod) if cables else []

@@ -81,6 +81,8 @@ from 6.13 on ask for the size, and those from 6.16 on can do without ptrace (sec
 # With every library: the machine may be of another release, and has few of them.
 QEMU = Suite("bookworm-backports", ("qemu-system-x86", "busybox-static"), base="bookworm")
 DELEGATES = Suite("bookworm", ("containernetworking-plugins",))
+# 1.1.1, in bookworm and trixie, ignores linkInContainer; 1.9.1 knows it.
+NEW_DELEGATES = Suite("forky", ("containernetworking-plugins",), expires=False)
 NAMES = (*SUITES, HOST)
 
 
@@ -152,12 +154,12 @@ def facts(folder: Path) -> tuple[str, str]:
     return version, (folder / "packages").read_text().splitlines()[0]
 
 
-def delegates(progress: Progress) -> Path:
+def delegates(progress: Progress, *, new: bool = False) -> Path:
     """The folder of the standard CNI plugins (static, host-local, dhcp and others).
 
-    Raises Unavailable: no mirror, no network.
+    ``new`` is for those that know ``linkInContainer``. Raises Unavailable: no mirror, no network.
     """
-    return unpacked(DELEGATES, progress) / "usr/lib/cni"
+    return unpacked(NEW_DELEGATES if new else DELEGATES, progress) / "usr/lib/cni"
 
 
 def missing_packages() -> list[str]:

@@ -26,6 +26,7 @@ from bondcni.lab.topology import (
     Leg,
     Nic,
     Topology,
+    Vlan,
 )
 
 NEED_SPEED = (AD, TLB, ALB)  # bond_needs_speed_duplex() in drivers/net/bonding/bond_main.c
@@ -41,6 +42,12 @@ def bond_config(attachment: Attachment) -> BondConfig:
     """The configuration of the plugin that makes the bond, as the plugin reads it."""
     plugin = next(one for one in configs(attachment) if one.get("type") == "bond")
     return parse(json.dumps(plugin).encode())
+
+
+def on_pod_link(attachment: Attachment) -> bool:
+    """Whether a network makes a VLAN interface on a link of the pod, not of the host."""
+    config = attachment.network.plugins[0]
+    return config.get("type") == "vlan" and config.get("linkInContainer") is True
 
 
 def host_nics(pods: Sequence[Pod]) -> list[str]:
@@ -100,7 +107,15 @@ class _Planner:
             legs,
             tuple(_targets(config)),
             patient=config.mode == AD and not config.options.get("lacp_rate"),
+            vlans=tuple(self.vlans(attachment.ifname)),
         )
+
+    def vlans(self, master: str) -> Iterator[Vlan]:
+        """The VLAN interfaces that networks of this pod make on its link ``master``."""
+        for attachment in self.pod.attachments:
+            config = self.provider(attachment)
+            if on_pod_link(attachment) and config.get("master") == master:
+                yield Vlan(attachment.ifname, int(config.get("vlanId") or 0))
 
     # Links of the node
 

@@ -6,12 +6,14 @@ This is the one place where the lab's files meet a guest. Everything it writes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from bondcni.lab import build, thick
+from bondcni.lab import build, planning, thick
 from bondcni.lab.hands import Hands, Machine
-from bondcni.lab.kernels import delegates
+from bondcni.lab.kernels import Progress, delegates
+from bondcni.lab.manifests import Pod
 from bondcni.lab.standins import standins
 from bondcni.lab.story import Lab
 from bondcni.service.launcher import launcher
@@ -19,7 +21,15 @@ from bondcni.service.policy import DEFAULT_FILE
 
 BIN = "/run/bondlab/bin"
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LINK_IN_CONTAINER = b"linkInContainer"  # the name of a key is in the program that knows it
 STANDARD_FOLDERS = ("/opt/cni/bin", "/usr/lib/cni")
+
+
+class Fetch(Protocol):
+    """How plugins are had that are not on this machine: `kernels.delegates`."""
+
+    def __call__(self, progress: Progress, *, new: bool = False) -> Path:
+        """The folder they are in."""
 
 
 def nic_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -27,12 +37,23 @@ def nic_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, build.far(name)) for name in names]
 
 
-def plugin_folders(progress: Callable[[str], None]) -> list[str]:
-    """Where the reference plugins are on this machine; fetched if they are nowhere."""
-    there = [one for one in STANDARD_FOLDERS if Path(one).is_dir()]
+def plugin_folders(
+    progress: Progress,
+    pods: Iterable[Pod] = (),
+    standard: Sequence[str] = STANDARD_FOLDERS,
+    fetch: Fetch = delegates,
+) -> list[str]:
+    """Where the reference plugins are on this machine; fetched if they are not found, or if
+    ``pods`` want a VLAN on a link of the pod and the plugin here is too old for that.
+    """
+    there = [one for one in standard if Path(one).is_dir()]
+    if any(planning.on_pod_link(one) for pod in pods for one in pod.attachments):
+        vlan = next((path for one in there if (path := Path(one, "vlan")).exists()), None)
+        if vlan is None or LINK_IN_CONTAINER not in vlan.read_bytes():
+            there = [str(fetch(progress, new=True)), *there]
     if any(Path(one, "host-local").exists() for one in there):
         return there
-    return [*there, str(delegates(progress))]
+    return [*there, str(fetch(progress))]
 
 
 def prepare(

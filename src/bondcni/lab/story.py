@@ -23,7 +23,7 @@ from bondcni.lab.hands import CommandFailed, Hands, Link
 from bondcni.lab.manifests import Config, Pod
 from bondcni.lab.multus import Sandbox, configs
 from bondcni.lab.substitutes import LEASES, Impossible, runnable
-from bondcni.lab.topology import LAN, Fabric, Form, Topology
+from bondcni.lab.topology import LAN, Fabric, Form, Topology, Vlan
 
 READY_SECONDS = 15.0
 HOME_SECONDS = 5.0
@@ -186,6 +186,8 @@ class Case:
         targets = [self.peer(fabric, one) for one in (*addresses, *lent)]
         yield from self.probe(fabric, targets)
         yield from self.other_nodes(fabric)
+        for vlan in fabric.vlans:
+            yield from self.tagged(fabric, vlan)
         if lent:
             self.address(fabric, "del", LENT)
 
@@ -237,6 +239,24 @@ class Case:
             line = f"addr replace {target} dev {LAN}{quick}"
             self.hands.batch([build.Batch(fabric.switch, (line,))])
             yield drill.other_node(self.tools, fabric.ifname, target)
+
+    def tagged(self, fabric: Fabric, vlan: Vlan) -> Iterator[Event]:
+        """Ping through a VLAN interface on the bond; the switch has that VLAN, too."""
+        addresses = self.hands.addresses(self.sandbox.netns, vlan.ifname)
+        if not addresses:
+            yield Note(f"{vlan.ifname} has no address: the lab does not probe VLAN {vlan.number}")
+            return
+        far = f"{LAN}.{vlan.number}"
+        lines = (
+            f"link add link {LAN} name {far} type vlan id {vlan.number}",
+            f"link set {far} up",
+            f"addr add {neighbour(addresses[0])}/{addresses[0].partition('/')[2]} dev {far}",
+        )
+        self.hands.batch([build.Batch(fabric.switch, lines)])
+        probed = drill.ping(self.tools, vlan.ifname, neighbour(addresses[0]))
+        yield probed
+        if probed.received == 0:
+            raise Failed(f"no answer from {probed.target} through VLAN {vlan.number}")
 
     # Death
 

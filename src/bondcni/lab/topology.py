@@ -56,6 +56,13 @@ class Leg(NamedTuple):
     cable: str = ""
 
 
+class Vlan(NamedTuple):
+    """A VLAN interface of the pod on its bond."""
+
+    ifname: str
+    number: int
+
+
 class Fabric(NamedTuple):
     """One bond of the pod and its far end."""
 
@@ -67,6 +74,7 @@ class Fabric(NamedTuple):
     legs: tuple[Leg, ...]
     targets: tuple[str, ...] = ()  # addresses that the bond's ARP monitor probes
     patient: bool = False  # only LACP's long timeout (90 s) notices a silent cut
+    vlans: tuple[Vlan, ...] = ()
 
     @property
     def silent(self) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.unit.lab.labpods import bond, make_pod
 from tests.unit.lab.test_manifests import BOND, GOOD_BOND, HOST_LINKS, nad, pod, read
 
-from bondcni.lab import manifests, story
+from bondcni.frontends import cli
+from bondcni.lab import story
 from bondcni.lab.calls import Runtime
 from bondcni.lab.events import Call, CaseBegin, Note
 from bondcni.lab.guest import Completed
@@ -123,12 +122,11 @@ def test_10_27_documents_without_content_are_skipped() -> None:
     assert len(found.pods) == 1
 
 
-def test_10_27_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (GOOD_BOND + pod("bond0")).encode()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-    found = manifests.load([Path("-"), Path("-")])
-    assert not found.findings
-    assert [one.file for one in found.pods] == ["-"]
+def test_10_27_dash_is_standard_input() -> None:
+    result = CliRunner().invoke(cli.main, ["lab", "run", "--json", "-"], input=ON_WORKLOAD)
+    assert result.exit_code == 2
+    (found,) = json.loads(result.stdout)["findings"]
+    assert (found["file"], found["line"]) == ("-", 6)
 
 
 @pytest.mark.parametrize(
