@@ -112,10 +112,10 @@ CHANGES = {
     ),
     "option": (
         ["link set bond0 type bond xmit_hash_policy layer3+4"],
-        ["xmit_hash_policy is layer3+4, not layer2+3"],
+        ["xmitHashPolicy is layer3+4, not layer2+3"],
     ),
     "miimon": (["link set bond0 type bond miimon 50"], ["miimon is 50, not 100"]),
-    "member option": (["link set eth1 type bond_slave queue_id 5"], ["queue_id is 5, not 1"]),
+    "member option": (["link set eth1 type bond_slave queue_id 5"], ["queueId is 5, not 1"]),
 }
 
 
