@@ -259,7 +259,7 @@ def test_d21_the_kernel_is_quoted(node: Node, pod: Space) -> None:
     asked = config([{"name": "eth1", "queueId": 60000}, "eth2"], primry="eth1")
     answer = node.cni("ADD", asked, pod)
     said = answer.failed(KERNEL)
-    assert all(word in said for word in ("eth1", "queue_id", "EPERM", "Operation not permitted"))
+    assert all(word in said for word in ("eth1", "queueId", "EPERM", "Operation not permitted"))
     assert 'did you mean "primary"' in answer.stderr
     said = node.cni("ADD", both(options={"primry": "eth1"}), pod).failed(7)
     assert "/options/primry: unknown option" in said
