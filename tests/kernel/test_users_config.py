@@ -90,6 +90,29 @@ def test_10_2_an_ifname_that_a_member_in_the_pod_has(node: Node, pod: Space) -> 
     assert pod.members("bond0") == {"m1", "m2"}
 
 
+def test_10_2_an_ifname_yields_to_the_attachment_of_that_name(node: Node, pod: Space) -> None:
+    """The first has the second's name as its alternative name; each is what CHECK expects."""
+    first = inside(ifname="bond0")
+    result = checked(node, first, pod, ifname="net1")["result"]
+    other = config(["eth1", "eth2"], ifname="bond0", name="other")
+    told = checked(node, other, pod, ifname="bond0")["told"]
+    assert "bond0 is no alternative name of net1 any more" in told
+    assert altnames(pod, "net1") == []
+    assert pod.members("bond0") == {"eth1", "eth2"}
+    node.cni("CHECK", {**first, "prevResult": result}, pod, ifname="net1").ok()
+    node.cni("DEL", other, pod, ifname="bond0").ok()
+    node.cni("DEL", first, pod, ifname="net1").ok()
+    assert node.records() == set()
+    assert pod.members("net1") == set()
+
+
+def test_10_2_a_name_that_is_not_a_wish_of_ours_does_not_yield(node: Node, pod: Space) -> None:
+    node.cni("ADD", inside(ifname="fast0"), pod, ifname="net1").ok()
+    pod.ip("link", "property", "add", "dev", "net1", "altname", "bond0")
+    said = node.cni("ADD", config(["eth1", "eth2"]), pod).failed(101)
+    assert "interface name bond0 is already taken in the pod" in said
+
+
 # 23, 24, 26: every problem at once, with what to write, in both ways.
 
 

@@ -47,7 +47,7 @@ def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[
     asked = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
     return (
         *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS, pod),
-        *_link(wanted, bond, CHAIN if later else ""),
+        *_link(wanted, bond, pod, later=later),
         *_members(wanted, bond, pod),
     )
 
@@ -77,14 +77,15 @@ def _shown(row: Option, value: OptionValue, pod: Namespace) -> str:
     return name_of(row, value)
 
 
-def _link(wanted: Wanted, bond: Link, advice: str) -> Iterator[str]:
+def _link(wanted: Wanted, bond: Link, pod: Namespace, *, later: bool) -> Iterator[str]:
     if wanted.mtu and bond.mtu != wanted.mtu:
-        yield f"bond {wanted.name}: mtu is {bond.mtu}, not {wanted.mtu}{advice}"
+        yield f"bond {wanted.name}: mtu is {bond.mtu}, not {wanted.mtu}{CHAIN if later else ''}"
     if wanted.mac and bond.mac != wanted.mac:
         yield f"bond {wanted.name}: mac is {bond.mac}, not {wanted.mac}"
     if not bond.up:
         yield f"bond {wanted.name} is down"
-    if wanted.altname and wanted.altname not in bond.altnames:
+    yielded = later and pod.named(wanted.altname)  # to a later attachment, whose name it is
+    if wanted.altname and wanted.altname not in bond.altnames and not yielded:
         yield f"bond {wanted.name}: alternative name {wanted.altname} is missing"
 
 

@@ -136,7 +136,7 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def plan_add(
+def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     config: BondConfig,
     ifname: str,
     host: Namespace,
@@ -144,13 +144,15 @@ def plan_add(
     judge: Callable[[Link], Verdict] = no_rules,
     spare: Callable[[range], range] = lambda numbers: numbers,
     seed: str = "",
+    is_lent: Callable[[Link], bool] = lambda _: False,
 ) -> Plan:
     """The steps that give the pod its bond. ``judge`` is the node's policy on host links.
 
     ``host`` may hold what concerns the links of the configuration alone, ``pod`` holds all
     links. ``spare`` gives as many ifindexes in a row, those or higher ones, that are free on the
     host; it is asked where a link cannot keep its own. ``seed`` names the attachment: a member
-    that cannot keep its MAC gets one that is made from it.
+    that cannot keep its MAC gets one that is made from it. ``is_lent`` tells whether a link of the
+    pod has the bond's name only as the ``ifname`` of another attachment, which is a wish and yields.
 
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
     of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
@@ -158,7 +160,9 @@ def plan_add(
     home = "pod" if config.links_in_container else "host"
     space = pod if config.links_in_container else host
     names = (ifname,)
-    reasons = [f"interface name {n} is already taken in the pod" for n in names if pod.named(n)]
+    holder = pod.named(ifname)
+    lender = holder if holder and holder.name != ifname and is_lent(holder) else None
+    reasons = [f"interface name {ifname} is already taken in the pod"] if holder != lender else []
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
         link, against = candidate(ref, names, home, space, pod, judge)
@@ -184,6 +188,9 @@ def plan_add(
     renewed = tuple(member._replace(mac=given.get(link.index, "")) for link, member in members)
     wanted = wanted._replace(members=renewed)
     steps = tuple(_steps(wanted, found, home))
+    if lender:
+        steps = (DropAltname("pod", lender.index, lender.name, ifname), *steps)
+        warnings.append(f"{ifname} is no alternative name of {lender.name} any more")
     taken = tuple(Taken(home, link) for link in links)
     return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from bondcni.core.config import BondConfig, parse, parse_leniently
@@ -116,8 +117,9 @@ def _add(service: Service, request: Request) -> Document:
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
+            lent = partial(_is_lent, service, request.ifname, pod)
             inside, seed = node.inside(), _seed(request)
-            plan = plan_add(config, request.ifname, Namespace(), inside, seed=seed)
+            plan = plan_add(config, request.ifname, Namespace(), inside, seed=seed, is_lent=lent)
             return _attach(service, request, config, node, plan)
         before_add(service, config.links)
         links = node.meant(config.links)
@@ -149,8 +151,11 @@ def _plan(
     verdict = judge(service.policy(), namespace_of(request.env.get("CNI_ARGS", "")))
     pod = node.links_inside()
     host = node.about(config.links, numbers(links, pod))
+    pod_lock = pod_key(service.reach.presence(request.netns).identity)
+    lent = partial(_is_lent, service, request.ifname, pod_lock)
     try:
-        return plan_add(config, request.ifname, host, pod, verdict, node.spare, _seed(request))
+        name = request.ifname
+        return plan_add(config, name, host, pod, verdict, node.spare, _seed(request), lent)
     except Refused as error:
         error.details = "; ".join(map(str, holders(service, config.links)))
         raise
@@ -159,6 +164,17 @@ def _plan(
 def _seed(request: Request) -> str:
     """What no other attachment has, and a repeated ADD has again."""
     return f"{request.container_id} {request.ifname}"
+
+
+def _is_lent(service: Service, name: str, pod: str, link: Link) -> bool:
+    """Whether a link of a pod has a name for no other reason than an attachment's ``ifname``."""
+    found, _ = service.journal.all()
+    return any(
+        (record.wanted.name, record.wanted.altname) == (link.name, name)
+        and pod_key(record.namespace) == pod
+        and record.boot == boot_id()
+        for record in found
+    )
 
 
 def _attach(
