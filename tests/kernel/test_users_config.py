@@ -203,6 +203,12 @@ def test_10_13_what_has_no_effect_is_warned_about(node: Node, pod: Space) -> Non
         assert f"{key}: has no effect on a bond" in told
 
 
+def test_10_13_a_mac_in_cni_args_is_warned_about(node: Node, pod: Space) -> None:
+    env = {"CNI_ARGS": "IgnoreUnknown=1;MAC=02:00:00:00:00:77"}
+    told = node.cni("ADD", inside(), pod, env=env).stderr
+    assert "CNI_ARGS: MAC=02:00:00:00:00:77 has no effect on a bond" in told
+
+
 # 15: IPv6 needs an MTU of 1280.
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
-from bondcni.core.values import show, unicast_mac
+from bondcni.core.values import mac_text, show, unicast_mac
 
 IPV6_MIN_MTU = 1280
 
@@ -133,6 +133,21 @@ def is_by_capability(document: Mapping[str, Any]) -> bool:
     """
     capabilities = document.get("capabilities")
     return isinstance(capabilities, dict) and bool(capabilities.get("mac"))
+
+
+def arguments_without_effect(cni_args: str, mac: str, *, ipam: bool) -> Iterator[str]:
+    """What of CNI_ARGS nobody reads: ``MAC``, and without an IPAM plugin ``IP``. Older versions
+    of Multus pass what a pod asks for there, too, be there a capability or not.
+    """
+    pairs = dict(pair.partition("=")[::2] for pair in cni_args.split(";"))
+    for name, capability in (("MAC", "mac"), ("IP", "ips")):
+        value = pairs.get(name)
+        if not value or (name == "IP" and ipam) or (name == "MAC" and mac_text(value) == mac):
+            continue
+        yield (
+            f"CNI_ARGS: {name}={value} has no effect on a bond: write "
+            f'"capabilities": {{"{capability}": true}} in the configuration'
+        )
 
 
 def unasked(ips: Iterable[str], answered: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Tolerant as users write: option keys in any known spelling, at the top level or 
 ``options``, numbers as text. Strict where a mistake would pass unseen: unknown keys in
 ``options``, an option given twice, values that the kernel would refuse or drop. What the
 incumbent plugin accepts means the same here, but where it would harm (a link named
-twice, a negative miimon): that is an error. Foreign top-level keys are let be.
+twice, a negative miimon): that is an error. A key that has no effect is a warning.
 
 ``parse_leniently`` is for DEL, which must end whatever the configuration has become: the
 same reading, where everything broken is empty and every problem a warning.

@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
+from bondcni.core.asked import arguments_without_effect
 from bondcni.core.config import BondConfig, parse, parse_leniently
 from bondcni.core.errors import (
     BondError,
@@ -110,6 +111,9 @@ def add(service: Service, request: Request) -> Document:
 def _add(service: Service, request: Request) -> Document:
     config = _configured(service, request)
     _own_namespace(service, request)
+    given = request.env.get("CNI_ARGS", "")
+    for word in arguments_without_effect(given, config.mac, ipam=config.ipam is not None):
+        service.warn(word)
     if config.ipam:
         _find_ipam(service, str(config.ipam["type"]), request)
     pod = pod_key(service.reach.presence(request.netns).identity)

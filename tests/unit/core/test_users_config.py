@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.core.test_config import problems, read
 
-from bondcni.core.asked import unasked
+from bondcni.core.asked import arguments_without_effect, unasked
 
 MAC = "02:00:00:00:00:77"
 
@@ -102,6 +102,33 @@ def test_10_13_addresses_that_an_ipam_plugin_did_not_give() -> None:
     asked = ("10.0.0.5/24", "fd00::5/64")
     assert unasked(asked, ["10.0.0.5/16", "fd00::5/64"]) == ""
     assert unasked(asked, ["10.0.0.9/24"]) == "10.0.0.5/24, fd00::5/64"
+
+
+@pytest.mark.parametrize(
+    ("given", "mac", "ipam", "said"),
+    [
+        ("", "", False, []),
+        ("IgnoreUnknown=1;K8S_POD_NAME=a", "", False, []),
+        (f"MAC={MAC}", "", True, [("MAC", "mac")]),
+        (f"MAC={MAC};IP=10.0.0.5/24", "", False, [("MAC", "mac"), ("IP", "ips")]),
+        ("IP=10.0.0.5/24", "", True, []),
+        (f"MAC={MAC}", MAC, True, []),
+        (f"MAC={MAC}", "02:00:00:00:00:78", True, [("MAC", "mac")]),
+        ("MAC=x", "", True, [("MAC", "mac")]),
+        ("MAC=;IP;;=", "", False, []),
+    ],
+)
+def test_10_13_cni_args_that_nobody_reads(
+    given: str,
+    mac: str,
+    ipam: bool,  # noqa: FBT001
+    said: list[tuple[str, str]],
+) -> None:
+    words = list(arguments_without_effect(given, mac, ipam=ipam))
+    assert len(words) == len(said)
+    for word, (name, capability) in zip(words, said, strict=True):
+        assert word.startswith(f"CNI_ARGS: {name}=")
+        assert word.endswith(f'write "capabilities": {{"{capability}": true}} in the configuration')
 
 
 V6 = "fd00::5/64"
