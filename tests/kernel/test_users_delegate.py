@@ -82,3 +82,107 @@ def test_10_7_a_bad_prevresult_is_refused_before_anything(node: Node, pod: Space
     assert verbs(node) == []
     assert node.everything(pod) == before
     node.cni("DEL", asked_for(prevResult=previous), pod).ok()
+
+
+# Item 5: DEL can always end.
+
+
+@pytest.mark.parametrize("kind", ["../x", 5, "not-installed", "/bin/true", "..", "a\0b"])
+@pytest.mark.usefixtures("members")
+def test_10_5_an_ipam_that_cannot_be_run_hinders_no_del(
+    node: Node, pod: Space, kind: object
+) -> None:
+    before = node.everything(pod)
+    assert node.cni("ADD", asked_for(kind), pod).status == 1
+    answer = node.cni("DEL", asked_for(kind), pod)
+    answer.ok()
+    assert "bond: warning: IPAM plugin " in answer.stderr
+    assert node.everything(pod) == before
+    node.cni("DEL", asked_for(kind)).ok()
+
+
+@pytest.mark.usefixtures("members")
+def test_10_5_where_a_record_says_that_something_is_reserved_the_ipam_is_waited_for(
+    node: Node, pod: Space
+) -> None:
+    delegate(node, GOOD)
+    node.cni("ADD", asked_for(), pod).ok()
+    (node.folder / "ours").rename(node.folder / "away")
+    assert "IPAM plugin ours is not in CNI_PATH" in node.cni("DEL", asked_for(), pod).failed(106)
+    (node.folder / "away").rename(node.folder / "ours")
+    node.cni("DEL", asked_for(), pod).ok()
+    assert verbs(node) == ["ADD", "DEL"]
+    assert node.records() == set()
+
+
+def libcni(node: Node, versions: str, verbs_: str = "ADD|CHECK|DEL") -> None:
+    """An IPAM plugin that looks at CNI_COMMAND and cniVersion as those do that use libcni, and
+    notes what it was asked in which version.
+    """
+    log = node.folder / "verbs"
+    known = json.dumps(versions.split())
+    answer = {"ips": [{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}]}
+    fail = 'echo "{\\"code\\": $1, \\"msg\\": \\"$2\\"}"; exit 1'
+    node.delegate(
+        "ours",
+        f"""
+fail() {{ {fail}; }}
+asked=$(sed 's/.*"cniVersion": "\\([0-9.]*\\)".*/\\1/')
+echo "$CNI_COMMAND-$asked" >> {log}
+case $CNI_COMMAND in
+VERSION) echo '{{"cniVersion": "1.1.0", "supportedVersions": {known}}}'; exit;;
+{verbs_}) ;;
+*) fail 4 "unknown CNI_COMMAND: $CNI_COMMAND";;
+esac
+case " {versions} " in *" $asked "*) ;; *) fail 1 "incompatible CNI versions";; esac
+[ $CNI_COMMAND != ADD ] || echo '{json.dumps(answer)}'
+""",
+    )
+
+
+@pytest.mark.usefixtures("members")
+def test_10_5_an_ipam_that_stops_at_an_older_version(node: Node, pod: Space) -> None:
+    """calico-ipam stops at 1.0.0; the definition says 1.1.0."""
+    libcni(node, "0.3.1 0.4.0 1.0.0")
+    before = node.everything(pod)
+    asked = asked_for() | {"cniVersion": "1.1.0"}
+    result = node.cni("ADD", asked, pod).ok()
+    assert result["cniVersion"] == "1.1.0"
+    assert result["interfaces"][0]["mtu"] == 1500
+    assert pod.addresses("bond0") == {"10.9.0.2/24"}
+    node.cni("CHECK", {**asked, "prevResult": result}, pod).ok()
+    for command in ("STATUS", "GC"):
+        answer = node.cni(command, {**asked, "cni.dev/valid-attachments": []}, pod)
+        answer.ok()
+        assert "it knows cniVersion 0.3.1, 0.4.0, 1.0.0" in answer.stderr
+    node.cni("DEL", {**asked, "prevResult": result}, pod).ok()
+    assert node.everything(pod) == before
+    done = [verb for verb in verbs(node) if verb.endswith("-1.0.0")]
+    assert done == ["ADD-1.0.0", "CHECK-1.0.0", "DEL-1.0.0"]
+
+
+@pytest.mark.usefixtures("members")
+def test_10_5_an_ipam_that_knows_no_version_of_ours(node: Node, pod: Space) -> None:
+    """ADD reserved nothing: no DEL is owed, no record stays, and the runtime's DEL ends."""
+    libcni(node, "7.0.0")
+    before = node.everything(pod)
+    said = node.cni("ADD", asked_for(), pod).failed(1)
+    assert "IPAM plugin ours failed at ADD: incompatible CNI versions" in said
+    assert "it knows cniVersion 7.0.0" in said
+    assert "DEL-1.0.0" not in verbs(node)
+    assert node.everything(pod) == before
+    answer = node.cni("DEL", asked_for(), pod)
+    answer.ok()
+    assert "incompatible CNI versions" in answer.stderr
+
+
+@pytest.mark.usefixtures("members")
+def test_10_5_an_ipam_that_forgot_the_version_hinders_no_del(node: Node, pod: Space) -> None:
+    libcni(node, "1.0.0")
+    before = node.everything(pod)
+    node.cni("ADD", asked_for(), pod).ok()
+    libcni(node, "7.0.0")
+    answer = node.cni("DEL", asked_for(), pod)
+    answer.ok()
+    assert "incompatible CNI versions" in answer.stderr
+    assert node.everything(pod) == before

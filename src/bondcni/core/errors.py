@@ -14,6 +14,8 @@
     ├── KernelError         102  the kernel said no (operation, link, errno, its own text)
     ├── VerifyError         103  the kernel said yes and holds something else
     ├── DelegateError       104  the IPAM plugin failed (its own CNI code where it gave one)
+    │   ├── DelegateUnstarted    104  it could not be run: it did nothing
+    │   └── DelegateIncompatible 1    it knows no cniVersion that we know: it did nothing
     ├── CheckError          105  CHECK: what differs from what was asked
     ├── Incomplete          106  teardown went on after errors; all of them
     └── PolicyError         107  the node's policy file has mistakes; all of them
@@ -155,6 +157,18 @@ class DelegateError(BondError):
         super().__init__(message, details)
         if code is not None:
             self.code = code
+
+
+class DelegateUnstarted(DelegateError):
+    """A delegated plugin is missing or could not be run, so it did nothing."""
+
+
+class DelegateIncompatible(DelegateError):
+    """A delegated plugin refused the cniVersion, so it did nothing, and there is none that both
+    know for this verb.
+    """
+
+    code = 1
 
 
 class CheckError(BondError):

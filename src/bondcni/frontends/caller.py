@@ -14,7 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
-from bondcni.core.errors import BondError, DelegateError, KernelError, TryAgain
+from bondcni.core.errors import (
+    BondError,
+    DelegateError,
+    DelegateUnstarted,
+    KernelError,
+    TryAgain,
+)
 from bondcni.frontends import plugin
 from bondcni.frontends.connection import Connection
 from bondcni.frontends.descriptors import named, side
@@ -250,9 +256,9 @@ def _errno(frame: Frame, tag: Tag, missing: int = 0) -> int:
 
 
 def _delegate(name: str, env: Mapping[str, str]) -> Field:
-    """The NAME of a delegate. Raises ``DelegateError`` for what can be none."""
+    """The NAME of a delegate. Raises ``DelegateUnstarted`` for what can be none."""
     if "/" in name:
-        raise DelegateError(f"IPAM plugin {name}: must be the name of a plugin, not a path")
+        raise DelegateUnstarted(f"IPAM plugin {name}: must be the name of a plugin, not a path")
     try:
         return (Tag.NAME, encoded(name))
     except UnicodeEncodeError:
@@ -263,8 +269,11 @@ def _unstarted(name: str, env: Mapping[str, str], number_: int) -> DelegateError
     """Why a delegate could not be started, as direct mode says it."""
     if number_ == errno.ENOENT:
         path = env.get("CNI_PATH") or "not set"
-        return DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path})")
-    return DelegateError(f"IPAM plugin {name} cannot be started: {os.strerror(number_)}")
+        return DelegateUnstarted(f"IPAM plugin {name} is not in CNI_PATH ({path})")
+    words = f"IPAM plugin {name} cannot be started: {os.strerror(number_)}"
+    if number_ == errno.ENOMEM:  # the shim may have failed to wait for one that runs
+        return DelegateError(words)
+    return DelegateUnstarted(words)
 
 
 def _unopened(netns: str, number_: int) -> BondError:

@@ -18,7 +18,15 @@ from typing import Any, NamedTuple
 from bondcni.core.asked import too_small_for, unasked
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, doubts, held_later, located
-from bondcni.core.errors import BondError, KernelError, Refused, TryAgain, VerifyError
+from bondcni.core.errors import (
+    BondError,
+    DelegateIncompatible,
+    DelegateUnstarted,
+    KernelError,
+    Refused,
+    TryAgain,
+    VerifyError,
+)
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
@@ -116,7 +124,7 @@ def attach(
             node.apply(plan.steps, partial(_explain, plan))
             pod = node.links_inside()
             _verify(difference(record.wanted, pod))
-            undo.callback(release, service, config.raw, env, left)
+            undo.push(partial(_release_after, service, config.raw, env, left))
             addresses = _addresses(service, config, env)
             _check_ipv6(addresses, record.wanted.mtu)
             if addresses.ips or addresses.routes:
@@ -192,15 +200,43 @@ def take_down(
 
 
 def release(
-    service: Service, config: Mapping[str, Any], env: Mapping[str, str], left: list[str]
+    service: Service,
+    config: Mapping[str, Any],
+    env: Mapping[str, str],
+    left: list[str],
+    *,
+    recorded: bool = True,
 ) -> None:
-    """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved."""
+    """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved.
+
+    Where no record says so, a delegate that cannot be run is a warning: DEL must end. So is one
+    that does not know the cniVersion, for it did not know it at ADD.
+    """
     if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
         return
     try:
         ipam.execute(service.reach, "DEL", config, env)
     except BondError as error:
-        left.append(error.message)
+        harmless = DelegateIncompatible if recorded else _NOTHING_DONE
+        if not isinstance(error, harmless):
+            left.append(error.message)
+        else:
+            service.warn(f"{error.message}: DEL goes on, addresses that it holds stay reserved")
+
+
+_NOTHING_DONE = (DelegateUnstarted, DelegateIncompatible)
+
+
+def _release_after(
+    service: Service,
+    config: Mapping[str, Any],
+    env: Mapping[str, str],
+    left: list[str],
+    *exit_: object,
+) -> None:
+    """Undo IPAM ADD after an error, unless the error says that the delegate did nothing."""
+    if not isinstance(exit_[1], _NOTHING_DONE):
+        release(service, config, env, left)
 
 
 def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from bondcni.core.errors import DelegateError
+from bondcni.core.errors import DelegateUnstarted
 
 LIMIT = 1 << 20
 """Bytes of a delegate's output that are read."""
@@ -37,14 +37,14 @@ class Ended(NamedTuple):
 
 
 def find(name: str, path: str) -> str:
-    """The executable ``name`` in the folders of CNI_PATH. Raises ``DelegateError``."""
+    """The executable ``name`` in the folders of CNI_PATH. Raises ``DelegateUnstarted``."""
     if "/" in name:
-        raise DelegateError(f"IPAM plugin {name}: must be the name of a plugin, not a path")
+        raise DelegateUnstarted(f"IPAM plugin {name}: must be the name of a plugin, not a path")
     for folder in path.split(":"):
         candidate = f"{folder}/{name}"
         if folder and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
-    raise DelegateError(f"IPAM plugin {name} is not in CNI_PATH ({path or 'not set'})")
+    raise DelegateUnstarted(f"IPAM plugin {name} is not in CNI_PATH ({path or 'not set'})")
 
 
 def changeable(program: str) -> str:
@@ -65,7 +65,7 @@ def changeable(program: str) -> str:
 def run(name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
     """Run a delegate whose output is read. ``deadline`` is in seconds.
 
-    Raises ``DelegateError`` where it is missing or cannot be started.
+    Raises ``DelegateUnstarted`` where it is missing or cannot be started.
     """
     program = find(name, env.get("CNI_PATH", ""))
     until = time.monotonic() + deadline
@@ -94,7 +94,7 @@ def _start(program: str, stdin: bytes, stdout: int, env: Mapping[str, str]) -> i
             except OSError as error:
                 tries -= 1
                 if error.errno != errno.ETXTBSY or not tries:
-                    raise DelegateError(
+                    raise DelegateUnstarted(
                         f"IPAM plugin {program} cannot be started: {error.strerror}"
                     ) from error
                 time.sleep(BUSY_PAUSE)

@@ -13,13 +13,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from bondcni.core.document import loads
-from bondcni.core.errors import ConfigError, DelegateError, TryAgain
-from bondcni.core.result import Result, read, unroutable
+from bondcni.core.errors import (
+    BondError,
+    ConfigError,
+    DelegateError,
+    DelegateIncompatible,
+    TryAgain,
+)
+from bondcni.core.result import SUPPORTED, Result, at_least, read, render, unroutable
 from bondcni.service.delegate import LIMIT
 from bondcni.service.reach import Reach
+from bondcni.service.request import SINCE
 
 DEADLINE = 60.0
 """Seconds that a delegate may take; a DHCP exchange with retries fits."""
+
+VERSION_DEADLINE = 10.0
+"""Seconds to say which versions it knows."""
+
+INCOMPATIBLE = 1
+"""The CNI code of a plugin that does not know the cniVersion. It has done nothing then."""
+
+_BAD_ENVIRONMENT = 4
+_SUSPECT = dict.fromkeys(("GC", "STATUS"), (INCOMPATIBLE, _BAD_ENVIRONMENT))
+"""Codes that may mean the version. A plugin older than a verb looks at CNI_COMMAND first."""
 
 
 def add(
@@ -30,8 +47,8 @@ def add(
 ) -> Result:
     """IPAM ADD: the addresses reserved. Raises ``DelegateError``, ``TryAgain``.
 
-    After any failure the caller owes the delegate a DEL: it may have reserved before
-    it failed.
+    After a failure the caller owes the delegate a DEL, for it may have reserved before it failed;
+    not after ``DelegateUnstarted`` and ``DelegateIncompatible``.
     """
     name = str(config["ipam"]["type"])
     answer = execute(reach, "ADD", config, env, deadline)
@@ -58,9 +75,55 @@ def execute(
 ) -> bytes:
     """Run the IPAM plugin for one verb; its standard output.
 
-    ``deadline`` is in seconds. Raises ``DelegateError`` (missing, failed) and ``TryAgain``
-    (did not end in time).
+    One that does not know the configuration's cniVersion is asked again, in the highest that both
+    know; only then is it asked for its versions (docs/decisions/0009). ``deadline`` is in
+    seconds. Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
+    ``TryAgain`` where it did not end in time.
     """
+    try:
+        return _run(reach, command, config, env, deadline)
+    except DelegateError as error:
+        if error.code not in _SUSPECT.get(command, (INCOMPATIBLE,)):
+            raise
+        theirs = _versions(reach, config, env)
+        least = SINCE.get(command, SUPPORTED[0])
+        both = [v for v in SUPPORTED if v in theirs and at_least(v, least)]
+        settled = not both or config.get("cniVersion") in both
+        if settled and (error.code == INCOMPATIBLE or (theirs and not both)):
+            knows = (
+                f"it knows cniVersion {', '.join(theirs)}" if theirs else "it names no cniVersion"
+            )
+            raise DelegateIncompatible(f"{error.message} ({knows})", error.details) from error
+        if settled:
+            raise
+    return _run(reach, command, _speaking(config, both[-1]), env, deadline)
+
+
+def _versions(reach: Reach, config: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:
+    """The cniVersions that the IPAM plugin says it knows; () where it does not say."""
+    asked = {"cniVersion": config.get("cniVersion") or SUPPORTED[0], "ipam": config["ipam"]}
+    try:
+        found = loads(_run(reach, "VERSION", asked, env, VERSION_DEADLINE))["supportedVersions"]
+    except (BondError, ValueError, TypeError, KeyError, RecursionError):
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def _speaking(config: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """The configuration in another cniVersion, and with it what it says of earlier results."""
+    spoken = {**config, "cniVersion": version}
+    if "prevResult" in spoken:
+        try:
+            spoken["prevResult"] = render(read(spoken["prevResult"]), version)
+        except ConfigError:  # DEL goes on without
+            del spoken["prevResult"]
+    return spoken
+
+
+def _run(
+    reach: Reach, command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
+) -> bytes:
+    """One process of the IPAM plugin; its standard output."""
     name = str(config["ipam"]["type"])
     given = json.dumps(config).encode()
     ended = reach.run(name, given, {**env, "CNI_COMMAND": command}, deadline)

@@ -53,10 +53,10 @@ class Reach(Protocol):
         """Whether it is the caller's own. Raises ``NamespaceGone`` and ``NotANamespace``."""
 
     def find(self, name: str, env: Mapping[str, str]) -> None:
-        """Raise ``DelegateError`` unless CNI_PATH has an executable of that name."""
+        """Raise ``DelegateUnstarted`` unless CNI_PATH has an executable of that name."""
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
-        """Run a delegate. ``deadline`` is in seconds. Raises ``DelegateError``."""
+        """Run a delegate. ``deadline`` is in seconds. Raises ``DelegateUnstarted``."""
 
     def surroundings(self) -> Mapping[str, str]:
         """The environment that a delegate gets besides the CNI variables."""

@@ -11,7 +11,7 @@ Source: CNI SPEC 1.1.0, section "CNI operations".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from bondcni.core.errors import (
     BondError,
     CheckError,
     DelegateError,
+    DelegateIncompatible,
     EnvironError,
     Incomplete,
     InputError,
@@ -271,7 +272,7 @@ def _take_down_unrecorded(
 ) -> list[str]:
     """What can be done without a record: by the configuration, as far as it is sure."""
     left: list[str] = []
-    release(service, config.raw, request.env, left)
+    release(service, config.raw, request.env, left, recorded=False)
     found = _unrecorded_bond(service, request, config, node.inside())
     return [*left, *(node.bring_home(*found).errors if found else ())]
 
@@ -339,7 +340,7 @@ def check(service: Service, request: Request) -> None:
     if differences:
         raise CheckError("; ".join(differences))
     if config.ipam:
-        ipam.execute(service.reach, "CHECK", config.raw, request.env)
+        _forward(service, request, config.raw)
 
 
 def gc(service: Service, request: Request) -> None:
@@ -349,7 +350,7 @@ def gc(service: Service, request: Request) -> None:
     forwarded = collect(service, config, errors)
     if config.ipam:
         try:
-            ipam.execute(service.reach, "GC", forwarded, request.env)
+            _forward(service, request, forwarded)
         except BondError as error:
             errors.append(error.message)
     _raise_all(errors)
@@ -366,7 +367,15 @@ def status(service: Service, request: Request) -> None:
     if reasons:
         raise Unavailable("; ".join(reasons))
     if config.ipam:
-        ipam.execute(service.reach, "STATUS", config.raw, request.env)
+        _forward(service, request, config.raw)
+
+
+def _forward(service: Service, request: Request, config: Mapping[str, Any]) -> None:
+    """Ask the IPAM plugin for the same verb; one that does not know it is left out, with a word."""
+    try:
+        ipam.execute(service.reach, request.command, config, request.env)
+    except DelegateIncompatible as error:
+        service.warn(f"{error.message}: {request.command} goes on without it")
 
 
 _VERBS: dict[str, Callable[[Service, Request], Document | None]] = {

@@ -748,9 +748,10 @@ def test_rubbish_in_the_queue_fails_nobody(serve: Serve) -> None:
         assert json.loads(frame.get(Tag.OUTPUT) or b"") == {}
     assert Path(f"{path}.unreadable").exists()
     assert not path.exists()
-    assert odd.exists()
-    assert "set aside" in served.wait(event="finished")["why"]
-    assert "is not in CNI_PATH" in served.wait(event="waits")["why"]
+    assert not odd.exists(), "nothing was reserved by a delegate that is missing"
+    assert "set aside" in served.wait(event="finished", container="c9")["why"]
+    assert served.wait(event="finished", container="c8")
+    assert "is not in CNI_PATH" in served.wait(event="warning")["text"]
 
 
 # The policy.
