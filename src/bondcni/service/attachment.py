@@ -221,7 +221,7 @@ def release(
         if not isinstance(error, harmless):
             left.append(error.message)
         else:
-            service.warn(f"{error.message}: DEL goes on, addresses that it holds stay reserved")
+            service.warn(f"{error.message}; the bond is removed without it")
 
 
 _NOTHING_DONE = (DelegateUnstarted, DelegateIncompatible)

@@ -375,7 +375,7 @@ def _forward(service: Service, request: Request, config: Mapping[str, Any]) -> N
     try:
         ipam.execute(service.reach, request.command, config, request.env)
     except DelegateIncompatible as error:
-        service.warn(f"{error.message}: {request.command} goes on without it")
+        service.warn(f"{error.message}; {request.command} continues without it")
 
 
 _VERBS: dict[str, Callable[[Service, Request], Document | None]] = {
