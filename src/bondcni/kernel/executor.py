@@ -10,7 +10,6 @@ round by round, until nothing is left to do or nothing moves any more.
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from bondcni.core.plan import (
 from bondcni.core.state import Address, Link, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
+from bondcni.kernel.driver import explained
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
 from bondcni.kernel.reading import (
     Look,
@@ -170,7 +170,7 @@ class Node:
         A later step of the same send may have been done all the same.
         """
         for step, error in self._try(steps):
-            error.details = explain(step, error)
+            error.details = error.details or explain(step, error)
             raise error
 
     def _try(self, steps: Sequence[Step]) -> Iterator[tuple[Step, KernelError]]:
@@ -182,7 +182,8 @@ class Node:
             answers = side.rtnl.send(requests, None)
             for step, request, answer in zip(these, requests, answers, strict=True):
                 if answer.number:
-                    yield step, failure(request, answer)
+                    error = failure(request, answer)
+                    yield step, explained(error) if isinstance(step, CreateBond) else error
 
     def _side(self, where: str) -> Side:
         side = self.host if where == "host" else self.pod
@@ -328,18 +329,3 @@ def _words(step: ChangeLink) -> str:
 
 def _words_of(step: Step) -> str:
     return _words(step) if isinstance(step, ChangeLink) else f"{type(step).__name__} {step.index}"
-
-
-def bonding_driver() -> str:
-    """Why this kernel can make no bond; "" when it can, be it by loading the module."""
-    release = os.uname().release
-    if os.path.isdir("/sys/module/bonding"):
-        return ""
-    for listing in ("modules.builtin", "modules.dep"):
-        try:
-            with open(f"/lib/modules/{release}/{listing}") as file:
-                if any("/bonding.ko" in line.split(":")[0] for line in file):
-                    return ""
-        except OSError:
-            continue
-    return f"kernel {release} has no bonding driver (neither loaded nor in /lib/modules)"

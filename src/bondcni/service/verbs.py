@@ -37,7 +37,8 @@ from bondcni.core.home import adopt, claims, unlike
 from bondcni.core.plan import Plan, Taken, Wanted, numbers, plan_add
 from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
-from bondcni.kernel.executor import Node, bonding_driver, way_home
+from bondcni.kernel.driver import bonding_driver
+from bondcni.kernel.executor import Node, way_home
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service import ipam
 from bondcni.service.attachment import (
@@ -359,7 +360,10 @@ def gc(service: Service, request: Request) -> None:
 def status(service: Service, request: Request) -> None:
     """STATUS: whether ADD could be served now."""
     config = _configured(service, request)
-    reasons = [why for why in (bonding_driver(), service.journal.unusable()) if why]
+    driver = bonding_driver()
+    if driver.doubt:
+        service.warn(driver.doubt)
+    reasons = [why for why in (driver.missing, service.journal.unusable()) if why]
     try:
         service.policy()
     except PolicyError as error:

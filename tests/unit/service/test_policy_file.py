@@ -178,7 +178,8 @@ def status(folder: Path, policy: str | None) -> str:
         check=False,
         timeout=30,
     )
-    assert done.stderr == ""
+    for line in done.stderr.splitlines():
+        assert "the bonding driver is not loaded" in line, "which this machine may not have"
     answer = json.loads(done.stdout or "{}")
     assert answer.get("code", 50) == 50
     return str(answer.get("msg", ""))
