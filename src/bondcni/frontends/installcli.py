@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import click
@@ -10,6 +9,7 @@ import click
 import bondcni
 from bondcni.core.errors import BondError
 from bondcni.frontends import install as work
+from bondcni.frontends import telling
 from bondcni.frontends import uninstall as removal
 
 BIN_DIR = click.option(
@@ -83,12 +83,8 @@ def _tell(lines: Iterator[str]) -> None:
         for line in lines:
             click.echo(line)
     except work.Wrong as error:
-        words = "".join(f"\n    {problem}" for problem in error.problems)
-        click.echo(f"bondctl: nothing was touched:{words}", err=True)
+        telling.fail("nothing was touched:", 2, error.problems)
     except BondError as error:
-        click.echo(f"bondctl: {error.message}", err=True)
+        telling.fail(error.message, 2)
     except OSError as error:
-        click.echo(f"bondctl: {error.filename}: {error.strerror}", err=True)
-    else:
-        return
-    sys.exit(2)
+        telling.fail(f"{error.filename}: {error.strerror}", 2)

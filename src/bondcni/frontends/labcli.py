@@ -310,7 +310,9 @@ def cached(name: str) -> str:
     return f"{kind} from Debian {suite.name}, fetched at first use"
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@lab.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @KERNEL
 @click.option("--memory", type=int, default=1024, show_default=True, help="Of the guest, in MB.")
 @click.option(

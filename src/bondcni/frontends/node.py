@@ -16,11 +16,12 @@ from typing import Any
 import click
 
 from bondcni.core.config import LinkRef
-from bondcni.core.errors import BondError, DelegateError, Refused
+from bondcni.core.errors import BondError, DelegateError, JournalError, Refused
 from bondcni.core.links import guess
 from bondcni.core.resolve import candidate
 from bondcni.core.result import read
 from bondcni.core.state import Namespace
+from bondcni.frontends import telling
 from bondcni.frontends.backlog import Backlog, recover_all
 from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import may_enter
@@ -37,7 +38,7 @@ STATE = click.option(
     envvar="BONDCNI_STATE",
     default=DEFAULT_FOLDER,
     show_default=True,
-    help="The folder of the records.",
+    help="The directory of the records.",
 )
 POLICY = click.option(
     "--policy",
@@ -63,8 +64,7 @@ def _told(command: Callable[..., int]) -> Callable[..., None]:
         try:
             code = command(*args, **options)
         except BondError as error:
-            click.echo(f"bondctl: {error.message}", err=True)
-            sys.exit(UNKNOWN)
+            telling.fail(error.message, UNKNOWN)
         sys.exit(code)
 
     return run
@@ -96,13 +96,24 @@ def _service(state: str) -> Service:
     return Service(Journal(state), partial(click.echo, err=True), reach=reach)
 
 
+def _recorded(state: str) -> Service:
+    """For what goes through the records. Raises ``JournalError`` where their place is missing."""
+    if not os.path.isdir(state):
+        what = "is not a directory" if os.path.lexists(state) else "does not exist"
+        raise JournalError(
+            f"the state directory {state} {what}: --state names the directory of the records, "
+            f"which bondctl install makes at {DEFAULT_FOLDER}"
+        )
+    return _service(state)
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what there is; touch nothing.")
 @STATE
 @_told
 def recover(*, dry_run: bool, state: str) -> int:
     """Bring home what dead pods and cut-off requests left, and do the deletions that wait."""
-    findings = list(recover_all(_service(state), Backlog(state), dry_run=dry_run))
+    findings = list(recover_all(_recorded(state), Backlog(state), dry_run=dry_run))
     for finding in findings:
         if finding.state == "live":
             verdict = "let be"
@@ -126,7 +137,7 @@ def recover(*, dry_run: bool, state: str) -> int:
 @_told
 def check(*, state: str) -> int:
     """Hold every attachment of the node against what ADD made of it."""
-    service = _service(state)
+    service = _recorded(state)
     records, words = service.journal.all()
     for word in words:
         click.echo(word, err=True)

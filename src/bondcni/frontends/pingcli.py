@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-import sys
 import time
 
 import click
 
+from bondcni.frontends import telling
 from bondcni.frontends.connection import Connection
 from bondcni.frontends.daemon import DEFAULT_SOCKET
 from bondcni.frontends.protocol import ProtocolError, Tag, Type
 
 SECONDS = 3.0
+
+PODS = "kubectl -n kube-system get pods -o wide -l app.kubernetes.io/name=bond-cni"
 
 
 @click.command()
@@ -37,9 +40,21 @@ def ping(path: str, timeout: float) -> None:
         spent = _asked(path, timeout)
     except (OSError, ProtocolError) as error:
         why = getattr(error, "strerror", None) or error
-        click.echo(f"bondctl: the daemon does not answer at {path}: {why}", err=True)
-        sys.exit(1)
+        telling.fail(f"the daemon does not answer at {path}: {why}", 1, _next(error))
     click.echo(f"the daemon answers at {path} in {spent * 1000:.1f} ms")
+
+
+def _next(error: Exception) -> list[str]:
+    """What to do about it. The names are those of ``deploy/``."""
+    if isinstance(error, PermissionError):
+        return ["root and the daemon's own user may ask: run this as one of them"]
+    lines = [
+        "with systemd: systemctl status bond-cni, and journalctl -u bond-cni",
+        f"with Kubernetes: {PODS}, and kubectl -n kube-system logs POD",
+    ]
+    if getattr(error, "errno", 0) in (errno.ENOENT, errno.ECONNREFUSED):
+        lines.append("no daemon is needed where bond was installed with --mode direct")
+    return lines
 
 
 def _asked(path: str, timeout: float) -> float:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from bondcni.frontends import daemon
+from bondcni.frontends import daemon, telling
 from bondcni.frontends.node import POLICY, STATE
 from bondcni.frontends.starting import CannotServe
 
@@ -34,5 +32,4 @@ def serve(path: str, state: str, policy_file: str, workers: int) -> None:
     try:
         daemon.serve(daemon.Settings(path, state, policy_file, workers))
     except CannotServe as error:
-        click.echo(f"bondctl: {error}", err=True)
-        sys.exit(2)
+        telling.fail(str(error), 2)

@@ -64,7 +64,7 @@ class Story:
 
     def error(self, text: str) -> None:
         """One message about what stopped everything."""
-        self.console.print(f"[bold red]error:[/] {escape(text)}")
+        self.console.print(f"[bold red]bondctl: error:[/] {escape(text)}")
 
     def show(self, event: Event) -> None:
         """One event."""

@@ -315,7 +315,7 @@ def test_the_commands(wish: Wish, root: Path) -> None:
 def test_problems_are_lines(tmp_path: Path) -> None:
     result = call("install", "--root", str(tmp_path), "--user", "nobody-9", "--no-systemd")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("bondctl: nothing was touched:\n    ")
+    assert result.stderr.startswith("bondctl: error: nothing was touched:\n    ")
     assert "--bin-dir" in result.stderr
 
 

@@ -105,9 +105,9 @@ def test_from_beginning_to_end(start: Start) -> None:
     served.ping()
     lock = os.stat(f"{served.path}.lock")
     assert lock.st_mode & 0o777 == os.stat(served.path).st_mode & 0o777 == 0o600
-    assert again(served) == (2, f"bondctl: another daemon serves at {served.path}\n")
+    assert again(served) == (2, f"bondctl: error: another daemon serves at {served.path}\n")
     os.unlink(f"{served.path}.lock")  # who cleans /run all too well must not make two of one
-    assert again(served) == (2, f"bondctl: another daemon serves at {served.path}\n")
+    assert again(served) == (2, f"bondctl: error: another daemon serves at {served.path}\n")
     served.ping()
     served.signal(signal.SIGHUP)
     wait_until(lambda: "event=reload" in served.lines())
