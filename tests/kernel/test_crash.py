@@ -209,6 +209,8 @@ class HostScene(Scene):
             "link set eth1 up txqueuelen 500 alias uplink mtu 1700",
             "link property add dev eth1 altname enp9s0 altname wan",
             "link set eth2 mtu 4000 address 02:00:00:00:00:22 promisc on",
+            "address add 169.254.7.7/16 dev eth1 scope link",
+            "route add 198.51.100.0/24 via 169.254.7.1 dev eth1",
         )
 
     def asked(self) -> Document:
@@ -252,6 +254,7 @@ class IronScene(Scene):
         self.node.space.batch(
             f"link set {first} up txqueuelen 500 alias uplink",
             f"link property add dev {first} altname enp9s0",
+            f"route add 198.51.100.0/24 dev {first} metric 7",
             f"link set {second} mtu 1400 address 02:00:00:00:00:22 promisc on",
         )
 

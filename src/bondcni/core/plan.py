@@ -19,12 +19,15 @@ from bondcni.core.macs import distinct, told
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import candidate, reasons_between
-from bondcni.core.state import IFF_UP, Link, Namespace, OptionValue
+from bondcni.core.state import IFF_UP, Kept, Link, Namespace, OptionValue
 
 LATE = ("primary", "active_slave")
 """Options that name a member: the kernel ignores an ifindex it does not know yet."""
 
 DEFAULT_MTU = 1500
+
+NAMED = 20
+"""How many things that a link loses are named in a warning; all are recorded."""
 
 ABOVE = 1 << 16
 """New ifindexes of links begin here: above what most hosts, which count up, have given out."""
@@ -104,6 +107,7 @@ class Taken(NamedTuple):
 
     home: str  # "pod" or "host"
     link: Link
+    kept: tuple[Kept, ...] = ()  # what it loses when it leaves the host
 
 
 class Member(NamedTuple):
@@ -191,8 +195,12 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     if lender:
         steps = (DropAltname("pod", lender.index, lender.name, ifname), *steps)
         warnings.append(f"{ifname} is no alternative name of {lender.name} any more")
-    taken = tuple(Taken(home, link) for link in links)
-    return Plan(steps, wanted, taken, (*warnings, *_address_warnings(links, space)))
+    taken = tuple(
+        Taken(home, link, tuple(one for one in space.kept if one.index == link.index))
+        for link in links
+    )
+    warnings += (*_address_warnings(links, space), *_losses(taken))
+    return Plan(steps, wanted, taken, tuple(warnings))
 
 
 def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterator[str]:
@@ -261,6 +269,19 @@ def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
         for address in space.addresses:
             if address.index == link.index and address.scope == 0:
                 yield f"link {link.name} has {address.address}: no use on a member of a bond"
+
+
+def _losses(taken: tuple[Taken, ...]) -> Iterator[str]:
+    """What the host is without while the pod has its links."""
+    for item in taken:
+        if item.kept:
+            words = [one.words for one in item.kept[:NAMED]]
+            more = len(item.kept) - len(words)
+            words += [f"{more} more"] if more else []
+            yield (
+                f"host link {item.link.name} loses {', '.join(words)} while the pod has it; DEL "
+                "restores that"
+            )
 
 
 def numbers(links: Sequence[Link], pod: Namespace, home: str = "host") -> range:

@@ -74,12 +74,24 @@ class Route(NamedTuple):
     scope: int = 0
 
 
+class Kept(NamedTuple):
+    """An address, a route or a neighbour that a link loses when it leaves its namespace."""
+
+    index: int  # the link's, at home
+    words: str  # what it is: "route 192.0.2.0/24 via 198.51.100.1"
+    message: str  # the netlink message that gives it back, in hex
+
+
 class Namespace(NamedTuple):
-    """Everything that a plan looks at in one namespace."""
+    """Everything that a plan looks at in one namespace.
+
+    ``kept`` is read of the host's links that are to be taken.
+    """
 
     links: tuple[Link, ...] = ()
     addresses: tuple[Address, ...] = ()
     routes: tuple[Route, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     def named(self, name: str) -> Link | None:
         """The link of that name or alternative name."""

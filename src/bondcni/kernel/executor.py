@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, KernelError, TryAgain
-from bondcni.core.home import clues, plan_home, suffices
+from bondcni.core.home import clues, plan_home, sought, suffices
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode, key_of
 from bondcni.core.plan import (
     AddAltname,
@@ -33,6 +33,7 @@ from bondcni.core.state import Address, Link, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.driver import explained
+from bondcni.kernel.keeping import give_back, turn
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
 from bondcni.kernel.reading import (
     Look,
@@ -240,6 +241,27 @@ class Node:
             errors = [error.message for _, error in self._try(home.steps)]
             before = home.steps
         return Back(tuple(errors), home.told, home.awaited)
+
+    def give_back(self, bond: Wanted, taken: tuple[Taken, ...]) -> list[str]:
+        """Restore what links of the host lost when they left it; what could not be, in words.
+
+        What is there already stays. A link that somebody else has by now gets nothing.
+        """
+        if not any(item.kept for item in taken):
+            return []
+        host = self._near_home(bond, taken, None)
+        requests = []
+        for one, item in zip(sought(bond, taken), taken, strict=True):
+            now = one.among(host, "host")[1]
+            if now and not now.master:
+                requests += [give_back(each, now.index, now.name) for each in item.kept]
+        requests.sort(key=turn)  # what a gateway is reached by comes first
+        answers = self.host.rtnl.send(requests, None)
+        return [
+            f"{failure(request, answer).message}; restore it by hand where it is still wanted"
+            for request, answer in zip(requests, answers, strict=True)
+            if answer.number not in (0, errno.EEXIST)
+        ]
 
     def _near_home(
         self, bond: Wanted, taken: tuple[Taken, ...], pod: Namespace | None

@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import KernelError, TryAgain, VerifyError
@@ -30,6 +30,7 @@ from bondcni.kernel.address import (
     get_addresses,
     get_routes,
 )
+from bondcni.kernel.keeping import get_neighbours, kept
 from bondcni.kernel.link import (
     decode_link,
     decode_stack,
@@ -48,8 +49,6 @@ DAD_POLL = 0.02
 ALTIFNAMSIZ = 128
 
 VFS = "/sys/bus/pci/devices/{}/sriov_numvfs"
-
-T = TypeVar("T")
 
 
 def snapshot(rtnl: Rtnetlink, deadline: float | None = None) -> Namespace:
@@ -99,7 +98,9 @@ def link_by_index(rtnl: Rtnetlink, index: int, deadline: float | None = None) ->
 
 
 class Near(NamedTuple):
-    """Links that may stand on certain ones, and those that a default route may go through."""
+    """Links that may stand on certain ones, and those through which a default route, or one that
+    was made by hand, may go.
+    """
 
     above: Collection[int]
     routed: Collection[int]
@@ -125,18 +126,26 @@ def about(
     """``meant``, and what tells whether these links are in use; and who has these ``indexes``.
 
     That is their masters, what stands on them, their VFs, their addresses, the routes through
-    them; of these, where ``look`` knows, the default routes' links only.
+    them, and what they lose when they leave; of routes, where ``look`` knows, those of links
+    alone that have a default route or one made by hand.
     """
     found = _meant(rtnl, refs, indexes)
     links = {n: link for n, link in found.items() if any(matches(ref, link) for ref in refs)}
     found |= {n: link._replace(vfs=_vfs(link)) for n, link in links.items() if link.parent}
     above, routed = look(rtnl, links)
     more = ({link.master for link in links.values()} | set(above)) - {0, *found}
-    routes = [r for index in links if index in routed for r in _unless_gone(_routes, rtnl, index)]
+    addresses = {n: _listed(rtnl, get_addresses(n)) for n in links}
+    routes = {n: _listed(rtnl, get_routes(n)) if n in routed else [] for n in links}
+    neighbours = {n: _listed(rtnl, get_neighbours(n)) for n in links}
     return Namespace(
         _space(found | _asked(rtnl, map(get_link, sorted(more)))).links,
-        tuple(a for index in links for a in _unless_gone(_addresses, rtnl, index)),
-        tuple(route for route in routes if route.index in links),
+        tuple(a for n in links for a in map(decode_address, addresses[n]) if a),
+        tuple(r for n in links for b in routes[n] for r in decode_routes(b) if r.index in links),
+        tuple(
+            one
+            for n, link in links.items()
+            for one in kept(link, addresses[n], routes[n], neighbours[n])
+        ),
     )
 
 
@@ -153,15 +162,13 @@ def _vfs(link: Link) -> int:
         return 0
 
 
-def _unless_gone(
-    read: Callable[[Rtnetlink, int], tuple[T, ...]], rtnl: Rtnetlink, index: int
-) -> tuple[T, ...]:
-    """What ``read`` lists of a link; nothing where the link went in the meantime."""
+def _listed(rtnl: Rtnetlink, request: Request) -> list[bytes]:
+    """A dump about one link; nothing where the link went in the meantime."""
     try:
-        return read(rtnl, index)
+        return rtnl.dump(request)
     except KernelError as error:
         if error.number == errno.ENODEV:
-            return ()
+            return []
         raise
 
 

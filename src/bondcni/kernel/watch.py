@@ -1,4 +1,4 @@
-"""What stands on links, and where default routes go, known from the kernel's events.
+"""What stands on links, and where routes go that matter, known from the kernel's events.
 
 For who stays, as the resident server does. It only says where to look: what is found is read
 afresh before anything is refused.
@@ -13,6 +13,7 @@ from contextlib import suppress
 from sys import byteorder
 
 from bondcni.kernel.address import RTM_DELROUTE, RTM_NEWROUTE, decode_routes, get_routes
+from bondcni.kernel.keeping import RTPROT_BY_HAND
 from bondcni.kernel.link import (
     IFLA_LINK,
     IFLA_LINK_NETNSID,
@@ -33,7 +34,7 @@ def _read_as(kind: int) -> int:
     return int.from_bytes(kind.to_bytes(2, byteorder), "big")
 
 
-_ROUTE, _ACCEPT, _DROP = 15, 17, 18
+_ROUTE, _ACCEPT, _DROP = 15, 20, 21
 _ATTRS = 32  # where a link's attributes begin: behind nlmsghdr and ifinfomsg
 _NLATTR = 0xFFFFF00C  # SKF_AD_OFF + SKF_AD_NLATTR: the place of attribute X from A on, or 0
 
@@ -54,11 +55,15 @@ WORTH_HEARING = (
     (0x20, 0, 0, _NLATTR),
     (0x15, _ACCEPT - 15, _DROP - 15, 0),  # or on something in another namespace: a pod's veth
     (0x30, 0, 0, 17),  # _ROUTE: ldb rtm_dst_len
-    (0x15, 0, 1, 0),  # a default route
+    (0x15, _ACCEPT - 17, 0, 0),  # a default route
+    (0x30, 0, 0, 21),  # ldb rtm_protocol
+    (0x15, _ACCEPT - 19, 0, RTPROT_BY_HAND[0]),
+    (0x15, _ACCEPT - 20, _DROP - 20, RTPROT_BY_HAND[1]),
     (0x06, 0, 0, 0xFFFFFFFF),  # _ACCEPT
     (0x06, 0, 0, 0),  # _DROP
 )
-"""A filter of events in classic BPF: links that stand on others, links that go, default routes.
+"""A filter of events in classic BPF: links that stand on others, links that go, default routes
+and routes made by hand.
 
 Pods come and go with many other events, which would only fill the socket.
 Source: include/uapi/linux/filter.h; net/core/filter.c, bpf_skb_get_nlattr.
@@ -123,7 +128,7 @@ class Watch:
             self._lower.clear()
             self._routed.clear()
             heard = [Message(RTM_NEWLINK, 0, 0, body) for body in rtnl.dump(get_links())]
-            routes = (body for body in rtnl.dump(get_routes()) if not body[1])  # rtm_dst_len
+            routes = (body for body in rtnl.dump(get_routes()) if _worth_noting(body))
             heard += [Message(RTM_NEWROUTE, 0, 0, body) for body in routes]
         for message in heard:
             self._note(message)
@@ -139,6 +144,11 @@ class Watch:
                 self._lower |= {up: 0 for up, gone in self._lower.items() if gone == index}
             elif lower is not None:
                 self._lower[index] = lower
+
+
+def _worth_noting(route: bytes) -> bool:
+    """As ``WORTH_HEARING``: rtm_dst_len, and rtm_protocol."""
+    return not route[1] or route[5] in RTPROT_BY_HAND
 
 
 def _place(found: os.stat_result) -> tuple[int, int]:

@@ -270,6 +270,9 @@ def settle(
     for told in back.told:
         service.warn(told)
     left += back.errors
+    if not back.errors and not back.awaited:
+        for word in node.give_back(record.wanted, record.taken):
+            service.warn(word)
     if left:
         return
     if back.awaited:

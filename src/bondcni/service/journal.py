@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
-from bondcni.core.state import Link
+from bondcni.core.state import Kept, Link
 from bondcni.service.files import create, flush, read_file, set_aside, set_aside_as
 from bondcni.service.index import UNREADABLE, Index, Name, named
 
@@ -296,7 +296,14 @@ def own_as_folder(descriptor: int, folder: str) -> None:
 def _to_json(record: Record) -> dict[str, Any]:
     wanted = record.wanted._asdict()
     wanted["members"] = [member._asdict() for member in record.wanted.members]
-    taken = [{"home": item.home, "link": item.link._asdict()} for item in record.taken]
+    taken = [
+        {
+            "home": item.home,
+            "link": item.link._asdict(),
+            "kept": [one._asdict() for one in item.kept],
+        }
+        for item in record.taken
+    ]
     return {**record._asdict(), "format": FORMAT, "wanted": wanted, "taken": taken}
 
 
@@ -312,13 +319,19 @@ def _from_json(document: dict[str, Any]) -> Record:
         document["netns"],
         document["config"],
         Wanted(**{**wanted, "members": members, "options": options}),
-        tuple(Taken(item["home"], Link(**_frozen(item["link"]))) for item in document["taken"]),
+        tuple(map(_taken, document["taken"])),
         document["namespace"],
         document["boot"],
         document["env"],
         document["result"],
         document.get("way_home", ""),
     )
+
+
+def _taken(item: dict[str, Any]) -> Taken:
+    """A link, and what it lost; records of older versions say nothing of that."""
+    lost = tuple(Kept(**one) for one in item.get("kept", ()))
+    return Taken(item["home"], Link(**_frozen(item["link"])), lost)
 
 
 def _frozen(value: Any) -> Any:

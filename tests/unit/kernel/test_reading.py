@@ -14,7 +14,7 @@ import pytest
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import KernelError, TryAgain, VerifyError
 from bondcni.core.state import Address, Namespace, Route
-from bondcni.kernel import address, link, reading, wire
+from bondcni.kernel import address, keeping, link, reading, wire
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.watch import Watch
 from bondcni.kernel.wire import Message
@@ -146,6 +146,8 @@ class Kernel:
         if to.type == address.RTM_GETADDR:
             (index,) = struct.unpack_from("=I", to.body, 4)
             return [address.add_address(Address(n, f"10.0.0.{n}/24"), "").body for n in (index,)]
+        if to.type == keeping.RTM_GETNEIGH:
+            return []
         found = wire.attrs(to.body, 12)
         oif = wire.u32(found[address.RTA_OIF]) if found else 0
         return [address.add_route(r).body for r in ROUTES if oif in (0, r.index)]
@@ -254,7 +256,7 @@ def test_the_first_look_is_at_everything_and_later_ones_are_not(
     answers = Kernel()
     rtnl = kernel(answers)
     assert watch(rtnl, [12]) == ({41}, {12})
-    assert watch(rtnl, [11]) == (set(), set())
+    assert watch(rtnl, [11, 43]) == (set(), {11})
     assert answers.asked == ["dump 18", "dump 26"]
 
 
@@ -262,8 +264,8 @@ def test_what_is_heard_counts(kernel: Start, watch: Watch, ear: Ear) -> None:
     rtnl = kernel(Kernel())
     watch(rtnl, [])
     ear.say(link.RTM_NEWLINK, message(50, "mv0", on(11), kind="macvlan"))
-    ear.say(address.RTM_NEWROUTE, address.add_route(Route("::/0", "fe80::1", 11)).body)
-    assert watch(rtnl, [11]) == ({50}, {11})
+    ear.say(address.RTM_NEWROUTE, address.add_route(Route("::/0", "fe80::1", 43)).body)
+    assert watch(rtnl, [11, 43]) == ({50}, {11, 43})
     ear.say(link.RTM_DELLINK, message(50, "mv0", on(11), kind="macvlan"))
     ear.say(link.RTM_NEWLINK, message(51, "veth0", on(11), kind="veth"))
     assert watch(rtnl, [11]) == (set(), {11})

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Member, Taken, Wanted
-from bondcni.core.state import Link
+from bondcni.core.state import Kept, Link
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
 
@@ -494,3 +494,19 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     with pytest.raises(JournalError), hold(str(state), ["key"]):
         pass
     assert target.read_text() == "precious"
+
+
+def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) -> None:
+    """Issue item 14."""
+    journal = Journal(str(tmp_path))
+    lost = (Kept(5, "route 192.0.2.0/24", "1400"), Kept(5, "neighbour 10.0.0.9", "1401"))
+    record = RECORD._replace(taken=(Taken("host", NIC, lost), Taken("host", NIC)))
+    journal.write(record)
+    assert journal.read("abc", "net1") == (record, "")
+    (path,) = tmp_path.iterdir()
+    document = json.loads(path.read_text())
+    for item in document["taken"]:
+        del item["kept"], item["link"]["vfs"]
+    path.write_text(json.dumps(document))
+    older = record._replace(taken=(Taken("host", NIC), Taken("host", NIC)))
+    assert journal.read("abc", "net1") == (older, "")
