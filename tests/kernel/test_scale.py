@@ -266,7 +266,7 @@ def test_events_that_were_lost_are_made_good(node: Node) -> None:
 
 
 def test_what_does_not_matter_is_not_even_heard(node: Node, pod: Space) -> None:
-    """Links that stand on nothing, pods' veths, bridges' ports, routes to somewhere."""
+    """Links that stand on nothing, pods' veths, bridges' ports, a routing daemon's routes."""
     with watching(node) as seen:
         node.space.batch(
             "link add br9 up type bridge",
@@ -275,7 +275,7 @@ def test_what_does_not_matter_is_not_even_heard(node: Node, pod: Space) -> None:
             "link set p0 up master br9",
             "link set d0 mtu 1400",
             "addr add 192.0.2.1/24 dev d0",
-            "route add 198.51.100.0/24 dev d0",
+            "route add 198.51.100.0/24 dev d0 proto bird",
         )
         assert seen.watch._events.heard() == []  # type: ignore[attr-defined]
 
