@@ -11,7 +11,7 @@ does not stop the others. A link is known by device, not by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from bondcni.core.state import (
     IFF_ALLMULTI,
     IFF_PROMISC,
     IFF_UP,
+    Device,
     Link,
     Namespace,
     OptionValue,
@@ -154,8 +155,13 @@ def plan_home(
     for one, where, now in places:
         space = host if one.home == "host" else pod
         if now is None or space is None:
-            told += [f"link {one.link.name} is nowhere any more"] if one.home == "host" else []
-            awaited += [one.link.name] if one.home == "host" and not one.link.kind else []
+            if one.home == "host" and one.link.kind:
+                told.append(
+                    f"link {one.link.name} was not found: it was deleted, or destroyed with its "
+                    "network namespace"
+                )
+            elif one.home == "host":
+                awaited.append(one.link.name)
         elif where != one.home:
             steps += _bring(one.link, now, host, names)
         elif now.master:
@@ -179,6 +185,26 @@ def _freed(
         if one.home == "host" and now and now.master == bond.index:
             was = one.link
             yield from _bring(was, now._replace(mac=one.own, mtu=was.mtu), host, names)
+
+
+def destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace]) -> str:
+    """Why hardware that is in none of these namespaces will not come back, in words; "" where it
+    may, for it may be in another namespace. ``device`` was read before the namespaces were; None:
+    nothing is known of it.
+
+    A network interface is destroyed with its device (a VF by ``sriov_numvfs``) and when its
+    driver is unbound. What is made there later is another one, with another MAC where it is a VF.
+    """
+    if device is None:
+        return ""
+    where = f"{was.parent_bus} {was.parent}".strip()
+    if not device.present:
+        return f"link {was.name} was unplugged: the node has no device {where} any more"
+    others = [link.name for space in spaces for link in space.links if link.parent == was.parent]
+    if device.interfaces > len(others):
+        return ""
+    now = f"its interface is {', '.join(others)} now" if others else "it has no interface now"
+    return f"link {was.name} was destroyed: device {where} was unbound or made anew, {now}"
 
 
 def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:

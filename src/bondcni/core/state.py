@@ -52,6 +52,13 @@ class Link(NamedTuple):
         return bool(self.flags & IFF_UP)
 
 
+class Device(NamedTuple):
+    """What the node has at the bus address of hardware."""
+
+    present: bool
+    interfaces: int = 0  # its network interfaces, in all namespaces together
+
+
 class Address(NamedTuple):
     """One address on a link; ``address`` is CIDR text as ``10.0.0.5/24``."""
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, KernelError, TryAgain
-from bondcni.core.home import clues, plan_home, sought, suffices
+from bondcni.core.home import clues, destroyed, plan_home, sought, suffices
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode, key_of
 from bondcni.core.plan import (
     AddAltname,
@@ -29,9 +29,10 @@ from bondcni.core.plan import (
     Taken,
     Wanted,
 )
-from bondcni.core.state import Address, Link, Namespace, OptionValue, Route
+from bondcni.core.state import Address, Device, Link, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
+from bondcni.kernel.devices import device_of
 from bondcni.kernel.driver import explained
 from bondcni.kernel.keeping import give_back, turn
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
@@ -59,6 +60,9 @@ ROUNDS = 8
 
 Explain = Callable[[Step, KernelError], str]
 """Why a step was refused, and what helps; "" where nothing is known of it."""
+
+DeviceOf = Callable[[Link], "Device | None"]
+"""What the node has at the bus address of hardware; None: that is not known."""
 
 SetSysctls = Callable[[str, str, Mapping[str, int]], None]
 """Sets IPv6 sysctls of an interface: namespace, interface, values by key."""
@@ -108,12 +112,14 @@ class Node:
         netns: str,
         set_sysctls: SetSysctls = set_ipv6_sysctls,
         watch: Watch | None = WATCH,
+        device_of: DeviceOf = device_of,
     ) -> None:
         self.host = host
         self.pod = pod
         self.netns = netns
         self._set_sysctls = set_sysctls
         self._watch = watch
+        self._device_of = device_of
         self._free = range(0)
 
     @classmethod
@@ -229,12 +235,24 @@ class Node:
         """Everything as it was before, as far as it can be, round by round."""
         errors: list[str] = []
         before: tuple[Step, ...] = ()
+        devices: dict[str, Device | None] = {}
         for _ in range(ROUNDS):
             pod = self.links_inside() if self.pod else None
             host = self._near_home(bond, taken, pod)
             home = plan_home(bond, taken, host, pod)
             if not home.steps:
-                return Back((), home.told, home.awaited)
+                # A NIC may come home between two looks: one that is destroyed was that before
+                # the links were read.
+                missing = {t.link.name: t.link for t in taken if t.link.name in home.awaited}
+                spaces = (host, pod) if pod else (host,)
+                lost = {n: destroyed(was, devices.get(n), spaces) for n, was in missing.items()}
+                devices = {name: self._device_of(was) for name, was in missing.items()}
+                if any(
+                    destroyed(w, devices[n], spaces) and not lost[n] for n, w in missing.items()
+                ):
+                    continue
+                told = (*home.told, *(why for why in lost.values() if why))
+                return Back((), told, tuple(name for name, why in lost.items() if not why))
             if home.steps == before:
                 errors = errors or [f"{_words_of(step)}: no effect" for step in home.steps]
                 break

@@ -276,7 +276,10 @@ def settle(
     if left:
         return
     if back.awaited:
-        service.warn(f"{', '.join(back.awaited)}: put right when seen again (bondctl recover)")
+        service.warn(
+            f"not found on the host or in the pod: {', '.join(back.awaited)}. The record is kept; a "
+            "link that comes back is restored by the next ADD of it or by bondctl recover"
+        )
         return
     if keep:
         return
