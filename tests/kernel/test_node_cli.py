@@ -21,7 +21,7 @@ def bondctl(node: Node, *words: str) -> Result:
 def attached(node: Node, pod: Space) -> None:
     for name in LINKS:
         node.veth(name)
-    node.cni("ADD", config(LINKS), pod).ok()
+    node.cni("ADD", config(LINKS, mtu=1500), pod).ok()
 
 
 def test_check_tells_what_changed(node: Node, pod: Space) -> None:
