@@ -4,6 +4,7 @@
  * It has a process group of its own, which ends with it, at the deadline, with the daemon's
  * connection, and (the delegate itself) with the shim. Its output is bounded. The end of the
  * process counts and not that of its output: what it left in the background may hold the pipe.
+ * What it writes to standard error goes to the shim's when it has ended, and to the daemon.
  *
  * Source: CNI SPEC 1.1.0, section "Plugin Delegation".
  */
@@ -188,11 +189,11 @@ int find_delegate(struct span call, struct bytes *path)
 
 struct process {
     pid_t pid;
-    int handle, output; /* pidfd, and the pipe's end */
+    int handle, output, errors; /* pidfd, and the pipes' ends */
 };
 
 /* In the child. What it inherits besides its three descriptors is closed by exec. */
-static _Noreturn void become(const char *path, char **env, int input, int output, int trouble,
+static _Noreturn void become(const char *path, char **env, const int streams[3], int trouble,
                              pid_t parent)
 {
     sigset_t none;
@@ -203,7 +204,8 @@ static _Noreturn void become(const char *path, char **env, int input, int output
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (!prctl(PR_SET_PDEATHSIG, SIGKILL) && getppid() == parent
-        && dup2(input, STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0)
+        && dup2(streams[0], STDIN_FILENO) >= 0 && dup2(streams[1], STDOUT_FILENO) >= 0
+        && dup2(streams[2], STDERR_FILENO) >= 0)
         execve(path, args, env);
     int error = errno;
     ssize_t told = write(trouble, &error, sizeof error);
@@ -233,6 +235,7 @@ static int finish(const struct process *process)
     int status = reap(process);
     close(process->handle);
     close(process->output);
+    close(process->errors);
     return status;
 }
 
@@ -245,33 +248,40 @@ static int started(int trouble, int64_t until)
     return read(trouble, &error, sizeof error) == sizeof error ? error : 0;
 }
 
+static void close_pipe(const int pair[2])
+{
+    if (pair[0] >= 0)
+        close(pair[0]);
+    if (pair[1] >= 0)
+        close(pair[1]);
+}
+
 static int fork_delegate(const char *path, char **env, int input, struct process *process,
                          int64_t until)
 {
-    int output[2], trouble[2], error = 0;
+    int output[2] = {-1, -1}, errors[2] = {-1, -1}, trouble[2] = {-1, -1}, error = 0;
     pid_t parent = getpid();
-    if (pipe2(output, O_CLOEXEC))
-        return errno;
-    if (pipe2(trouble, O_CLOEXEC)) {
+    if (pipe2(output, O_CLOEXEC) || pipe2(errors, O_CLOEXEC) || pipe2(trouble, O_CLOEXEC)
+        || (process->pid = fork()) < 0) {
         error = errno;
-        close(output[0]);
-        close(output[1]);
+        close_pipe(output);
+        close_pipe(errors);
+        close_pipe(trouble);
         return error;
     }
-    process->pid = fork();
-    if (!process->pid)
-        become(path, env, input, output[1], trouble[1], parent);
-    error = process->pid < 0 ? errno : 0;
+    if (!process->pid) {
+        const int streams[] = {input, output[1], errors[1]};
+        become(path, env, streams, trouble[1], parent);
+    }
     close(output[1]);
+    close(errors[1]);
     close(trouble[1]);
     process->output = output[0];
-    if (!error) {
-        process->handle = (int)syscall(SYS_pidfd_open, process->pid, 0);
-        error = process->handle < 0 ? errno : started(trouble[0], until);
-        if (error)
-            finish(process);
-    } else
-        close(output[0]);
+    process->errors = errors[0];
+    process->handle = (int)syscall(SYS_pidfd_open, process->pid, 0);
+    error = process->handle < 0 ? errno : started(trouble[0], until);
+    if (error)
+        finish(process);
     close(trouble[0]);
     return error;
 }
@@ -331,33 +341,52 @@ static bool read_some(int output, struct bytes *out)
     return got > 0 || (got < 0 && errno == EINTR);
 }
 
-/* Read until the process has ended and nothing is left to read; an errno. */
+/* Drop all but the last STDERR_LIMIT bytes. */
+static void keep_last(struct bytes *said)
+{
+    size_t more = said->size > STDERR_LIMIT ? said->size - STDERR_LIMIT : 0;
+    if (more) {
+        memmove(said->at, said->at + more, STDERR_LIMIT);
+        said->size = STDERR_LIMIT;
+    }
+}
+
+/* Read until the process has ended and nothing is left to read; an errno. Of standard error no more
+ * is read then than a pipe holds: what it left in the background may write there for ever. */
 static int collect(const struct process *process, int peer, int64_t until, struct bytes *out,
-                   enum end *end)
+                   struct bytes *said, enum end *end)
 {
     struct pollfd each[] = {{.fd = process->output, .events = POLLIN},
                             {.fd = process->handle, .events = POLLIN},
-                            {.fd = peer, .events = POLLRDHUP}};
+                            {.fd = peer, .events = POLLRDHUP},
+                            {.fd = process->errors, .events = POLLIN}};
     for (;;) {
         int64_t left = until - now();
-        int count = poll(each, 3, left < 0 ? 0 : (int)left);
+        int count = poll(each, 4, left < 0 ? 0 : (int)left);
         if (count < 0 && errno != EINTR)
             return errno;
         if (count == 0)
             return ETIMEDOUT;
         if (count < 0)
             continue;
+        if (each[3].revents) {
+            if (!read_some(process->errors, said))
+                each[3].fd = -1; /* poll() passes over it and leaves no event */
+            keep_last(said);
+        }
         if (each[2].revents) {
             *end = GONE;
             return 0;
         }
         if (each[0].revents) {
             if (!read_some(process->output, out))
-                each[0].fd = -1; /* poll() passes over it and leaves no event */
+                each[0].fd = -1;
             if (out->size > OUTPUT_LIMIT)
                 return EFBIG;
         } else if (each[1].revents)
             return 0;
+        else if (now() > until)
+            return ETIMEDOUT;
     }
 }
 
@@ -365,7 +394,7 @@ static int collect(const struct process *process, int peer, int64_t until, struc
 enum end run_delegate(struct span call, int peer, int64_t until, struct bytes *reply)
 {
     struct environment made = {0};
-    struct bytes path = {0}, out = {0};
+    struct bytes path = {0}, out = {0}, said = {0};
     struct process process = {0};
     enum end end = FINE;
     uint32_t within = BOND_EXEC_MS;
@@ -378,16 +407,20 @@ enum end run_delegate(struct span call, int peer, int64_t until, struct bytes *r
     if (!error)
         error = start(text_of(&path), made.each, call, &process, peer, until, &end);
     if (!error && end == FINE) {
-        error = collect(&process, peer, until, &out, &end);
+        error = collect(&process, peer, until, &out, &said, &end);
         status = finish(&process);
+        write_all(STDERR_FILENO, (struct span){said.at, said.size}, now() + BOND_STEP_MS);
     }
     frame_number(reply, STATUS, (uint32_t)error);
     if (!error) {
         frame_number(reply, EXIT, (uint32_t)status);
         frame_field(reply, OUTPUT, out.at, out.size);
     }
+    if (said.size)
+        frame_field(reply, STDERR, said.at, said.size);
     release_environment(&made);
     release(&path);
     release(&out);
+    release(&said);
     return end;
 }

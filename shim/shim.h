@@ -35,6 +35,7 @@ enum {
     ENV_LIMIT = 2 << 20,    /* what the kernel gives a new process, as a rule */
     ENV_COUNT = 4096,       /* bounds the work of applying differences, too */
     OUTPUT_LIMIT = 1 << 20, /* a delegate's result is some KiB */
+    STDERR_LIMIT = 64 << 10, /* of what a delegate writes there the last is kept */
     FRAME_LIMIT = 8 << 20,  /* standard input, environment and some room */
     RECORD_LIMIT = 1 << 20, /* way_home stands at the head of a record */
     QUEUE_LIMIT = 4096,     /* DELs that wait for the daemon: more than pods fit on a node */
@@ -70,7 +71,7 @@ enum { VERSION = 1, HEADER = 8 };
 enum type { REQUEST = 1, ANSWER, EXEC, DONE, FIND, SYSCTL, IDENTIFY, OPEN, PING };
 enum tag {
     DESCRIPTORS = 1, HOST, POD, POD_ERROR, ENV, STDIN, STATUS, OUTPUT, WARNINGS,
-    NAME, PATH, DEADLINE, EXIT, SETTING,
+    NAME, PATH, DEADLINE, EXIT, SETTING, STDERR,
     TAGS,
     CRITICAL = 0x8000 /* who does not know such a tag must not go on */
 };

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.kernel.conftest import Document, Node, Space, config
+from tests.kernel.conftest import THICK, Answer, Document, Node, Space, config
 
 
 @pytest.fixture
@@ -186,3 +186,58 @@ def test_10_5_an_ipam_that_forgot_the_version_hinders_no_del(node: Node, pod: Sp
     answer.ok()
     assert "incompatible CNI versions" in answer.stderr
     assert node.everything(pod) == before
+
+
+# Item 21: what a delegate writes to standard error is kept.
+
+PANIC = "printf 'panic: no pool\\n\\ngoroutine 1 [running]:\\n' >&2"
+TOLD = "standard error: panic: no pool | goroutine 1 [running]:"
+
+
+def heard(answer_: Answer, capfd: pytest.CaptureFixture[str]) -> str:
+    """What the runtime got on standard error: of the process where that is this one."""
+    return answer_.stderr if THICK else capfd.readouterr().err
+
+
+def logged(node: Node) -> list[Document]:
+    """The delegates' lines in the daemon's log."""
+    daemon: Any = node.daemon()
+    return [line for line in daemon.log if line.get("event") == "delegate"]
+
+
+@pytest.mark.usefixtures("members")
+def test_10_21_a_panic_is_in_the_details_and_in_the_log(
+    node: Node, pod: Space, capfd: pytest.CaptureFixture[str]
+) -> None:
+    delegate(node, GOOD, script=f"[ $CNI_COMMAND != ADD ] || {{ {PANIC}; exit 2; }}")
+    answer_ = node.cni("ADD", asked_for(), pod)
+    answer_.failed(104)
+    assert answer_.document["msg"] == "IPAM plugin ours failed at ADD with status 2"
+    assert answer_.document["details"] == TOLD
+    assert heard(answer_, capfd) == "panic: no pool\n\ngoroutine 1 [running]:\n"
+    if THICK:
+        (line,) = logged(node)
+        assert (line["plugin"], line["verb"], line["container"]) == ("ours", "ADD", "c1")
+        assert line["stderr"] == "panic: no pool\n\ngoroutine 1 [running]:"
+    node.cni("DEL", asked_for(), pod).ok()
+
+
+@pytest.mark.usefixtures("members")
+def test_10_21_warnings_of_one_that_succeeds_reach_the_runtime(
+    node: Node, pod: Space, capfd: pytest.CaptureFixture[str]
+) -> None:
+    delegate(node, GOOD, script="echo careful >&2")
+    answer_ = node.cni("ADD", asked_for(), pod)
+    answer_.ok()
+    assert heard(answer_, capfd) == "careful\n"
+    if THICK:
+        assert [line["stderr"] for line in logged(node)] == ["careful"]
+
+
+@pytest.mark.usefixtures("members")
+def test_10_21_a_del_that_fails_tells_why(node: Node, pod: Space) -> None:
+    delegate(node, GOOD, script=f"[ $CNI_COMMAND != DEL ] || {{ {PANIC}; exit 2; }}")
+    node.cni("ADD", asked_for(), pod).ok()
+    assert TOLD in node.cni("DEL", asked_for(), pod).failed(106)
+    delegate(node, GOOD)
+    node.cni("DEL", asked_for(), pod).ok()

@@ -58,6 +58,10 @@ class BondError(Exception):
         self.message = message
         self.details = details
 
+    def whole(self) -> str:
+        """Message and details, for an error that becomes a part of another."""
+        return "; ".join(filter(None, (self.message, self.details)))
+
 
 class VersionError(BondError):
     """The cniVersion is not supported, or does not have the verb."""

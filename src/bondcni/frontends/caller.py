@@ -24,6 +24,7 @@ from bondcni.core.errors import (
 from bondcni.frontends import plugin
 from bondcni.frontends.connection import Connection
 from bondcni.frontends.descriptors import named, side
+from bondcni.frontends.logfmt import LONGEST, Log, log
 from bondcni.frontends.protocol import (
     Field,
     Frame,
@@ -35,7 +36,7 @@ from bondcni.frontends.protocol import (
 )
 from bondcni.kernel.executor import Node, Side
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
-from bondcni.service.delegate import LIMIT, Ended
+from bondcni.service.delegate import ERRORS_LIMIT, LIMIT, Ended
 from bondcni.service.reach import GONE, Presence, without_cni
 
 PATIENCE = 10.0
@@ -69,6 +70,7 @@ class Caller:
         request: Frame,
         env: dict[str, str],
         patience: float = PATIENCE,
+        tell: Log = log,
     ) -> None:
         """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
         self.env = env
@@ -80,6 +82,7 @@ class Caller:
         self._pod_error = _errno(request, Tag.POD_ERROR, errno.ENOENT)
         self._connection = connection
         self._patience = patience
+        self._tell = tell
         self._unable = ""  # why nothing more can be asked
         given, connection.descriptors = connection.descriptors, []
         with ExitStack() as held:
@@ -153,19 +156,36 @@ class Caller:
         ]
         done = self._call(Type.EXEC, fields, Tag.EXIT, deadline)
         status = done.number(Tag.STATUS)
+        errors = (done.get(Tag.STDERR) or b"")[-ERRORS_LIMIT:]
+        self._log(name, env, errors)
         if status == errno.ETIMEDOUT:
-            return Ended(None, b"")
+            return Ended(None, b"", errors)
         if status == errno.EFBIG:
-            return Ended(0, bytes(LIMIT + 1))
+            return Ended(0, bytes(LIMIT + 1), errors)
         if status:
             raise _unstarted(name, self.env, status)
-        return Ended(done.signed(Tag.EXIT), done.get(Tag.OUTPUT) or b"")
+        return Ended(done.signed(Tag.EXIT), done.get(Tag.OUTPUT) or b"", errors)
 
     def surroundings(self) -> Mapping[str, str]:
         """As ``Reach``."""
         return without_cni(self.env)
 
     # How.
+
+    def _log(self, name: str, env: Mapping[str, str], errors: bytes) -> None:
+        """What a delegate wrote to standard error, whole lines in each of ours."""
+        text = errors.decode(errors="replace")
+        while text:
+            cut = text.rfind("\n", 0, LONGEST) + 1 if len(text) > LONGEST else len(text)
+            self._tell(
+                event="delegate",
+                plugin=name,
+                verb=env.get("CNI_COMMAND", ""),
+                container=env.get("CNI_CONTAINERID", ""),
+                ifname=env.get("CNI_IFNAME", ""),
+                stderr=text[: cut or LONGEST].rstrip("\n"),
+            )
+            text = text[cut or LONGEST :]
 
     def _is_asked_for(self, netns: str) -> bool:
         return bool(netns) and netns == self.env.get("CNI_NETNS")

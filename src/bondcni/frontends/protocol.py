@@ -59,6 +59,7 @@ class Tag(IntEnum):
     DEADLINE = 12
     EXIT = 13
     SETTING = 14
+    STDERR = 15
 
 
 class ProtocolError(ValueError):

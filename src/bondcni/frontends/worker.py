@@ -106,7 +106,7 @@ class Worker:
         """Do one request."""
         with visit.connection:
             try:
-                caller = Caller(visit.connection, visit.request, visit.env)
+                caller = Caller(visit.connection, visit.request, visit.env, tell=self._tell)
             except (ProtocolError, TryAgain) as error:
                 self.refuse(visit, str(error))
                 return

@@ -219,7 +219,7 @@ def release(
     except BondError as error:
         harmless = DelegateIncompatible if recorded else _NOTHING_DONE
         if not isinstance(error, harmless):
-            left.append(error.message)
+            left.append(error.whole())
         else:
             service.warn(f"{error.message}; the bond is removed without it")
 

@@ -1,8 +1,8 @@
 """A delegate as a process: found by name in CNI_PATH, run, and its end awaited.
 
 It gets our whole environment and a process group of its own, so that when it outlives the
-deadline everything it started ends with it, and its output is bounded. What its answer means
-is ``ipam``'s business.
+deadline everything it started ends with it, and its output is bounded. What it writes to standard
+error goes to ours when it has ended. What its answer means is ``ipam``'s business.
 
 Source: CNI SPEC 1.1.0, section "Plugin Delegation".
 """
@@ -15,7 +15,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from bondcni.core.errors import DelegateUnstarted
@@ -23,17 +23,25 @@ from bondcni.core.errors import DelegateUnstarted
 LIMIT = 1 << 20
 """Bytes of a delegate's output that are read."""
 
+ERRORS_LIMIT = 64 << 10
+"""Bytes of a delegate's standard error that are kept, the last ones."""
+
+CHUNK = 1 << 16
+STDERR = 2
+
 BUSY_TRIES = 5  # a plugin that is just being replaced: ETXTBSY
 BUSY_PAUSE = 0.2  # seconds between two of them
 
 
 class Ended(NamedTuple):
     """How a delegate ended: its exit status, minus the signal that killed it, or None where it
-    was ended at the deadline; and its output, of which more than ``LIMIT`` bytes is too much.
+    was ended at the deadline; its output, of which more than ``LIMIT`` bytes is too much; and
+    what it wrote to standard error, at most the last ``ERRORS_LIMIT`` bytes.
     """
 
     status: int | None
     output: bytes
+    errors: bytes = b""
 
 
 def find(name: str, path: str) -> str:
@@ -69,19 +77,23 @@ def run(name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> End
     """
     program = find(name, env.get("CNI_PATH", ""))
     until = time.monotonic() + deadline
-    reading, writing = os.pipe()
+    output, errors = os.pipe(), os.pipe()
     try:
         try:
-            pid = _start(program, stdin, writing, env)
+            pid = _start(program, stdin, (output[1], errors[1]), env)
         finally:
-            os.close(writing)
-        out, status = _collect(pid, reading, until)
+            os.close(output[1])
+            os.close(errors[1])
+        ended = _collect(pid, output[0], errors[0], until)
     finally:
-        os.close(reading)
-    return Ended(status, out)
+        os.close(output[0])
+        os.close(errors[0])
+    with contextlib.suppress(OSError):  # nobody reads it
+        os.write(STDERR, ended.errors)
+    return ended
 
 
-def _start(program: str, stdin: bytes, stdout: int, env: Mapping[str, str]) -> int:
+def _start(program: str, stdin: bytes, streams: tuple[int, int], env: Mapping[str, str]) -> int:
     """Spawn; the process ID. posix_spawn, for importing subprocess costs 3 ms a request."""
     given = os.memfd_create("config")
     try:
@@ -90,7 +102,7 @@ def _start(program: str, stdin: bytes, stdout: int, env: Mapping[str, str]) -> i
         tries = BUSY_TRIES
         while True:
             try:
-                return _spawn(program, (given, stdout), env)
+                return _spawn(program, (given, *streams), env)
             except OSError as error:
                 tries -= 1
                 if error.errno != errno.ETXTBSY or not tries:
@@ -102,8 +114,10 @@ def _start(program: str, stdin: bytes, stdout: int, env: Mapping[str, str]) -> i
         os.close(given)
 
 
-def _spawn(program: str, descriptors: tuple[int, int], env: Mapping[str, str]) -> int:
-    """Standard input and output are ``descriptors``; the signals that Python ignores act again."""
+def _spawn(program: str, descriptors: tuple[int, int, int], env: Mapping[str, str]) -> int:
+    """Standard input, output and error are ``descriptors``; the signals that Python ignores act
+    again.
+    """
     import signal  # noqa: PLC0415  its enums are paid by requests with IPAM only
 
     return os.posix_spawn(
@@ -116,32 +130,44 @@ def _spawn(program: str, descriptors: tuple[int, int], env: Mapping[str, str]) -
     )
 
 
-def _collect(pid: int, reading: int, until: float) -> tuple[bytes, int | None]:
-    """Output up to ``LIMIT`` and exit status; None when it had to be killed at the deadline.
+def _collect(pid: int, output: int, errors: int, until: float) -> Ended:
+    """Output up to ``LIMIT``, standard error, and exit status; None when it had to be killed at
+    the deadline.
 
     The end of the process counts, not that of its output: what it left in the background
-    may hold the pipe.
+    may hold the pipes. Of standard error no more is read then than a pipe holds.
     """
     import signal  # noqa: PLC0415
 
-    out = b""
+    out = said = b""
     process = os.pidfd_open(pid)
+    watched = {process, output, errors}
+    in_time = True
     try:
-        while len(out) <= LIMIT and reading in _ready((reading, process), until):
-            chunk = os.read(reading, 1 << 16)
-            if not chunk:
+        while len(out) <= LIMIT:
+            ready = _ready(watched, until)
+            if not ready or (process not in ready and time.monotonic() > until):
+                in_time = False
                 break
-            out += chunk
-        in_time = len(out) > LIMIT or bool(_ready((process,), until))
+            if errors in ready:
+                more = os.read(errors, CHUNK)
+                said = (said + more)[-ERRORS_LIMIT:]
+                watched -= set() if more else {errors}
+            if output in ready:
+                more = os.read(output, CHUNK)
+                out += more
+                watched -= set() if more else {output}
+            elif process in ready:
+                break
     finally:
         os.close(process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return out, status if in_time else None
+    return Ended(status if in_time else None, out, said)
 
 
-def _ready(descriptors: tuple[int, ...], until: float) -> set[int]:
+def _ready(descriptors: Collection[int], until: float) -> set[int]:
     """Those with something to read or at their end; none at the deadline."""
     poll = select.poll()
     for descriptor in descriptors:

@@ -21,12 +21,15 @@ from bondcni.core.errors import (
     TryAgain,
 )
 from bondcni.core.result import SUPPORTED, Result, at_least, read, render, unroutable
-from bondcni.service.delegate import LIMIT
+from bondcni.service.delegate import LIMIT, Ended
 from bondcni.service.reach import Reach
 from bondcni.service.request import SINCE
 
 DEADLINE = 60.0
 """Seconds that a delegate may take; a DHCP exchange with retries fits."""
+
+DETAILS = 2048
+"""Characters of standard error in an error's details."""
 
 VERSION_DEADLINE = 10.0
 """Seconds to say which versions it knows."""
@@ -51,18 +54,20 @@ def add(
     not after ``DelegateUnstarted`` and ``DelegateIncompatible``.
     """
     name = str(config["ipam"]["type"])
-    answer = execute(reach, "ADD", config, env, deadline)
+    ended = _execute(reach, "ADD", config, env, deadline)
     try:
-        result = read(loads(answer))
+        result = read(loads(ended.output))
         problems = tuple(unroutable(result))
     except ConfigError as error:
         problems = error.problems
     except (ValueError, RecursionError) as error:
-        raise DelegateError(f"IPAM plugin {name} answered no CNI result: {error}") from error
+        words = f"IPAM plugin {name} answered no CNI result: {error}"
+        raise DelegateError(words, _last_words(ended)) from error
     if problems:
-        raise DelegateError(f"IPAM plugin {name} answered no CNI result: {ConfigError(problems)}")
+        words = f"IPAM plugin {name} answered no CNI result: {ConfigError(problems)}"
+        raise DelegateError(words, _last_words(ended))
     if not result.ips:
-        raise DelegateError(f"IPAM plugin {name} answered no address")
+        raise DelegateError(f"IPAM plugin {name} answered no address", _last_words(ended))
     return result
 
 
@@ -78,8 +83,14 @@ def execute(
     One that does not know the configuration's cniVersion is asked again, in the highest that both
     know; only then is it asked for its versions (docs/decisions/0009). ``deadline`` is in
     seconds. Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
-    ``TryAgain`` where it did not end in time.
+    ``TryAgain`` where it did not end in time; in their details is what it wrote to standard error.
     """
+    return _execute(reach, command, config, env, deadline).output
+
+
+def _execute(
+    reach: Reach, command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
+) -> Ended:
     try:
         return _run(reach, command, config, env, deadline)
     except DelegateError as error:
@@ -103,7 +114,9 @@ def _versions(reach: Reach, config: Mapping[str, Any], env: Mapping[str, str]) -
     """The cniVersions that the IPAM plugin says it knows; () where it does not say."""
     asked = {"cniVersion": config.get("cniVersion") or SUPPORTED[0], "ipam": config["ipam"]}
     try:
-        found = loads(_run(reach, "VERSION", asked, env, VERSION_DEADLINE))["supportedVersions"]
+        found = loads(_run(reach, "VERSION", asked, env, VERSION_DEADLINE).output)[
+            "supportedVersions"
+        ]
     except (BondError, ValueError, TypeError, KeyError, RecursionError):
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()
@@ -122,32 +135,47 @@ def _speaking(config: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 def _run(
     reach: Reach, command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
-) -> bytes:
-    """One process of the IPAM plugin; its standard output."""
+) -> Ended:
+    """One process of the IPAM plugin, which did not fail."""
     name = str(config["ipam"]["type"])
     given = json.dumps(config).encode()
     ended = reach.run(name, given, {**env, "CNI_COMMAND": command}, deadline)
     if ended.status is None:
         raise TryAgain(
-            f"IPAM plugin {name} did not answer {command} within {deadline:g} s and was ended"
+            f"IPAM plugin {name} did not answer {command} within {deadline:g} s and was ended",
+            _last_words(ended),
         )
     if len(ended.output) > LIMIT:
-        raise DelegateError(f"IPAM plugin {name} answered {command} with more than {LIMIT} bytes")
+        words = f"IPAM plugin {name} answered {command} with more than {LIMIT} bytes"
+        raise DelegateError(words, _last_words(ended))
     if ended.status:
-        raise _failure(name, command, ended.status, ended.output)
-    return ended.output
+        raise _failure(name, command, ended)
+    return ended
 
 
-def _failure(name: str, command: str, status: int, out: bytes) -> DelegateError:
+def _failure(name: str, command: str, ended: Ended) -> DelegateError:
     """What the delegate says of its failure, with its own code where it gives one."""
     what = f"IPAM plugin {name} failed at {command}"
     try:
-        document = json.loads(out)
+        document = json.loads(ended.output)
         code, message = document["code"], document["msg"]
     except (ValueError, TypeError, KeyError, RecursionError):
+        status = ended.status or 0
         how = f"with status {status}" if status > 0 else f"by signal {-status}"
-        said = out.decode(errors="replace").strip()[:500]
-        return DelegateError(f"{what} {how}" + (f": {said}" if said else ""))
-    details = str(document.get("details") or "")
+        said = ended.output.decode(errors="replace").strip()[:500]
+        return DelegateError(f"{what} {how}" + (f": {said}" if said else ""), _last_words(ended))
+    details = "; ".join(filter(None, (str(document.get("details") or ""), _last_words(ended))))
     kept = code if type(code) is int and code > 0 else None
     return DelegateError(f"{what}: {message}", details, kept)
+
+
+def _last_words(ended: Ended) -> str:
+    """What the delegate wrote to standard error, for an error's details: its lines in one, without
+    control characters. Of much the first is kept, where a panic has its reason, and the last.
+    """
+    lines = ended.errors.decode(errors="replace").splitlines()
+    plain = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
+    text = " | ".join(filter(None, plain))
+    if len(text) > DETAILS:
+        text = f"{text[: DETAILS // 4]} [...] {text[-DETAILS * 3 // 4 :]}"
+    return f"standard error: {text}" if text else ""

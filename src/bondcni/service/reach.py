@@ -56,7 +56,10 @@ class Reach(Protocol):
         """Raise ``DelegateUnstarted`` unless CNI_PATH has an executable of that name."""
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
-        """Run a delegate. ``deadline`` is in seconds. Raises ``DelegateUnstarted``."""
+        """Run a delegate. ``deadline`` is in seconds. Raises ``DelegateUnstarted``.
+
+        What it wrote to standard error has been passed on to the runtime's and to the log.
+        """
 
     def surroundings(self) -> Mapping[str, str]:
         """The environment that a delegate gets besides the CNI variables."""

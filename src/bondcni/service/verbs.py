@@ -353,7 +353,7 @@ def gc(service: Service, request: Request) -> None:
         try:
             _forward(service, request, forwarded)
         except BondError as error:
-            errors.append(error.message)
+            errors.append(error.whole())
     _raise_all(errors)
 
 

@@ -30,11 +30,12 @@ from tests.unit.frontends.shim import (
 from bondcni.core.errors import BondError, DelegateError, KernelError, TryAgain
 from bondcni.frontends.caller import Caller, environment
 from bondcni.frontends.connection import Connection
+from bondcni.frontends.logfmt import LONGEST, Log, log
 from bondcni.frontends.protocol import Field, Frame, ProtocolError, Tag, Type, number
 from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.kernel.reading import all_links
 from bondcni.service.attachment import Service
-from bondcni.service.delegate import LIMIT
+from bondcni.service.delegate import LIMIT, Ended
 from bondcni.service.reach import GONE, Presence
 
 OTHER = "/run/netns/bondcni-other"
@@ -57,14 +58,18 @@ def pair() -> Iterator[tuple[Connection, Shim]]:
         yield connection, shim
 
 
-def taken(connection: Connection, patience: float = 10.0) -> Caller:
+def taken(connection: Connection, patience: float = 10.0, tell: Log = log) -> Caller:
     frame = connection.receive(time.monotonic() + 10)
-    return Caller(connection, frame, environment(frame), patience)
+    return Caller(connection, frame, environment(frame), patience, tell)
 
 
 @contextmanager
 def calling(
-    letters: str = "hHpP", *replies: Reply, patience: float = 10.0, **env: str
+    letters: str = "hHpP",
+    *replies: Reply,
+    patience: float = 10.0,
+    tell: Log = log,
+    **env: str,
 ) -> Iterator[Caller]:
     """A caller whose shim answers so, call by call; then it goes away."""
 
@@ -77,7 +82,7 @@ def calling(
     asked: list[Frame] = []
     with pair() as (connection, shim):
         shim.request("ADD", None, letters, **env)
-        with taken(connection, patience) as found:
+        with taken(connection, patience, tell) as found:
             thread = threading.Thread(target=answer)
             thread.start()
             try:
@@ -315,7 +320,7 @@ def test_how_a_delegate_ended() -> None:
     )
     with calling("hH", *replies) as found:
         ends = [found.run("ipam", b"", {}, 1) for _ in replies]
-    assert ends[:3] == [(3, b"text"), (-9, b""), (None, b"")]
+    assert ends[:3] == [Ended(3, b"text"), Ended(-9, b""), Ended(None, b"")]
     assert len(ends[3].output) > LIMIT
 
 
@@ -488,3 +493,38 @@ def test_a_file_that_is_no_namespace_is_not_opened_as_one(tmp_path: Path) -> Non
         shim.send(Type.REQUEST, fields("ADD"), [*given, file.fileno()])
         with pytest.raises(ProtocolError, match="descriptor H is not what it should be"):
             taken(connection)
+
+
+def test_10_21_what_a_delegate_wrote_to_standard_error_is_logged_whole() -> None:
+    """Issue 10, item 21. In lines of the log that are not shortened, cut where its own end."""
+    lines = b"".join(b"line %d\n" % number_ for number_ in range(5000))
+    said = lines[-(64 << 10) :]
+    replies = (
+        says(DONE, (Tag.EXIT, number(2)), (Tag.STDERR, said)),
+        says(DONE, (Tag.EXIT, number(0)), (Tag.STDERR, b"x" * 20_000)),
+        says((Tag.STATUS, number(errno.ETIMEDOUT)), (Tag.STDERR, b"\xff\n")),
+        says(DONE, (Tag.EXIT, number(0))),  # a shim before this field
+    )
+    told: list[dict[str, Any]] = []
+
+    def tell(**line: Any) -> None:
+        told.append(line)
+
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
+    with calling("hH", *replies, tell=tell) as found:
+        ends = [found.run("ipam", b"", env, 1) for _ in replies]
+    assert [end.errors for end in ends] == [said, b"x" * 20_000, b"\xff\n", b""]
+    head = {
+        "event": "delegate",
+        "plugin": "ipam",
+        "verb": "ADD",
+        "container": "c1",
+        "ifname": "net1",
+    }
+    assert all({**line, "stderr": ""} == {**head, "stderr": ""} for line in told)
+    texts = [line["stderr"] for line in told]
+    assert max(map(len, texts)) <= LONGEST
+    long = [text for text in texts if set(text) == {"x"}]
+    assert "".join(long) == "x" * 20_000
+    assert texts[-1] == "\ufffd"
+    assert "\n".join(texts[: -1 - len(long)]) == said.decode().rstrip("\n")

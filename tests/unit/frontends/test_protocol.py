@@ -101,6 +101,13 @@ GOLDEN: dict[str, tuple[int, list[Field]]] = {
         Type.DONE,
         [status(0), (Tag.EXIT, number(3)), (Tag.OUTPUT, b'{"ips": []}\n')],
     ),
+    "done-stderr": (
+        Type.DONE,
+        [
+            *(status(0), (Tag.EXIT, number(2)), (Tag.OUTPUT, b"")),
+            (Tag.STDERR, b"panic: no pool\n"),
+        ],
+    ),
     "done-signal": (
         Type.DONE,
         [status(0), (Tag.EXIT, b"\xf1\xff\xff\xff"), (Tag.OUTPUT, b"")],

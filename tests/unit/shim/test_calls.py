@@ -34,17 +34,19 @@ LIMIT = 1 << 20
 CALLS = ("exec", "find", "sysctl", "identify", "open")
 
 
-def finish(process: subprocess.Popen[bytes], peer: Peer) -> None:
+def finish(process: subprocess.Popen[bytes], peer: Peer, *, quiet: bool = True) -> None:
     peer.send("answer-nothing")
-    assert ended(process) == (0, b"", "")
+    status, out, err = ended(process)
+    assert (status, out) == (0, b"")
+    assert not (quiet and err)
 
 
-def exec_once(bond: Bond, script: str, **fields: bytes | None) -> Frame:
+def exec_once(bond: Bond, script: str, *, quiet: bool = True, **fields: bytes | None) -> Frame:
     """One delegate of that script, run as the golden EXEC says but for ``fields``."""
     bond.delegate(script)
     process, peer = bond.asked()
     done = peer.call(changed("exec", **fields))
-    finish(process, peer)
+    finish(process, peer, quiet=quiet)
     assert done.type == Type.DONE
     return done
 
@@ -127,12 +129,59 @@ def test_it_is_alone_and_as_new(bond: Bond) -> None:
     assert set(seen[3:]) <= {"0", "1", "2", "10", "255", ""}  # 10: the script, as dash reads it
 
 
-def test_its_standard_error_is_ours(bond: Bond) -> None:
-    bond.delegate("echo said >&2")
+def test_its_standard_error_is_told_and_goes_to_ours(any_bond: Bond) -> None:
+    """Issue 10, item 21."""
+    any_bond.delegate("echo panic: no pool >&2; exit 2")
+    process, peer = any_bond.asked()
+    peer.send("exec")
+    assert peer.receive() == frame("done-stderr")
+    peer.send("answer-nothing")
+    assert ended(process) == (0, b"", "panic: no pool\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo said >&2; exec /bin/sleep 60", errno.ETIMEDOUT),
+        ("echo said >&2; exec /bin/cat /dev/zero", errno.EFBIG),
+    ],
+)
+def test_its_standard_error_is_told_though_it_had_to_be_ended(
+    bond: Bond, script: str, error: int
+) -> None:
+    bond.delegate(script)
     process, peer = bond.asked()
-    assert peer.call("exec").number(Tag.STATUS) == 0
+    done = peer.call(changed("exec", DEADLINE=number(300)))
+    assert (done.number(Tag.STATUS), done.get(Tag.STDERR)) == (error, b"said\n")
     peer.send("answer-nothing")
     assert ended(process) == (0, b"", "said\n")
+
+
+def test_of_much_standard_error_the_last_is_kept(bond: Bond) -> None:
+    bond.delegate("/usr/bin/head -c 300000 /dev/zero >&2; echo last >&2; echo '{}'")
+    process, peer = bond.asked()
+    done = peer.call("exec")
+    kept = bytes((64 << 10) - 5) + b"last\n"
+    assert (done.get(Tag.OUTPUT), done.get(Tag.STDERR)) == (b"{}\n", kept)
+    peer.send("answer-nothing")
+    assert ended(process) == (0, b"", kept.decode())
+
+
+@pytest.mark.parametrize("left", ["", "& echo $! > left; exit 0"])
+def test_endless_standard_error_ends(bond: Bond, tmp_path: Path, left: str) -> None:
+    """At the deadline, or with the process where only what it left writes."""
+    before = time.monotonic()
+    done = exec_once(bond, f"/usr/bin/yes >&2 {left}", DEADLINE=number(500), quiet=False)
+    assert time.monotonic() - before < 3
+    assert done.number(Tag.STATUS) == (0 if left else errno.ETIMEDOUT)
+    assert len(done.get(Tag.STDERR) or b"") <= 64 << 10
+    if left:
+        wait_for(lambda: is_gone(number_in(tmp_path / "left")))
+
+
+def test_standard_error_that_is_closed_first_does_not_count(bond: Bond) -> None:
+    done = exec_once(bond, "exec 2>&-; /bin/sleep 0.2; echo said; exit 5")
+    assert (done.signed(Tag.EXIT), done.get(Tag.OUTPUT)) == (5, b"said\n")
 
 
 @pytest.mark.parametrize(
