@@ -17,8 +17,8 @@ from benchmarks import inside, native, report
 from benchmarks.build import ROOT, Missing, programs
 from benchmarks.inside import Plan
 from benchmarks.rows import rows_of
-from bondcni.lab.guest import Guest, LostGuest, open_guest
-from bondcni.lab.kernels import Unavailable
+from bondlab.guest.guest import Guest, LostGuest, open_guest
+from bondlab.kernels.catalog import Unavailable
 
 KERNELS = "6.1 7.2 smp"
 SUITES = (*inside.SUITES, "native")

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bondcni.lab import session
 from bondcni.service.executable import NoExecutable, shim
+from bondlab.scenario import session
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

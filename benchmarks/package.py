@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import bondcni
-from bondcni.service.launcher import launcher
+from bondcni.direct.launcher import launcher
 
 
 def compiled_copy(lib: Path) -> Path:

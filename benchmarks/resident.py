@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks.namespaces import Space
-from bondcni.frontends.protocol import HEADER, Type, pack
+from bondcni.daemon.protocol import HEADER, Type, pack
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ PYTHON = (os.path.realpath(sys.executable), "-IS")
 SERVE = """
 import sys
 sys.path.insert(0, {lib!r})
-from bondcni.frontends.daemon import Settings, serve
+from bondcni.daemon.server import Settings, serve
 serve(Settings({socket!r}, {state!r}, {policy!r}))
 """
 

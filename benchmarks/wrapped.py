@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bondcni.frontends.connection import Connection
+from bondcni.daemon.connection import Connection
 from bondcni.kernel.rtnetlink import Rtnetlink
 
 Function = Callable[..., Any]

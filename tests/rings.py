@@ -23,11 +23,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bondcni.lab import kernels
+from bondlab.kernels import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
-WAYS = {"direct": kernels.default(), "thick": "7.2"}
+WAYS = {"direct": catalog.default(), "thick": "7.2"}
 """The ways in of the kernel ring, and the kernel that each is tried on: 6.1 for the one, where
 the machine's processor can boot it."""
 
@@ -111,7 +111,7 @@ def dealt(hands: int) -> list[list[str]]:
 
 def door(folder: Path, kernel: str) -> list[str]:
     """The start of a command that runs inside a guest."""
-    nics = [word for nic in HARDWARE * kernels.has_cables(kernel) for word in ("--nic", nic)]
+    nics = [word for nic in HARDWARE * catalog.has_cables(kernel) for word in ("--nic", nic)]
     limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
     bondctl = str(Path(sys.executable).with_name("bondctl"))
     return [bondctl, "lab", "exec", "--kernel", kernel, *nics, *limits, "--"]

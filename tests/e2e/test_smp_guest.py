@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bondcni.lab import kernels
-from bondcni.lab.guest import Guest, LostGuest, boot
+from bondlab.guest.guest import Guest, LostGuest, boot
+from bondlab.kernels import catalog
 
 BOND = """
 for n in 0 1; do ip link add m$n type veth peer name s$n; ip link set s$n up; done
@@ -31,8 +31,8 @@ def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def booted(share: Path) -> Guest:
     try:
-        kernel = kernels.fetch(kernels.SMP, print)
-    except kernels.Unavailable as error:
+        kernel = catalog.fetch(catalog.SMP, print)
+    except catalog.Unavailable as error:
         pytest.skip(f"the smp kernel can not be had here: {error}")
     return boot(kernel, shares={str(share): share}, progress=print)
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.kernel.thick import Thick, Way
 
-from bondcni.frontends import plugin
+from bondcni.direct import plugin
 
 NUMBERS = itertools.count(1)
 LIBC = ctypes.CDLL(None, use_errno=True)

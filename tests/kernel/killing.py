@@ -18,8 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
-from bondcni.frontends.connection import Connection
-from bondcni.frontends.protocol import Type
+from bondcni.daemon.connection import Connection
+from bondcni.daemon.protocol import Type
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.wire import NLM_F_ACK, Ack, Request
 from bondcni.service import journal

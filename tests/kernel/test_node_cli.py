@@ -7,7 +7,7 @@ import os
 from click.testing import CliRunner, Result
 from tests.kernel.conftest import Node, Space, config
 
-from bondcni.frontends.cli import main
+from bondcni.cli.main import main
 
 LINKS = ["eth1", "eth2"]
 ANSWER = """echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.3/24"}]}'"""

@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.conftest import THICK, Document, Node, Space, config
 from tests.kernel.faults import faults, none
 
-from bondcni.frontends.node import recover as command
+from bondcni.cli.recover import recover as command
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.locks import hold

@@ -40,9 +40,9 @@ from tests.kernel.conftest import (
 from tests.kernel.iron import NICS, IronNode, hardware, have_iron
 from tests.kernel.thick import USER, Server, Thick, Way, ended, idle, recovered
 
-from bondcni.frontends import due
-from bondcni.frontends.connection import SEND_SECONDS, Connection
-from bondcni.frontends.protocol import Field, Type
+from bondcni.daemon import pending_cleanup
+from bondcni.daemon.connection import SEND_SECONDS, Connection
+from bondcni.daemon.protocol import Field, Type
 from bondcni.service import ipam
 from bondcni.service.attachment import attachment_key
 from bondcni.service.delegate import LIMIT
@@ -268,7 +268,7 @@ def test_caller_killed_while_it_helps_another(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs the delegate of a deletion that was queued: that one is tried again."""
-    monkeypatch.setattr(due, "AGAIN", 0.0)
+    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
     slow = Slow(node, "DEL")
     node.cni("ADD", slow.asked(), pod).ok()
     node.daemon().end()
@@ -461,7 +461,7 @@ def test_queued_deletion_comes_before_an_add_of_its_links(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First aid sends links home as they are. Who takes them next takes them as they were."""
-    monkeypatch.setattr(due, "AT_ONCE", 0)  # as where many others are queued
+    monkeypatch.setattr(pending_cleanup, "AT_ONCE", 0)  # as where many others are queued
     other = node.pod()
     asked = config(LINKS, mtu=1400, ipam=node.host_local())
     node.cni("ADD", asked, pod).ok()
@@ -478,7 +478,7 @@ def test_queued_deletion_that_fails_holds_up_the_next_add(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Done later it would take down what that ADD has made."""
-    monkeypatch.setattr(due, "AGAIN", 0.0)
+    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
     node.delegate("moody", f"[ $CNI_COMMAND = DEL ] && exit 1; echo '{ADDRESS}'")
     asked = config(LINKS, ipam={"type": "moody"})
     node.daemon().end()
@@ -896,7 +896,7 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(
     iron: IronNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed with record and lease on disk; then the pod dies, too."""
-    monkeypatch.setattr(due, "AGAIN", 0.0)
+    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
     before, pod, slow = as_it_was(iron), iron.pod(), Slow(iron)
     asked = {**slow.asked(mtu=1300), "links": [{"name": nic} for nic in NICS]}
     iron.way = Server

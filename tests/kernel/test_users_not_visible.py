@@ -91,7 +91,7 @@ def gc() -> dict[str, object]:
     return {**config(LINKS), "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
 
 
-BONDCTL = f"{shlex.quote(sys.executable)} -c 'from bondcni.frontends.cli import main; main()'"
+BONDCTL = f"{shlex.quote(sys.executable)} -m bondcni"
 
 ELSEWHERE = {
     "its directory is not mounted": "mount -t tmpfs none /run && ",

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from tests.kernel.conftest import Document, Node, Space, config, thick_only
 from tests.kernel.thick import Thick
 
-from bondcni.frontends.cli import main
+from bondcni.cli.main import main
 
 REFUSED, BROKEN, UNAVAILABLE = 101, 107, 50
 LINKS = ["eth1", "eth2"]

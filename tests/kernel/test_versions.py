@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -19,7 +18,7 @@ from tests.kernel.conftest import DELEGATES, Answer, Document, Node, Space, conf
 from tests.unit.core.cni_schemas import SCHEMAS
 
 from bondcni.core.result import SUPPORTED
-from bondcni.service.launcher import write_launcher
+from bondcni.direct.launcher import launcher
 
 VERSIONS = pytest.mark.parametrize("version", SUPPORTED)
 REFERENCE = [version for version in SUPPORTED if version != "1.1.0"]
@@ -225,7 +224,10 @@ def answered(done: subprocess.CompletedProcess[str]) -> Answer:
 def installed(node: Node) -> str:
     folder = node.folder / "bin"
     folder.mkdir()
-    return str(write_launcher(Path(folder)))
+    program = folder / "bond"
+    program.write_text(launcher())
+    program.chmod(0o755)
+    return str(program)
 
 
 def test_as_installed(node: Node, pod: Space, installed: str) -> None:

@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bondcni.frontends.backlog import Backlog, recover_all
-from bondcni.frontends.daemon import Daemon, Settings
-from bondcni.frontends.starting import listening
+from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.daemon.server import Daemon, Settings
+from bondcni.daemon.start_up import listening
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.reconcile import Finding
@@ -221,7 +221,7 @@ class Thick(Way):
 PROGRAM = """
 import sys
 sys.path.insert(0, {library!r})
-from bondcni.frontends.cli import main
+from bondcni.cli.main import main
 main()
 """
 RIGHTS = "-all,+net_admin"

@@ -10,10 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 import bondcni
-from bondcni.frontends.daemon import DEFAULT_SOCKET
-from bondcni.frontends.install import BIN_DIR, daemonset
-from bondcni.service.journal import DEFAULT_FOLDER
-from bondcni.service.policy import DEFAULT_FILE
+from bondcni.install.installer import BIN_DIR, daemonset
+from bondcni.service.paths import POLICY_FILE, SOCKET, STATE_DIRECTORY
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -125,9 +123,9 @@ def test_the_daemon_s_user_is_one_number(daemon: Any, installer: Any) -> None:
 
 def test_the_daemon_gets_its_folders_only(daemon: Any, pod: Any) -> None:
     assert mounts(daemon, pod) == {
-        str(Path(DEFAULT_SOCKET).parent): (str(Path(DEFAULT_SOCKET).parent), False),
-        DEFAULT_FOLDER: (DEFAULT_FOLDER, False),
-        str(Path(DEFAULT_FILE).parent): (str(Path(DEFAULT_FILE).parent), True),
+        str(Path(SOCKET).parent): (str(Path(SOCKET).parent), False),
+        STATE_DIRECTORY: (STATE_DIRECTORY, False),
+        str(Path(POLICY_FILE).parent): (str(Path(POLICY_FILE).parent), True),
         "/lib/modules": ("/lib/modules", True),
     }
 

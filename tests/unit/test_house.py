@@ -32,7 +32,7 @@ def modules_of(module: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "bondcni.frontends.plugin",
+        "bondcni.direct.plugin",
         "bondcni.service.verbs",  # which the plugin imports when it knows what is asked
         "bondcni.service.attachment",
         "bondcni.service.policy",

@@ -27,8 +27,8 @@ from bondcni.core.asked import (
 )
 from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
 from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
-from bondcni.core.given import Given
 from bondcni.core.links import LinkRef, pci_address, read_links
+from bondcni.core.option_reader import Given
 from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
 from bondcni.core.result import SUPPORTED
 from bondcni.core.state import OptionValue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
-from bondcni.core.given import Given
+from bondcni.core.option_reader import Given
 from bondcni.core.options import MEMBER_OPTIONS, member_option
 from bondcni.core.state import OptionValue
 from bondcni.core.values import link_name, show, unicast_mac

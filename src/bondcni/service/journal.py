@@ -23,13 +23,16 @@ from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Kept, Link
 from bondcni.service.files import create, flush, read_file, set_aside, set_aside_as
 from bondcni.service.index import UNREADABLE, Index, Name, named
+from bondcni.service.paths import STATE_DIRECTORY
 
 FORMAT = 1
-DEFAULT_FOLDER = "/var/lib/bond-cni"
 UNFINISHED = ".tmp"
 
 LARGEST = 64 << 20
 """Bytes of a record: far more than a configuration of the largest size takes in JSON."""
+
+QUEUE, QUEUED = "queue", ".del"
+"""The directory of queued DELs, and the ending of its files."""
 
 REFUSED = ".refused"
 REFUSALS = 256
@@ -60,7 +63,7 @@ class Record(NamedTuple):
 class Journal:
     """The records in one folder. All threads may share it."""
 
-    def __init__(self, folder: str = DEFAULT_FOLDER) -> None:
+    def __init__(self, folder: str = STATE_DIRECTORY) -> None:
         self.folder = folder
         self._index: Index | None = None
 
@@ -170,6 +173,15 @@ class Journal:
             if error.errno in NO_RECORD:
                 return None
             raise JournalError(f"the record {path} cannot be read: {error.strerror}") from error
+
+    def queued(self) -> list[Name]:
+        """Attachments (container ID, interface name) whose DEL is queued: stored by the executable
+        while no daemon answered.
+        """
+        try:
+            return named(sorted(os.listdir(f"{self.folder}/{QUEUE}")), QUEUED)
+        except OSError:  # nothing was ever queued; or it is told when the journal is read
+            return []
 
     def tidy(self, container_id: str, ifname: str) -> None:
         """Remove what a writer that was killed left beside the record; it tells nothing."""

@@ -29,16 +29,15 @@ from bondcni.core.policy import GLOB, Policy, Rule, Verdict
 from bondcni.core.state import Link
 from bondcni.core.values import mac_text
 from bondcni.service.files import NotAFile, read_file
+from bondcni.service.paths import POLICY_FILE
 
 LARGEST = 1 << 20
 """Bytes of a policy file that are read."""
 
-DEFAULT_FILE = "/etc/cni/bond/policy.yaml"
-
 KEYS = ("name", "mac", "pci", "driver", "namespaces", "force")
 
 
-def load(path: str = DEFAULT_FILE) -> Policy:
+def load(path: str = POLICY_FILE) -> Policy:
     """The policy of a node. Raises ``PolicyError`` with every mistake of the file."""
     text = content(path)
     if text is None:

@@ -2,7 +2,7 @@
 
 A process of the node's with root's rights does it by itself (``Direct``). The resident server
 has neither: what called it does it for the server when it is asked to
-(``frontends/daemon.py``). The service takes either and does not ask which.
+(``daemon/server.py``). The service takes either and does not ask which.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from bondcni.core.errors import DelegateError
 from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import same_namespace
 from bondcni.service import delegate
@@ -113,6 +114,24 @@ class Unaided(Direct):
         if found.state != "gone":
             return found
         return Presence("unknown", why=f"{netns} is not visible to the daemon by itself")
+
+
+class Careful(Direct):
+    """Root at work on records that a daemon with fewer rights could have written: they say where
+    delegates are, and only what nobody but root can change is run from there, with our own
+    environment.
+    """
+
+    def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
+        """As ``Reach``."""
+        program = delegate.find(name, env.get("CNI_PATH", ""))
+        if changeable := delegate.changeable(program):
+            raise DelegateError(
+                f"IPAM plugin {name}: {changeable} can be changed by others than root, and the "
+                "records are not root's: it is not run"
+            )
+        said = {key: value for key, value in env.items() if key.startswith("CNI_")}
+        return super().run(name, stdin, {**self.surroundings(), **said}, deadline)
 
 
 def _blind(netns: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bondcni.core.errors import PolicyError
 from bondcni.core.policy import Policy, Rule
 from bondcni.core.state import Link
-from bondcni.service.launcher import write_launcher
+from bondcni.direct.launcher import launcher
 from bondcni.service.policy import driver_of, load, namespace_of
 
 EXAMPLE = """\
@@ -183,6 +183,13 @@ def status(folder: Path, policy: str | None) -> str:
     answer = json.loads(done.stdout or "{}")
     assert answer.get("code", 50) == 50
     return str(answer.get("msg", ""))
+
+
+def write_launcher(folder: Path) -> Path:
+    program = folder / "bond"
+    program.write_text(launcher())
+    program.chmod(0o755)
+    return program
 
 
 def test_the_installed_plugin_reads_a_policy(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from bondcni.core.config import LinkRef, parse
 from bondcni.core.errors import TryAgain
 from bondcni.core.plan import Member, Taken, Wanted
 from bondcni.core.state import Link
-from bondcni.frontends.backlog import Backlog
-from bondcni.frontends.due import Due
+from bondcni.daemon.delete_queue import Backlog
+from bondcni.daemon.pending_cleanup import Due
 from bondcni.service import reach
 from bondcni.service.attachment import Service, boot_id
 from bondcni.service.garbage import collect

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.frontends.shim import fields
+from tests.unit.daemon.shim import fields
 
 from bondcni.core.errors import DelegateError, JournalError, PolicyError
-from bondcni.frontends.backlog import Backlog
-from bondcni.frontends.install import is_ours
-from bondcni.frontends.protocol import Type, pack
-from bondcni.frontends.rules import Rules
+from bondcni.daemon.delete_queue import Backlog
+from bondcni.daemon.policy_cache import Rules
+from bondcni.daemon.protocol import Type, pack
+from bondcni.install.installer import is_ours
 from bondcni.kernel.namespace import NotANamespace, namespace_fd, same_namespace
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import find

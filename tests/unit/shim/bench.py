@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.protocol.golden import HOST, POD, frame
 
-from bondcni.frontends.protocol import HEADER, Field, Frame, Tag, header, pack, unpack
+from bondcni.daemon.protocol import HEADER, Field, Frame, Tag, header, pack, unpack
 
 SOON = 10.0
 """Seconds; nothing here comes near but by a defect."""

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from tests.unit.shim.bench import CONFIG, HERE, Answer, Bond, ended, golden, identity
 
 from bondcni.core.result import SUPPORTED
-from bondcni.frontends.daemon import DEFAULT_SOCKET
-from bondcni.frontends.protocol import HEADER, Tag, unpack
-from bondcni.service.journal import DEFAULT_FOLDER
+from bondcni.daemon.protocol import HEADER, Tag, unpack
+from bondcni.service.paths import SOCKET, STATE_DIRECTORY
 from bondcni.service.request import Request
 from bondcni.service.version import version
 
@@ -151,7 +150,7 @@ def test_each_verb(any_bond: Bond, command: str | None, error: tuple[int, str]) 
 
 def test_both_sides_have_the_same_places(bond: Bond) -> None:
     program = bond.program.read_bytes()
-    for place in (DEFAULT_SOCKET, DEFAULT_FOLDER):
+    for place in (SOCKET, STATE_DIRECTORY):
         assert b"\0%s\0" % place.encode() in program
 
 

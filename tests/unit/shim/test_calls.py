@@ -28,7 +28,7 @@ from tests.unit.shim.bench import (
     wait_for,
 )
 
-from bondcni.frontends.protocol import Frame, Tag, Type, number, pack
+from bondcni.daemon.protocol import Frame, Tag, Type, number, pack
 
 LIMIT = 1 << 20
 CALLS = ("exec", "find", "sysctl", "identify", "open")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bondcni.core.result import SUPPORTED
-from bondcni.frontends import caller, plugin, protocol
-from bondcni.service import delegate
+from bondcni.daemon import protocol, shim_client
+from bondcni.service import answer, delegate
 
 SHIM = Path(__file__).resolve().parents[3] / "shim"
 HEADER = (SHIM / "shim.h").read_text()
@@ -63,9 +63,9 @@ def test_version_and_header() -> None:
     ("name", "value"),
     [
         ("FRAME_LIMIT", protocol.LIMIT),
-        ("STDIN_LIMIT", plugin.LIMIT),
-        ("ENV_COUNT", caller.VARIABLES),
-        ("ENV_LIMIT", caller.ENVIRONMENT),
+        ("STDIN_LIMIT", answer.STDIN_LIMIT),
+        ("ENV_COUNT", shim_client.VARIABLES),
+        ("ENV_LIMIT", shim_client.ENVIRONMENT),
         ("OUTPUT_LIMIT", delegate.LIMIT),
     ],
 )
@@ -85,4 +85,4 @@ def test_versions_of_the_specification() -> None:
 
 
 def test_variables_that_the_daemon_may_set() -> None:
-    assert strings("delegate.c", "OPEN_TO_DAEMON") == caller.OPEN_TO_US
+    assert strings("delegate.c", "OPEN_TO_DAEMON") == shim_client.OPEN_TO_US

@@ -26,7 +26,7 @@ from tests.unit.shim.bench import (
     socket_identity,
 )
 
-from bondcni.frontends.protocol import Tag, Type, number, pack
+from bondcni.daemon.protocol import Tag, Type, number, pack
 
 NOBODY = 65534
 

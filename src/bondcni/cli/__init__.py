@@ -1,0 +1,1 @@
+"""``bondctl``: one module for each command."""

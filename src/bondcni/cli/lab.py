@@ -1,0 +1,366 @@
+"""``bondctl lab``: manifests, commands and shells on a kernel of their own.
+
+Parses, calls the lab, prints, and turns the end into an exit code: 0 all well, 1 a case
+failed, 2 the input or the usage is wrong, 3 the guest was lost, 130 interrupted. Every error is one message that
+says what to do; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from bondcni.core.errors import PolicyError
+from bondcni.service import policy as rules
+from bondcni.service.executable import NoExecutable
+from bondlab.guest import guest
+from bondlab.guest.guest import Guest, LostGuest
+from bondlab.kernels import catalog
+from bondlab.manifests import manifests
+from bondlab.manifests.manifests import Manifests
+from bondlab.manifests.multus import Sandbox
+from bondlab.manifests.substitutes import Impossible
+from bondlab.scenario import interactive, planning, session, story, thick
+from bondlab.scenario.guest_commands import CommandFailed
+from bondlab.scenario.record import Record
+from bondlab.scenario.report import Story
+
+FAILED, BAD_INPUT, LOST, INTERRUPTED = 1, 2, 3, 130
+EXEC_SECONDS = 3600.0
+PASSED_ON = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "TERM")
+
+FILES = click.argument(
+    "files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+KERNEL = click.option(
+    "--kernel",
+    metavar="NAME",
+    help="The guest's kernel: one of `bondctl lab kernels`. Default: this machine's own if it "
+    "has bonding and no NICs on cables are needed, else user-mode Linux.",
+)
+
+DIRECT = click.option(
+    "--direct", is_flag=True, help="Each request in a process of its own; no daemon."
+)
+POLICY = click.option(
+    "--policy",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The node's policy file in the guest. Default: none, whatever this machine has.",
+)
+WAY = {
+    False: f"thick mode: a static executable, and a daemon as user {thick.USER} with "
+    "CAP_NET_ADMIN alone",
+    True: "direct mode: each request is a Python process",
+}
+
+
+@click.group()
+def lab() -> None:
+    """Try things on a kernel of their own: nothing on this machine is touched."""
+
+
+class Stop(Exception):
+    """The program ends here; the text is the one message, ``code`` the exit code."""
+
+    def __init__(self, text: str, code: int = BAD_INPUT) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@contextlib.contextmanager
+def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
+    """What can stop everything, as one message, an entry in the record and an exit code."""
+    try:
+        yield
+    except (Stop, LostGuest, catalog.Unavailable, Impossible, CommandFailed, NoExecutable) as error:
+        code = _code(error)
+        text = str(error)
+        if record:
+            record.error = text
+        advice = "\nNo case failed: run it again, or try another --kernel." * (code == LOST)
+        teller.error(text + advice)
+        sys.exit(code)
+    except subprocess.TimeoutExpired as error:
+        teller.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
+        sys.exit(LOST)
+    except KeyboardInterrupt:  # the guest was ended on the way here
+        text = "interrupted; no guest is left running"
+        if record:
+            record.error = text
+        teller.error(text)
+        sys.exit(INTERRUPTED)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, Stop):
+        return error.code
+    return LOST if isinstance(error, LostGuest | CommandFailed) else BAD_INPUT
+
+
+@lab.command()
+@click.argument(
+    "files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+)
+@KERNEL
+@click.option("--strict", is_flag=True, help="Fail where a plugin would have to be replaced.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
+@click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
+@DIRECT
+@POLICY
+def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
+    """Run the pods of manifests (- is standard input) and tell what happens to their bonds."""
+    teller, record = Story(stderr=as_json), Record()
+    try:
+        with honest(teller, record):
+            found = checked(teller, files, record)
+            tell(teller, record, found, Choice(**options))
+    finally:
+        if as_json:
+            click.echo(json.dumps(record.document(), indent=2))
+    sys.exit(0 if record.ok else FAILED)
+
+
+class Choice(NamedTuple):
+    """How the user wants the cases run."""
+
+    kernel: str | None
+    policy: Path | None
+    strict: bool
+    keep: bool
+    crash: bool
+    direct: bool
+
+
+def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
+    """A policy file's content, None without one; a file with mistakes ends the program."""
+    if path is None:
+        return None
+    if kernel == catalog.HOST:
+        raise Stop(
+            f"a policy cannot be tried with --kernel {catalog.HOST}: that guest has no files of "
+            "its own; use another kernel of `bondctl lab kernels`"
+        )
+    try:
+        rules.load(str(path))
+        return path.read_bytes()
+    except PolicyError as error:
+        raise Stop(error.message) from error
+    except OSError as error:
+        raise Stop(f"policy {path} cannot be read: {error.strerror}") from error
+
+
+def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
+    """The manifests; all that is wrong with them is told and ends the program."""
+    if not files:
+        raise Stop("no manifests: bondctl lab run FILE.yaml, or - for standard input")
+    found = manifests.load(files)
+    if found.findings:
+        record.findings = found.findings
+        teller.findings(found.findings)
+        raise Stop(f"{len(found.findings)} to correct; nothing was run")
+    return found
+
+
+def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> None:
+    """Boot, tell all cases, perhaps keep the guest."""
+    if choice.keep and guest.is_answering(guest.kept_path()):
+        raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
+    policy = policy_text(choice.policy, choice.kernel)
+    kernel = choice.kernel or (catalog.default() if policy is not None else None)
+    folders = session.plugin_folders(teller.progress, found.pods)
+    hardware = catalog.has_cables(kernel)
+    nics = planning.host_nics(found.pods) if hardware else []
+    with booted(teller, kernel, nics) as machine:
+        record.kernel = machine.release
+        try:
+            hands = session.prepare(machine, nics, direct=choice.direct, policy=policy)
+            teller.progress(WAY[choice.direct])
+            room = session.lab(
+                hands,
+                folders,
+                strict=choice.strict,
+                hardware=hardware,
+                crash=choice.crash,
+                direct=choice.direct,
+            )
+            for event in story.tell(room, found.pods):
+                record.add(event)
+                teller.show(event)
+            if choice.keep:
+                settle(teller, machine, room, found)
+        except LostGuest as error:
+            record.lost = error.why
+            raise
+
+
+def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> None:
+    """Bring the last pod up again and leave the guest to `bondctl lab shell`."""
+    case = story.Case(room, found.pods[-1])
+    for event in case.stay():
+        teller.show(event)
+    for one in case.runtime.attached:
+        for config in one.configs:
+            if config.get("type") == "bond":
+                interactive.furnish(
+                    room.hands, case.sandbox, one.ifname, room.cni_path, config, one.result
+                )
+    machine.keep(guest.kept_path())
+    teller.progress(
+        f"kept, with the pod in the namespace {case.sandbox.netns}: look around with "
+        "`bondctl lab shell`, end it with `bondctl lab stop`"
+    )
+
+
+@contextlib.contextmanager
+def booted(
+    teller: Story,
+    kernel: str | None,
+    nics: Sequence[str] = (),
+    memory: int = 1024,
+    shares: Sequence[Path] = (),
+) -> Iterator[Guest]:
+    """A guest; its boot is shown."""
+    missing = catalog.missing_packages()
+    if missing:
+        raise Stop(f"a guest needs packages: apt-get install {' '.join(missing)}")
+    with teller.waiting("booting a guest"):
+        machine = guest.open_guest(
+            kernel,
+            nics=session.nic_pairs(nics),
+            memory_mb=memory,
+            shares={str(folder.resolve()): folder for folder in shares},
+            progress=teller.progress,
+        )
+    with machine:
+        yield machine
+
+
+@lab.command()
+@FILES
+@KERNEL
+@DIRECT
+@POLICY
+def shell(
+    files: tuple[Path, ...], kernel: str | None, policy: Path | None, *, direct: bool
+) -> None:
+    """Open a shell in the kept guest, or in a new one with two spare NICs."""
+    teller = Story(stderr=True)
+    with honest(teller):
+        text = policy_text(policy, kernel)
+        if text is None and guest.is_answering(guest.kept_path()) and not files:
+            sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", interactive.ENTER]))
+        found = checked(teller, files, Record()) if files else Manifests((), ())
+        sys.exit(new_shell(teller, found, kernel, text, direct=direct))
+
+
+def new_shell(
+    teller: Story, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
+) -> int:
+    """Boot, furnish, and leave the user to it; the shell's status."""
+    folders = session.plugin_folders(teller.progress, found.pods)
+    pod = interactive.pod_by_hand(found.pods)
+    cables = catalog.has_cables(kernel)
+    nics = interactive.hardware(pod) if cables else []
+    with booted(teller, kernel, nics) as machine:
+        hands = session.prepare(machine, nics, direct=direct, policy=policy)
+        path = ":".join([session.BIN, *folders])
+        interactive.surround(hands, pod, cables=cables)
+        sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")
+        interactive.furnish(hands, sandbox, "net1", path, interactive.SAMPLE)
+        return machine.shell(["sh", "-c", interactive.ENTER])
+
+
+@lab.command("stop")
+def stop() -> None:
+    """End the guest that `lab run --keep` left."""
+    path = guest.kept_path()
+    if guest.is_answering(path):
+        guest.attach(path).halt()
+        click.echo("ended")
+    else:
+        click.echo("no guest is kept")
+
+
+@lab.command("kernels")
+def list_kernels() -> None:
+    """List the kernels a guest can have."""
+    reason = catalog.usable_host_kernel()
+    for name in catalog.NAMES:
+        if name == catalog.HOST:
+            text = f"this machine's own: {reason or 'can be used'}"
+        else:
+            text = cached(name)
+        click.echo(f"{name:<6} {text}")
+
+
+def cached(name: str) -> str:
+    """Whether a kernel was fetched, and which version it is."""
+    suite = catalog.SUITES[name]
+    kind = "stock kernel under QEMU" if name == catalog.SMP else "user-mode Linux"
+    pattern = f"{suite.name}-{suite.packages[0]}-*/packages"
+    for path in sorted(catalog.cache_folder().glob(pattern), reverse=True):
+        return f"{kind}, fetched: {path.read_text().splitlines()[0]}"
+    return f"{kind} from Debian {suite.name}, fetched at first use"
+
+
+@lab.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@KERNEL
+@click.option("--memory", type=int, default=1024, show_default=True, help="Of the guest, in MB.")
+@click.option(
+    "--share",
+    "shares",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of this machine that the command may write to, at the same path.",
+)
+@click.option("--nic", "nics", multiple=True, help="A NIC on a cable; its other end is far-NAME.")
+@click.option("--timeout", type=float, default=EXEC_SECONDS, show_default=True, help="Seconds.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(
+    command: tuple[str, ...],
+    kernel: str | None,
+    memory: int,
+    shares: tuple[Path, ...],
+    nics: tuple[str, ...],
+    timeout: float,
+) -> None:
+    """Run a command inside a guest: bondctl lab exec -- CMD..."""
+    teller = Story(stderr=True)
+    with honest(teller):
+        folders = session.plugin_folders(teller.progress)
+        with booted(teller, kernel, nics, memory, shares) as machine:
+            sys.exit(stream(teller, machine, command, ":".join(folders), timeout))
+
+
+def stream(
+    teller: Story, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
+) -> int:
+    """The command's status; its output goes where ours does, as it comes."""
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    env["PATH"] = f"{env.get('PATH', '')}:{session.STANDARD_PATH}"
+    env["CNI_PATH"] = cni_path
+
+    def copy(name: str, data: bytes) -> None:
+        file = (sys.stdout if name == "out" else sys.stderr).buffer
+        file.write(data)
+        file.flush()
+
+    try:
+        return machine.start(command, env=env, cwd=os.getcwd()).follow(copy, timeout)
+    except subprocess.TimeoutExpired:
+        teller.error(f"{command[0]} did not end within {timeout:g} s and was killed")
+    except OSError as error:
+        teller.error(f"{command[0]} could not be started: {error.strerror}")
+    return FAILED

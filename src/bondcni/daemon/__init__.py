@@ -1,0 +1,1 @@
+"""The resident server that the executable ``bond`` hands requests to."""

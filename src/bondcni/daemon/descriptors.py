@@ -1,0 +1,63 @@
+"""The descriptors that came with a frame: each is what its letter says, or none is taken.
+
+They are whatever the other end chose to send; looking at one changes nothing of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from contextlib import ExitStack
+
+from bondcni.core.errors import TryAgain
+from bondcni.daemon.protocol import ProtocolError
+from bondcni.kernel.executor import Side
+from bondcni.kernel.namespace import CLONE_NEWNET, NS_GET_NSTYPE
+from bondcni.kernel.rtnetlink import Rtnetlink
+
+LETTERS = b"hHpP"
+"""Netlink socket and namespace: of the host, of the pod."""
+
+
+def named(letters: bytes, given: list[int]) -> dict[str, int]:
+    """By their letters. Raises ``ProtocolError`` where they are not what the letters say."""
+    if len(letters) != len(given) or set(letters) - set(LETTERS) or len(set(letters)) < len(given):
+        said = letters[:8].decode(errors="replace")
+        raise ProtocolError(f"{len(given)} descriptors for {said!r}")
+    found = dict(zip(letters.decode(), given, strict=True))
+    for letter, descriptor in found.items():
+        if not (_is_rtnetlink if letter in "hp" else _is_namespace)(descriptor):
+            raise ProtocolError(f"descriptor {letter} is not what it should be")
+    return found
+
+
+def side(found: dict[str, int], letters: str, held: ExitStack) -> Side:
+    """A namespace by its two letters. ``held`` closes what is opened for it, and no more.
+
+    Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left.
+    """
+    if not found.keys() >= set(letters):
+        raise ProtocolError(f"descriptors {letters} are missing")
+    rtnl, namespace = (found[letter] for letter in letters)
+    try:
+        kind = (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        return Side(Rtnetlink.adopt(held.enter_context(socket.fromfd(rtnl, *kind))), namespace)
+    except OSError as error:
+        raise TryAgain(f"a netlink socket cannot be taken: {error.strerror}") from error
+
+
+def _is_rtnetlink(descriptor: int) -> bool:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        return False
+    found = (sock.family, sock.proto)
+    sock.detach()
+    return found == (socket.AF_NETLINK, socket.NETLINK_ROUTE)
+
+
+def _is_namespace(descriptor: int) -> bool:
+    try:
+        return bool(fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET)
+    except OSError:
+        return False

@@ -1,0 +1,48 @@
+"""The end of a conversation with the shim: ANSWER, with what to print and the exit status."""
+
+from __future__ import annotations
+
+import io
+
+from bondcni.core.errors import TryAgain
+from bondcni.core.result import Object
+from bondcni.daemon.connection import SEND_SECONDS, Connection
+from bondcni.daemon.protocol import Field, ProtocolError, Tag, Type, encoded, number, pack
+from bondcni.service.answer import WARNING, Answer, answered
+
+LONGEST = 4096
+"""Characters of a refusal: it fits into the buffer of a connection that nothing was sent by."""
+
+
+def refusal(why: str, stdin: bytes = b"") -> Answer:
+    """Code 11: the runtime may try again."""
+
+    def work() -> Object | None:
+        raise TryAgain(why[:LONGEST])
+
+    return answered(work, lambda: stdin, io.StringIO())
+
+
+def send(
+    connection: Connection,
+    answer: Answer,
+    warnings: list[str] | None = None,
+    seconds: float = SEND_SECONDS,
+) -> bool:
+    """Send it; False where nobody took it within so many seconds, or it is too long to send."""
+    told = "".join(WARNING.format(text) + "\n" for text in warnings or ())
+    fields: list[Field] = [
+        (Tag.STATUS, number(1 if answer.code else 0)),
+        (Tag.OUTPUT, encoded(answer.output)),
+        (Tag.WARNINGS, told.encode("utf-8", "backslashreplace")),
+    ]
+    try:
+        pack(Type.ANSWER, fields)
+    except ProtocolError as error:
+        send(connection, refusal(f"the answer is too long: {error}"), seconds=seconds)
+        return False
+    try:
+        connection.send(Type.ANSWER, fields, seconds)
+    except (ProtocolError, TimeoutError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""One CNI request in one process, without the daemon."""

@@ -1,1 +1,0 @@
-"""The edges: parse, call the service, print, exit."""

@@ -1,0 +1,1 @@
+"""Installing the product on a node: files, directories, owners."""

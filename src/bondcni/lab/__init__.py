@@ -1,1 +1,0 @@
-"""A guest kernel to run bonds in, and what is run there."""

@@ -1,0 +1,1 @@
+"""A lab: a guest with a bonding driver, and what runs in it."""

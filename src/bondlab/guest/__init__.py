@@ -1,0 +1,1 @@
+"""Boot, hold and talk to a machine with a kernel of its own."""

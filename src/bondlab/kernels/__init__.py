@@ -1,0 +1,1 @@
+"""Which kernels a guest can run, and where they come from."""

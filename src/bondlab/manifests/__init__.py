@@ -1,0 +1,1 @@
+"""Kubernetes manifests, annotations, and what a runtime makes of them."""

@@ -1,0 +1,342 @@
+"""Kubernetes manifests as users write them, read into pods and the networks they ask for.
+
+NetworkAttachmentDefinitions, Calico's IPPools, Pods and everything with a pod template are
+read; other documents are passed over. Networks are found in order as Multus does: in the
+pod's namespace unless the annotation says otherwise, interfaces ``net1`` to ``netN`` by
+position unless they are named. Several files are read together: a pod finds what its own file
+defines first, then what others do, so that examples with the same names can run side by side.
+All that is wrong comes back at once, each `Finding` with file, line and what to do.
+
+Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8sclient.go.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bondcni.core import config as bond_config
+from bondlab.manifests import annotation, calico, config_check, mistakes
+from bondlab.manifests.located import (
+    Broken,
+    Finding,
+    Node,
+    documents,
+    embedded,
+    template,
+    unrendered,
+)
+
+NETWORKS = mistakes.NETWORKS
+RESOURCE = mistakes.RESOURCE
+STDIN = Path("-")
+TEMPLATES = ("DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Job")
+POOL_GROUPS = ("crd.projectcalico.org/", "projectcalico.org/")
+
+Config = dict[str, Any]
+
+
+class Network(NamedTuple):
+    """A NetworkAttachmentDefinition; ``plugins`` in order, one unless it is a chain."""
+
+    namespace: str
+    name: str
+    config: Config
+    resource: str = ""
+
+    @property
+    def plugins(self) -> list[Config]:
+        """The plugins' configurations, the chain's own keys not yet in them."""
+        chain = self.config.get("plugins")
+        return list(chain) if isinstance(chain, list) else [self.config]
+
+    @property
+    def bonds(self) -> bool:
+        """Whether this network makes a bond."""
+        return any(plugin.get("type") == "bond" for plugin in self.plugins)
+
+
+class Attachment(NamedTuple):
+    """One network of a pod and the interface it gets there."""
+
+    network: Network
+    ifname: str
+    mac: str = ""
+    ips: tuple[str, ...] = ()
+    cni_args: Mapping[str, Any] = {}
+
+
+class Pool(NamedTuple):
+    """An IPPool; ``block`` is the prefix length of its blocks, 0 for Calico's default."""
+
+    name: str
+    cidr: str
+    file: str = ""
+    block: int = 0
+
+
+class Pod(NamedTuple):
+    """A pod, or the pod that a workload makes on one node."""
+
+    kind: str
+    namespace: str
+    name: str
+    attachments: tuple[Attachment, ...]
+    pools: tuple[Pool, ...] = ()  # in the order in which a name is looked up
+    file: str = ""
+    notes: tuple[str, ...] = ()  # what works here and may not work elsewhere, in words
+
+    @property
+    def bonds(self) -> tuple[Attachment, ...]:
+        """The attachments that make bonds."""
+        return tuple(one for one in self.attachments if one.network.bonds)
+
+
+class Manifests(NamedTuple):
+    """What the files hold. ``findings`` is empty when all is well."""
+
+    pods: tuple[Pod, ...]  # those with a bond
+    findings: tuple[Finding, ...]
+
+
+def load(paths: Iterable[Path]) -> Manifests:
+    """Read files, ``-`` is standard input; one that can not be read is a finding as well."""
+    texts, findings = [], []
+    for path in dict.fromkeys(paths):
+        try:
+            data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+            texts.append((str(path), data.decode()))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            findings.append(Finding(str(path), 1, f"can not be read: {reason}", "Check the path."))
+    return read(texts, findings)
+
+
+def read(texts: Iterable[tuple[str, str]], findings: Iterable[Finding] = ()) -> Manifests:
+    """Parse (file name, text) pairs together: they may refer to each other."""
+    return _Reader(list(findings)).read(list(texts))
+
+
+class _Reader:
+    """Collects documents, then joins pods and networks."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        # By file, namespace and name; None: it is there, but broken.
+        self.networks: dict[tuple[str, str, str], Network | None] = {}
+        self.pools: list[Pool] = []
+        self.pods: list[tuple[Node, Node]] = []  # document, pod (or its template)
+        self.names: dict[tuple[str, ...], Node] = {}
+
+    def read(self, texts: list[tuple[str, str]]) -> Manifests:
+        for file, text in texts:
+            try:
+                parts = documents(file, text)
+            except Broken as broken:
+                self.findings.append(broken.finding)
+                continue
+            for document in parts:
+                self.document(document)
+        pods = [self.pod(document, pod) for document, pod in self.pods]
+        bonded = tuple(pod for pod in pods if pod.bonds)
+        if not bonded and not self.findings:
+            self.findings.append(self._nothing_to_do(texts))
+        order = sorted(self.findings, key=lambda one: (one.file, one.line))
+        return Manifests(bonded, tuple(order))
+
+    def _nothing_to_do(self, texts: list[tuple[str, str]]) -> Finding:
+        file = texts[0][0] if texts else "-"
+        bonds = [one.name for one in self.networks.values() if one and one.bonds]
+        if bonds:
+            advice = f"Add a Pod with the annotation {NETWORKS}: {bonds[0]}"
+            return Finding(file, 1, f"no Pod asks for the bond {bonds[0]}", advice)
+        advice = 'Add a NetworkAttachmentDefinition whose config has "type": "bond", and a Pod.'
+        return Finding(file, 1, "there is no bond in it", advice)
+
+    # Documents
+
+    def document(self, document: Node) -> None:
+        if not isinstance(document.value, dict):
+            message = "this document is not a Kubernetes object"
+            advice = "Write apiVersion, kind, metadata and spec."
+            self.findings.append(document.finding(message, advice))
+            return
+        kind = document.text("kind")
+        readers: dict[str, Callable[[Node], None]] = {
+            "NetworkAttachmentDefinition": self.network,
+            "IPPool": self.pool,
+            "Pod": lambda node: self.pods.append((node, node)),
+            "List": self._list,
+        }
+        if kind in TEMPLATES:
+            self._template(document, document.at("spec", "template"))
+        elif kind == "CronJob":
+            self._template(document, document.at("spec", "jobTemplate", "spec", "template"))
+        elif kind in readers:
+            readers[kind](document)
+        else:
+            self.findings += mistakes.kind(document, (*TEMPLATES, "CronJob", *readers))
+        if kind in (*TEMPLATES, *readers) and kind != "List":
+            self._note_name(document, kind)
+
+    def _list(self, document: Node) -> None:
+        for one in document.items("items"):
+            self.document(one)
+
+    def _template(self, document: Node, pod: Node | None) -> None:
+        if pod is None:
+            message = f"{document.text('kind')} {document.text('metadata', 'name')} has no template"
+            self.findings.append(document.finding(message, "Add spec.template."))
+        else:
+            self.findings += mistakes.on_the_workload(document, pod)
+            self.pods.append((document, pod))
+
+    def _note_name(self, document: Node, kind: str) -> None:
+        metadata = document.at("metadata") or document
+        name = metadata.text("name")
+        if not name:
+            self.findings.append(metadata.finding(f"this {kind} has no name", "Add metadata.name."))
+            return
+        if action := template(name):
+            line = metadata.line_of("/name")
+            self.findings.append(unrendered(document.file, line, action))
+            return
+        key = (document.file, kind, _namespace(document), name)
+        first = self.names.setdefault(key, metadata)
+        if first is not metadata:
+            message = f"{kind} {name} is there twice"
+            advice = f"The first is at line {first.line}. Rename or remove one."
+            self.findings.append(metadata.finding(message, advice))
+
+    def pool(self, document: Node) -> None:
+        if not document.text("apiVersion").startswith(POOL_GROUPS):
+            return
+        name = document.text("metadata", "name")
+        holder = document.at("spec", "cidr") or document.at("spec") or document
+        found = config_check.subnet(document.text("spec", "cidr"))
+        if found:
+            message = f"IPPool {name}: spec.cidr {found}"
+            advice = 'Write the network the addresses come from, as "10.20.0.0/24".'
+            self.findings.append(holder.finding(message, advice))
+            return
+        cidr, size = document.text("spec", "cidr"), document.text("spec", "blockSize")
+        wrong = calico.wrong_block(cidr, size)
+        if wrong:
+            holder = document.at("spec", "blockSize") or holder
+            advice = "Write the prefix length of a block, between the pool's own and the longest."
+            self.findings.append(holder.finding(f"IPPool {name}: {wrong}", advice))
+        else:
+            self.pools.append(Pool(name, cidr, document.file, int(size or 0)))
+
+    def network(self, document: Node) -> None:
+        names = (_namespace(document), document.text("metadata", "name"))
+        key = (document.file, *names)
+        self.networks[key] = None
+        self.findings += mistakes.annotation_keys(document)
+        holder = document.at("spec", "config")
+        found = list(mistakes.no_config(document, names[1]))
+        if found or holder is None:
+            self.findings += found
+            return
+        try:
+            config, tree = embedded(holder)
+        except Broken as broken:
+            self.findings.append(broken.finding)
+            return
+        findings = config_check.config(config, tree if tree.value else holder)
+        self.findings += findings
+        if not findings:
+            resource = document.text("metadata", "annotations", RESOURCE)
+            self.networks[key] = Network(*names, config, resource)
+
+    # Pods
+
+    def pod(self, document: Node, pod: Node) -> Pod:
+        self.findings += mistakes.annotation_keys(pod)
+        holder = pod.at("metadata", "annotations", NETWORKS)
+        wanted, findings = annotation.requests(holder) if holder else ([], [])
+        self.findings += findings
+        attachments: list[Attachment] = []
+        for place, request in enumerate(wanted, 1):
+            network = self.find(document, request)
+            ifname = request.interface or f"net{place}"
+            if ifname in [one.ifname for one in attachments]:
+                message = f"two networks of this pod want the interface {ifname}"
+                advice = 'Give one of them another name with @name or "interface".'
+                self.findings.append(Finding(document.file, request.line, message, advice))
+            if network:
+                self._check_capabilities(document.file, network, request)
+                attachments.append(
+                    Attachment(network, ifname, request.mac, request.ips, request.cni_args)
+                )
+        names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
+        pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
+        made = Pod(*names, tuple(attachments), tuple(pools), document.file)
+        plugins = [config for one in made.bonds for config in one.network.plugins]
+        notes = [*mistakes.quoted(plugins), *mistakes.replicas(document, pod, _taken(made))]
+        return made._replace(notes=tuple(notes))
+
+    def find(self, document: Node, request: annotation.Request) -> Network | None:
+        """The network asked for; a finding when no file defines it, or several others do."""
+        names = (request.namespace or _namespace(document), request.name)
+        own = (document.file, *names)
+        if own in self.networks:
+            return self.networks[own]
+        others = [key for key in self.networks if key[1:] == names]
+        if len(others) == 1:
+            return self.networks[others[0]]
+        if others:
+            files = " and ".join(key[0] for key in others)
+            message = f"the network {request.name} is defined in {files}"
+            advice = "Give one of these files, or define it in this one."
+            self.findings.append(Finding(document.file, request.line, message, advice))
+        else:
+            self.findings.append(self._unknown(document.file, names, request.line))
+        return None
+
+    def _unknown(self, file: str, names: tuple[str, str], line: int) -> Finding:
+        message = f"the network {names[1]} is not defined in namespace {names[0]}"
+        known = list(dict.fromkeys(key[1:] for key in self.networks))
+        elsewhere = [one for one in known if one[1] == names[1]]
+        near = difflib.get_close_matches(names[1], [one[1] for one in known], 1)
+        if elsewhere:
+            advice = f"It is in namespace {elsewhere[0][0]}: write {'/'.join(elsewhere[0])}."
+        elif near:
+            advice = f"Did you mean {near[0]}?"
+        else:
+            listed = ", ".join(one[1] for one in known) or "none"
+            advice = f"Networks in these files: {listed}. Give the file that defines it too."
+        return Finding(file, line, message, advice)
+
+    def _check_capabilities(self, file: str, network: Network, request: annotation.Request) -> None:
+        """multi-net-spec 4.1.2.1: ips and mac must fail where no plugin has the capability."""
+        offered: set[str] = set()
+        for plugin in network.plugins:
+            capabilities = plugin.get("capabilities")
+            if isinstance(capabilities, dict):
+                offered |= {name for name, on in capabilities.items() if on}
+        for name, value in (("ips", request.ips), ("mac", request.mac)):
+            if value and name not in offered:
+                message = f"the pod gives {name} to network {network.name}, which takes none"
+                advice = f'Add "capabilities": {{"{name}": true}} to the network\'s config.'
+                self.findings.append(Finding(file, request.line, message, advice))
+
+
+def _taken(pod: Pod) -> list[str]:
+    """The links of the node that this pod takes for itself alone."""
+    names: list[str] = []
+    for plugin in (config for one in pod.attachments for config in one.network.plugins):
+        if plugin.get("type") == "bond":
+            bond = bond_config.parse(json.dumps({"name": "unnamed"} | plugin).encode())
+            names += [] if bond.links_in_container else [link.value for link in bond.links]
+        elif plugin.get("type") == "host-device":
+            names += [str(plugin["device"])] if plugin.get("device") else []
+    return list(dict.fromkeys(names))
+
+
+def _namespace(document: Node) -> str:
+    return document.text("metadata", "namespace") or "default"

@@ -1,0 +1,1 @@
+"""What the lab does with a pod: topology, CNI calls, drills, the report."""
