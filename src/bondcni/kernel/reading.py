@@ -209,7 +209,7 @@ def wait_dad(rtnl: Rtnetlink, index: int, deadline: float) -> None:
     past the deadline. Detection starts when the link has carrier (RFC 4862, 5.4).
     """
     while True:
-        addresses = _addresses(rtnl, index, deadline)
+        addresses = _addresses(rtnl, index)  # the kernel's answer has a deadline of its own
         taken = [a.address for a in addresses if a.flags & IFA_F_DADFAILED]
         if taken:
             raise VerifyError(f"another node on the link already has {', '.join(taken)}")
