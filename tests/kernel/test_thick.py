@@ -75,9 +75,10 @@ def before(node: Node, pod: Space) -> Iterator[Document]:
 
 
 def left(node: Node) -> set[str]:
-    """Every file of the state folder but the one of the locks."""
+    """Every file of the state folder but the one of the locks, and the note of a failed ADD."""
     files = (path for path in node.state.rglob("*") if path.is_file() or path.is_symlink())
-    return {str(path.relative_to(node.state)) for path in files} - {"lock"}
+    kept = (path for path in files if path.suffix != ".refused")
+    return {str(path.relative_to(node.state)) for path in kept} - {"lock"}
 
 
 def only(state: Document, *starts: str, without: str = "\0") -> Document:
