@@ -1,4 +1,4 @@
-"""A loop over things that can be read, without threads; why not asyncio: docs/decisions/0012.
+"""A loop over things that can be read, without threads; why not asyncio: docs/decisions/0013.
 
 Each source has one reaction; `Lines` among them are also written when they have something to
 say. One deadline bounds the wait, and whoever runs the loop decides what it means.
