@@ -178,9 +178,8 @@ def test_the_next_plugin_takes_our_result(node: Node, pod: Space, version: str) 
         return
     for part in ("interfaces", "ips", "dns"):
         assert passed.get(part) == result.get(part), part
-    said = node.cni("CHECK", {**asked, "prevResult": passed}, pod)
-    if since(version, "0.4.0"):
-        assert "mtu is 1400, not 1500" in said.failed(105)
+    if since(version, "0.4.0"):  # nobody wrote an mtu for the bond (issue 10, number 4)
+        node.cni("CHECK", {**asked, "prevResult": passed}, pod).ok()
 
 
 def test_we_take_an_earlier_plugins_result(node: Node, pod: Space) -> None:
