@@ -419,7 +419,7 @@ static void mend(const char *state, const char *attachment)
     put_text(&record, "/");
     put_text(&record, attachment);
     put_text(&record, ".json");
-    first_aid(text_of(&record), &request.home, &request.pod, request.until);
+    emergency_return(text_of(&record), &request.home, &request.pod, request.until);
     release(&record);
 }
 

@@ -195,7 +195,7 @@ int set_sysctls(struct span call, const struct place *home, struct span *key)
     return error;
 }
 
-/* ---- first aid ---- */
+/* ---- emergency return ---- */
 
 /* Whether the kernel's acknowledgement of this number came in time, whatever it says. */
 static bool acknowledged(int netlink, uint32_t number, int64_t until)
@@ -247,7 +247,7 @@ static int clean_netlink(const struct place *home, const struct place *pod)
  * The daemon is gone and the pod's namespace will be, too, with every link in it that has no
  * hardware. The record says how they come home.
  */
-void first_aid(const char *record, const struct place *home, const struct place *pod, int64_t until)
+void emergency_return(const char *record, const struct place *home, const struct place *pod, int64_t until)
 {
     struct bytes text = {0}, run = {0};
     struct stat found;

@@ -128,7 +128,7 @@ int open_place(const char *path, const struct place *home, struct place *place);
 int identify(const char *path, char identity[IDENTITY]); /* an errno */
 void close_place(struct place *place);
 int set_sysctls(struct span call, const struct place *home, struct span *key); /* an errno */
-void first_aid(const char *record, const struct place *home, const struct place *pod,
+void emergency_return(const char *record, const struct place *home, const struct place *pod,
                int64_t until);
 _Noreturn void stranded(void); /* bond.c: the shim cannot get back to its namespace */
 

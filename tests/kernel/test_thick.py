@@ -346,7 +346,7 @@ def test_daemon_killed_while_a_delegate_of_del_runs(
     assert node.everything(pod) == before
 
 
-# First aid
+# Emergency return
 
 
 def thief_of_name(node: Node, _before: Document) -> None:
@@ -391,7 +391,7 @@ def alike(node: Node, mac: str) -> Document:
 
 
 @pytest.mark.parametrize("who", THEFTS)
-def test_first_aid(node: Node, before: Document, who: str) -> None:
+def test_emergency_return(node: Node, before: Document, who: str) -> None:
     """DEL while nobody serves, then the pod's end: virtual links would die with it."""
     steal, name = THEFTS[who]
     pod, asked = node.pod(), config(LINKS, ipam=node.host_local())
@@ -420,7 +420,7 @@ def test_first_aid(node: Node, before: Document, who: str) -> None:
         assert not node.leases()
 
 
-def test_first_aid_for_links_of_the_pod(node: Node, pod: Space, before: Document) -> None:
+def test_emergency_return_for_links_of_the_pod(node: Node, pod: Space, before: Document) -> None:
     """They stay where they are, and out of the bond as soon as a daemon is there."""
     for number in (1, 2):
         pod.batch(
@@ -461,7 +461,7 @@ def test_next_add_of_the_same_comes_after_its_queued_del(
 def test_queued_deletion_comes_before_an_add_of_its_links(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First aid sends links home as they are. Who takes them next takes them as they were."""
+    """The emergency return sends links home as they are. Who takes them next takes them as they were."""
     monkeypatch.setattr(pending_cleanup, "AT_ONCE", 0)  # as where many others are queued
     other = node.pod()
     asked = config(LINKS, mtu=1400, ipam=node.host_local())
@@ -931,7 +931,7 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(
     assert as_it_was(iron) == before
 
 
-def test_first_aid_for_hardware(iron: IronNode) -> None:
+def test_emergency_return_for_hardware(iron: IronNode) -> None:
     """It is in the node while the pod lives; a new daemon mends it before anybody calls."""
     before, pod = as_it_was(iron), iron.pod()
     asked = config(list(NICS), mtu=1300, ipam=iron.host_local())

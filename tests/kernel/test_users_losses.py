@@ -161,10 +161,10 @@ def test_14_what_cannot_come_back_is_told_and_ends_nothing(node: Node, pod: Spac
     journal = Journal(str(node.state))
     record, _ = journal.read("c1", "bond0")
     assert record
-    first = record.taken[0]
+    first = record.claimed[0]
     few = tuple(one for one in first.kept if not one.words.startswith("address"))
-    taken = (first._replace(kept=few), *record.taken[1:])
-    journal.complete(record._replace(taken=taken))
+    claimed = (first._replace(kept=few), *record.claimed[1:])
+    journal.complete(record._replace(claimed=claimed))
     gone = node.cni("DEL", asked, pod)
     gone.ok()
     assert "restore route 198.51.101.0/24 via 169.254.7.1 metric 77 of eth1" in gone.stderr

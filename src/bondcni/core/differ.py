@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 from bondcni.core import fields
 from bondcni.core.document import Notes, Object
-from bondcni.core.home import sought
+from bondcni.core.home import identities
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
-from bondcni.core.plan import LATE, Member, Taken, Wanted
+from bondcni.core.plan import LATE, Claimed, Member, Wanted
 from bondcni.core.state import Link, Namespace, OptionValue
 from bondcni.core.values import mac_text
 
@@ -109,11 +109,11 @@ def _absent(member: Member, bond: Link, pod: Namespace) -> str:
     return f"bond {bond.name}: {member.name} is not a member (it is in the pod)"
 
 
-def located(wanted: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Wanted:
+def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wanted:
     """``wanted`` with the ifindexes that the bond and its links have now; 0: not in the pod."""
     bond = pod.named(wanted.name)
     members = []
-    for member, one in zip(wanted.members, sought(wanted, taken), strict=True):
+    for member, one in zip(wanted.members, identities(wanted, claimed), strict=True):
         now = one.among(pod, "pod")[1]
         members.append(member._replace(index=now.index if now else 0))
     moved = {old.index: new.index for old, new in zip(wanted.members, members, strict=True)}

@@ -213,7 +213,10 @@ def explain(plan: Plan, step: Step, number: int, text: str) -> str:
     elif wanted.mac:
         mac, whose = wanted.mac, f"the MAC asked for {wanted.name}"
     else:
-        mac, whose = plan.taken[0].link.mac, f"the MAC of {wanted.members[0].name}, the first link"
+        mac, whose = (
+            plan.claimed[0].link.mac,
+            f"the MAC of {wanted.members[0].name}, the first link",
+        )
     own = _own(mode, wanted.options.get("fail_over_mac"), given=bool(step.mac))
     attempt = Attempt(step.label, wanted.name, mac, whose, wanted.mtu, mode, own)
     return advice(number, text, attempt)

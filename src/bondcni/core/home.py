@@ -19,11 +19,11 @@ from bondcni.core.options import BOND_OPTIONS, name_of
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
+    Claimed,
     DeleteLink,
     DropAltname,
     Member,
     Step,
-    Taken,
     Wanted,
 )
 from bondcni.core.state import (
@@ -38,7 +38,7 @@ from bondcni.core.state import (
 
 KEPT_FLAGS = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
 
-STRANGER = 9
+NO_MATCH = 9
 """The likeness of a link that is another device."""
 
 
@@ -50,11 +50,11 @@ class Home(NamedTuple):
     """
 
     steps: tuple[Step, ...]
-    told: tuple[str, ...]
+    warnings: tuple[str, ...]
     awaited: tuple[str, ...] = ()
 
 
-class Sought(NamedTuple):
+class LinkIdentity(NamedTuple):
     """A link that was taken, with the signs by which it is found again."""
 
     home: str  # "pod" or "host"
@@ -63,7 +63,7 @@ class Sought(NamedTuple):
     macs: frozenset[str]  # what bonding may have left it as its MAC
     own: str  # the MAC with which it became a member: its own, or the one that ADD gave it
 
-    def likeness(self, now: Link, where: str) -> int:
+    def match_rank(self, now: Link, where: str) -> int:
         """How sure it is that ``now``, in namespace ``where``, is this device; 0 is surest.
 
         Its kind and, where it has them, its parent device and permanent MAC must agree;
@@ -73,54 +73,54 @@ class Sought(NamedTuple):
         """
         was = self.link
         if (was.kind, was.type, was.parent) != (now.kind, now.type, now.parent):
-            return STRANGER
+            return NO_MATCH
         if was.permanent_mac and was.permanent_mac == now.permanent_mac:
             return 0
         if was.permanent_mac and not was.parent:
-            return STRANGER
+            return NO_MATCH
         held = str((now.member or {}).get("perm_hwaddr", now.mac))
         named = now.name == was.name
         if now.index not in ((self.inside,) if where == "pod" else (was.index, self.inside)):
-            return 2 if named and held in (was.mac, self.own) else STRANGER
+            return 2 if named and held in (was.mac, self.own) else NO_MATCH
         if was.parent or held in (was.mac, self.own):
             return 1
         known = named or now.mac in self.macs or not {*was.altnames}.isdisjoint(now.altnames)
-        return 3 if known else STRANGER
+        return 3 if known else NO_MATCH
 
     def among(self, space: Namespace, where: str) -> tuple[int, Link | None]:
         """The link in one namespace, with its likeness."""
         rated = [
-            (self.likeness(now, where), now.name != self.link.name, now) for now in space.links
+            (self.match_rank(now, where), now.name != self.link.name, now) for now in space.links
         ]
-        best = min(rated, key=lambda entry: entry[:2], default=(STRANGER, True, None))
-        return best[0], best[2] if best[0] < STRANGER else None
+        best = min(rated, key=lambda entry: entry[:2], default=(NO_MATCH, True, None))
+        return best[0], best[2] if best[0] < NO_MATCH else None
 
 
-def sought(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[Sought, ...]:
+def identities(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[LinkIdentity, ...]:
     """The links of a record, in its order."""
     inside = [member.index for member in bond.members]
-    inside += [item.link.index for item in taken[len(inside) :]]
-    own = [member.mac for member in bond.members] + [""] * (len(taken) - len(bond.members))
-    macs = frozenset({bond.mac, *own, *(item.link.mac for item in taken)} - {""})
+    inside += [item.link.index for item in claimed[len(inside) :]]
+    own = [member.mac for member in bond.members] + [""] * (len(claimed) - len(bond.members))
+    macs = frozenset({bond.mac, *own, *(item.link.mac for item in claimed)} - {""})
     return tuple(
-        Sought(item.home, item.link, index, macs, mac or item.link.mac)
-        for item, index, mac in zip(taken, inside, own, strict=True)
+        LinkIdentity(item.home, item.link, index, macs, mac or item.link.mac)
+        for item, index, mac in zip(claimed, inside, own, strict=True)
     )
 
 
-def clues(bond: Wanted, taken: tuple[Taken, ...]) -> tuple[list[str], list[int]]:
+def clues(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[list[str], list[int]]:
     """Names and ifindexes by which to ask the host for what ``plan_home`` looks at there.
 
     By likeness these find whatever is known by anything but its permanent MAC.
     """
-    found = [one for one in sought(bond, taken) if one.home == "host"]
+    found = [one for one in identities(bond, claimed) if one.home == "host"]
     names = [name for one in found for name in (one.link.name, *one.link.altnames)]
     indexes = dict.fromkeys(index for one in found for index in (one.link.index, one.inside))
     return names, list(indexes)
 
 
 def suffices(
-    bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace | None
+    bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace | None
 ) -> bool:
     """Whether the links of the host that ``clues`` found say as much as all of them would.
 
@@ -128,10 +128,10 @@ def suffices(
     any name; nor where a link that is to come home finds another of its name, for then it
     needs one that nobody has.
     """
-    for one in sought(bond, taken):
+    for one in identities(bond, claimed):
         if one.home != "host":
             continue
-        inside = one.among(pod, "pod")[0] if pod else STRANGER
+        inside = one.among(pod, "pod")[0] if pod else NO_MATCH
         outside, at_home = one.among(host, "host")
         if one.link.permanent_mac and min(inside, outside) > 0:
             return False
@@ -141,22 +141,24 @@ def suffices(
 
 
 def plan_home(
-    bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace | None
+    bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace | None
 ) -> Home:
     """The next steps to the state before ADD. ``pod`` is None when it is gone."""
-    held = our_bond(bond, taken, pod) if pod else None
+    held = our_bond(bond, claimed, pod) if pod else None
     if pod and held:
-        return Home((DeleteLink("pod", held.index, held.name), *_freed(bond, taken, host, pod)), ())
+        return Home(
+            (DeleteLink("pod", held.index, held.name), *_freed(bond, claimed, host, pod)), ()
+        )
     steps: list[Step] = []
-    told: list[str] = []
+    warnings: list[str] = []
     awaited: list[str] = []
-    places = [(one, *_where_is(one, host, pod)) for one in sought(bond, taken)]
+    places = [(one, *_where_is(one, host, pod)) for one in identities(bond, claimed)]
     names = {one.link.name for one, _, now in places if now}
     for one, where, now in places:
         space = host if one.home == "host" else pod
         if now is None or space is None:
             if one.home == "host" and one.link.kind:
-                told.append(
+                warnings.append(
                     f"link {one.link.name} was not found: it was deleted, or destroyed with its "
                     "network namespace"
                 )
@@ -165,21 +167,21 @@ def plan_home(
         elif where != one.home:
             steps += _bring(one.link, now, host, names)
         elif now.master:
-            told.append(f"link {one.link.name} has a master now and is left as it is")
+            warnings.append(f"link {one.link.name} has a master now and is left as it is")
         else:
             steps += _mend(one, now, space, names)
-            told += _lost(one.link, now, space)
-    return Home(tuple(steps), tuple(told), tuple(awaited))
+            warnings += _lost(one.link, now, space)
+    return Home(tuple(steps), tuple(warnings), tuple(awaited))
 
 
 def _freed(
-    bond: Wanted, taken: tuple[Taken, ...], host: Namespace, pod: Namespace
+    bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace
 ) -> Iterator[Step]:
     """The moves of a bond's members, in one send with its end, which gives them back the MAC
     and MTU that they came with; where it fails they leave it all the same, and the next steps
     are computed anew.
     """
-    places = [(one, one.among(pod, "pod")[1]) for one in sought(bond, taken)]
+    places = [(one, one.among(pod, "pod")[1]) for one in identities(bond, claimed)]
     names = {one.link.name for one, now in places if now}
     for one, now in places:
         if one.home == "host" and now and now.master == bond.index:
@@ -207,20 +209,20 @@ def destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace]) -> 
     return f"link {was.name} was destroyed: device {where} was unbound or made anew, {now}"
 
 
-def our_bond(bond: Wanted, taken: tuple[Taken, ...], pod: Namespace) -> Link | None:
+def our_bond(bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Link | None:
     """The bond that the record speaks of: its ifindex, and its name or one of its members."""
     held = pod.indexed(bond.index)
     if held is None or held.kind != "bond":
         return None
     named = {bond.name, bond.altname} & {held.name, *held.altnames}
     members = Namespace(pod.members(held))
-    ours = any(one.among(members, "pod")[1] for one in sought(bond, taken))
+    ours = any(one.among(members, "pod")[1] for one in identities(bond, claimed))
     return held if named or ours else None
 
 
 def adopt(
     ifname: str, links: tuple[str, ...], home: str, pod: Namespace
-) -> tuple[Wanted, tuple[Taken, ...]] | None:
+) -> tuple[Wanted, tuple[Claimed, ...]] | None:
     """A bond that has no record (another plugin's work, or a record that was lost).
 
     It is taken for ours when it is a bond, has the attachment's name, and has members, every
@@ -239,12 +241,12 @@ def adopt(
     for link in before:
         if not {link.name, *link.altnames, link.mac, link.permanent_mac, link.parent} & set(links):
             return None
-    taken = tuple(Taken(home, link._replace(mtu=0, flags=0)) for link in before)
+    claimed = tuple(Claimed(home, link._replace(mtu=0, flags=0)) for link in before)
     inside = tuple(Member(link.index, link.name, {}) for link in before)
-    return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", inside), taken
+    return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", inside), claimed
 
 
-def claims(bond: Wanted, taken: tuple[Taken, ...], index: int, pod: Namespace) -> bool:
+def claims(bond: Wanted, claimed: tuple[Claimed, ...], index: int, pod: Namespace) -> bool:
     """Whether a record of this namespace speaks of the bond with that ifindex: by its ifindex or
     its name, or because one of its members is a link that the record's attachment took.
     """
@@ -253,7 +255,7 @@ def claims(bond: Wanted, taken: tuple[Taken, ...], index: int, pod: Namespace) -
         return False
     members = Namespace(pod.members(held))
     mine = held.index == bond.index or bond.name in (held.name, *held.altnames)
-    return mine or any(one.among(members, "pod")[1] for one in sought(bond, taken))
+    return mine or any(one.among(members, "pod")[1] for one in identities(bond, claimed))
 
 
 def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> str:
@@ -267,9 +269,9 @@ def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> st
     return ""
 
 
-def _where_is(one: Sought, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:
-    inside, in_pod = one.among(pod, "pod") if pod else (STRANGER, None)
-    outside, on_host = one.among(host, "host") if one.home == "host" else (STRANGER, None)
+def _where_is(one: LinkIdentity, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:
+    inside, in_pod = one.among(pod, "pod") if pod else (NO_MATCH, None)
+    outside, on_host = one.among(host, "host") if one.home == "host" else (NO_MATCH, None)
     return ("pod", in_pod) if in_pod and inside <= outside else ("host", on_host)
 
 
@@ -304,7 +306,7 @@ def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[S
     )
 
 
-def _mend(one: Sought, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
+def _mend(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
     """Put right what still differs on a link that is at home."""
     was, where = one.link, one.home
     renaming = tuple(_rename(one, now, space, names))
@@ -325,7 +327,7 @@ def _mend(one: Sought, now: Link, space: Namespace, names: set[str]) -> Iterator
             yield AddAltname(where, now.index, was.name, altname)
 
 
-def _rename(one: Sought, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
+def _rename(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
     """Its own name again; or out of the way, when another of ours waits for the one it has.
 
     So two links that came home with their names swapped are put right in two rounds.

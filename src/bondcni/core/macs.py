@@ -49,7 +49,7 @@ def _mac(digest: bytes) -> str:
     return bytes((digest[0] & 0xFC | 0x02, *digest[1:6])).hex(":")
 
 
-def told(links: Sequence[Link], mode: str, given: dict[int, str]) -> list[str]:
+def replacement_warnings(links: Sequence[Link], mode: str, given: dict[int, str]) -> list[str]:
     """A warning for each link that gets a new MAC."""
     words = []
     for link in links:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bondcni.core.asked import IPV6_MIN_MTU, known_ipv6, too_small_for
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused
-from bondcni.core.macs import distinct, told
+from bondcni.core.macs import distinct, replacement_warnings
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import candidate, reasons_between
@@ -102,7 +102,7 @@ class DropAltname(NamedTuple):
 Step = CreateBond | ChangeLink | DeleteLink | AddAltname | DropAltname
 
 
-class Taken(NamedTuple):
+class Claimed(NamedTuple):
     """A link as it was before it was touched, and the namespace that is its home."""
 
     home: str  # "pod" or "host"
@@ -136,7 +136,7 @@ class Plan(NamedTuple):
 
     steps: tuple[Step, ...]
     wanted: Wanted
-    taken: tuple[Taken, ...]
+    claimed: tuple[Claimed, ...]
     warnings: tuple[str, ...]
 
 
@@ -187,7 +187,7 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     warnings += [f"/ifname: alternative name {config.ifname} is left out: {why}"] if why else []
     wanted = _wanted(config, ifname, altname, mtu, found, pod, spare)
     given = distinct(links, MODES[config.mode], seed, (*space.links, *pod.links))
-    warnings += told(links, MODES[config.mode], given)
+    warnings += replacement_warnings(links, MODES[config.mode], given)
     members = zip(links, wanted.members, strict=True)
     renewed = tuple(member._replace(mac=given.get(link.index, "")) for link, member in members)
     wanted = wanted._replace(members=renewed)
@@ -195,12 +195,12 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     if lender:
         steps = (DropAltname("pod", lender.index, lender.name, ifname), *steps)
         warnings.append(f"{ifname} is no alternative name of {lender.name} any more")
-    taken = tuple(
-        Taken(home, link, tuple(one for one in space.kept if one.index == link.index))
+    claimed = tuple(
+        Claimed(home, link, tuple(one for one in space.kept if one.index == link.index))
         for link in links
     )
-    warnings += (*_address_warnings(links, space), *_losses(taken))
-    return Plan(steps, wanted, taken, tuple(warnings))
+    warnings += (*_address_warnings(links, space), *_losses(claimed))
+    return Plan(steps, wanted, claimed, tuple(warnings))
 
 
 def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterator[str]:
@@ -271,9 +271,9 @@ def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
                 yield f"link {link.name} has {address.address}: no use on a member of a bond"
 
 
-def _losses(taken: tuple[Taken, ...]) -> Iterator[str]:
+def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
     """What the host is without while the pod has its links."""
-    for item in taken:
+    for item in claimed:
         if item.kept:
             words = [one.words for one in item.kept[:NAMED]]
             more = len(item.kept) - len(words)

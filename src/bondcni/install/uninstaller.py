@@ -43,7 +43,7 @@ def _in_use(place: Place) -> Iterator[str]:
     """What would be left without anybody who takes it down."""
     records, words = Journal(place.at(STATE_DIRECTORY)).all()
     for record in records:
-        links = ", ".join(item.link.name for item in record.taken if item.home == "host")
+        links = ", ".join(item.link.name for item in record.claimed if item.home == "host")
         holds = f", with the host's {links}" if links else ""
         yield f"attachment {record.container_id} {record.ifname} is on record{holds}"
     if records:

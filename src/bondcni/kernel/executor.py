@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, KernelError, TryAgain
-from bondcni.core.home import clues, destroyed, plan_home, sought, suffices
+from bondcni.core.home import clues, destroyed, identities, plan_home, suffices
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode, key_of
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
+    Claimed,
     CreateBond,
     DropAltname,
     Step,
-    Taken,
     Wanted,
 )
 from bondcni.core.state import Address, Device, Link, Namespace, OptionValue, Route
@@ -79,7 +79,7 @@ class Back(NamedTuple):
     """What came of bringing links home: what the kernel refused, what to tell, what to await."""
 
     errors: tuple[str, ...]
-    told: tuple[str, ...]
+    warnings: tuple[str, ...]
     awaited: tuple[str, ...]
 
 
@@ -231,19 +231,19 @@ class Node:
             member=_encoded(MEMBER_OPTIONS, step.member_options),
         )
 
-    def bring_home(self, bond: Wanted, taken: tuple[Taken, ...]) -> Back:
+    def bring_home(self, bond: Wanted, claimed: tuple[Claimed, ...]) -> Back:
         """Everything as it was before, as far as it can be, round by round."""
         errors: list[str] = []
         before: tuple[Step, ...] = ()
         devices: dict[str, Device | None] = {}
         for _ in range(ROUNDS):
             pod = self.links_inside() if self.pod else None
-            host = self._near_home(bond, taken, pod)
-            home = plan_home(bond, taken, host, pod)
+            host = self._near_home(bond, claimed, pod)
+            home = plan_home(bond, claimed, host, pod)
             if not home.steps:
                 # A NIC may come home between two looks: one that is destroyed was that before
                 # the links were read.
-                missing = {t.link.name: t.link for t in taken if t.link.name in home.awaited}
+                missing = {t.link.name: t.link for t in claimed if t.link.name in home.awaited}
                 spaces = (host, pod) if pod else (host,)
                 lost = {n: destroyed(was, devices.get(n), spaces) for n, was in missing.items()}
                 devices = {name: self._device_of(was) for name, was in missing.items()}
@@ -251,25 +251,25 @@ class Node:
                     destroyed(w, devices[n], spaces) and not lost[n] for n, w in missing.items()
                 ):
                     continue
-                told = (*home.told, *(why for why in lost.values() if why))
-                return Back((), told, tuple(name for name, why in lost.items() if not why))
+                warnings = (*home.warnings, *(why for why in lost.values() if why))
+                return Back((), warnings, tuple(name for name, why in lost.items() if not why))
             if home.steps == before:
                 errors = errors or [f"{_words_of(step)}: no effect" for step in home.steps]
                 break
             errors = [error.message for _, error in self._try(home.steps)]
             before = home.steps
-        return Back(tuple(errors), home.told, home.awaited)
+        return Back(tuple(errors), home.warnings, home.awaited)
 
-    def give_back(self, bond: Wanted, taken: tuple[Taken, ...]) -> list[str]:
+    def give_back(self, bond: Wanted, claimed: tuple[Claimed, ...]) -> list[str]:
         """Restore what links of the host lost when they left it; what could not be, in words.
 
         What is there already stays. A link that somebody else has by now gets nothing.
         """
-        if not any(item.kept for item in taken):
+        if not any(item.kept for item in claimed):
             return []
-        host = self._near_home(bond, taken, None)
+        host = self._near_home(bond, claimed, None)
         requests = []
-        for one, item in zip(sought(bond, taken), taken, strict=True):
+        for one, item in zip(identities(bond, claimed), claimed, strict=True):
             now = one.among(host, "host")[1]
             if now and not now.master:
                 requests += [give_back(each, now.index, now.name) for each in item.kept]
@@ -282,11 +282,11 @@ class Node:
         ]
 
     def _near_home(
-        self, bond: Wanted, taken: tuple[Taken, ...], pod: Namespace | None
+        self, bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace | None
     ) -> Namespace:
         """Of the host what the way home depends on; where that is not enough, all links."""
-        host = known(self.host.rtnl, *clues(bond, taken))
-        return host if suffices(bond, taken, host, pod) else all_links(self.host.rtnl)
+        host = known(self.host.rtnl, *clues(bond, claimed))
+        return host if suffices(bond, claimed, host, pod) else all_links(self.host.rtnl)
 
     def add_addresses(
         self, bond: Wanted, addresses: Sequence[Address], warn: Callable[[str], None]
@@ -318,12 +318,12 @@ class Node:
                 raise failure(request, ack)
 
 
-def way_home(bond: Wanted, taken: tuple[Taken, ...]) -> bytes:
+def way_home(bond: Wanted, claimed: tuple[Claimed, ...]) -> bytes:
     """Messages for the pod's socket that send its links home to the host, as they come: the bond
     deleted, each link moved. Whoever sends them puts in the host's namespace and numbers. They
     are for who cannot compute the way from the state: ``shim/bond.c``, while no daemon runs.
     """
-    pairs = zip(bond.members, taken, strict=True)
+    pairs = zip(bond.members, claimed, strict=True)
     homes = [(inside, item.link) for inside, item in pairs if item.home == "host"]
     if not homes:
         return b""

@@ -92,7 +92,7 @@ def link_key(link: Link) -> str:
 
 def host_links(record: Record) -> Iterator[Link]:
     """What the attachment took from the host."""
-    return (item.link for item in record.taken if item.home == "host")
+    return (item.link for item in record.claimed if item.home == "host")
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], li
     ifname, netns = record.wanted.name, record.netns
     now = addressing.own_interface(previous, ifname, netns)
     added = addressing.own_interface(read(record.result or {}), ifname, netns)
-    wanted = held_later(located(record.wanted, record.taken, pod), record.config, now, added)
+    wanted = held_later(located(record.wanted, record.claimed, pod), record.config, now, added)
     differences = [
         *difference(wanted, pod, later=True),
         *addressing.missing(previous, wanted, netns, pod),
@@ -261,17 +261,17 @@ def settle(
     """The links home; the record goes last, and stays while anything is left to do, or where the
     caller wants it kept.
     """
-    back = node.bring_home(record.wanted, record.taken)
+    back = node.bring_home(record.wanted, record.claimed)
     if node.pod is None:
         until = time.monotonic() + RETURN_PATIENCE
         while back.awaited and time.monotonic() < until:
             time.sleep(0.05)
-            back = node.bring_home(record.wanted, record.taken)
-    for told in back.told:
-        service.warn(told)
+            back = node.bring_home(record.wanted, record.claimed)
+    for warning in back.warnings:
+        service.warn(warning)
     left += back.errors
     if not back.errors and not back.awaited:
-        for word in node.give_back(record.wanted, record.taken):
+        for word in node.give_back(record.wanted, record.claimed):
             service.warn(word)
     if left:
         return

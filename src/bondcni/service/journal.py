@@ -19,7 +19,7 @@ from io import FileIO
 from typing import Any, NamedTuple
 
 from bondcni.core.errors import JournalError
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Kept, Link
 from bondcni.service.files import create, flush, read_file, set_aside, set_aside_as
 from bondcni.service.index import UNREADABLE, Index, Name, named
@@ -52,7 +52,7 @@ class Record(NamedTuple):
     netns: str
     config: dict[str, Any]  # the ADD's, whole
     wanted: Wanted
-    taken: tuple[Taken, ...]
+    claimed: tuple[Claimed, ...]
     namespace: str = ""  # device and inode of the namespace
     boot: str = ""  # the node's boot, by the kernel's boot_id
     env: Mapping[str, str] = {}  # what the delegate's DEL needs of the ADD's environment
@@ -127,8 +127,8 @@ class Journal:
     def _spellings(self, name: Name) -> frozenset[str]:
         """All that may be written for the host's links of a record. Raises ``UNREADABLE``."""
         content = self._content(*name)
-        taken = _from_json(json.loads(content)).taken if content is not None else ()
-        links = [item.link for item in taken if item.home == "host"]
+        claimed = _from_json(json.loads(content)).claimed if content is not None else ()
+        links = [item.link for item in claimed if item.home == "host"]
         macs = [str((link.member or {}).get("perm_hwaddr") or link.mac) for link in links]
         signs = [(link.name, *link.altnames, link.permanent_mac, link.parent) for link in links]
         return frozenset(word for found in (macs, *signs) for word in found if word)
@@ -308,15 +308,15 @@ def own_as_folder(descriptor: int, folder: str) -> None:
 def _to_json(record: Record) -> dict[str, Any]:
     wanted = record.wanted._asdict()
     wanted["members"] = [member._asdict() for member in record.wanted.members]
-    taken = [
+    claimed = [
         {
             "home": item.home,
             "link": item.link._asdict(),
             "kept": [one._asdict() for one in item.kept],
         }
-        for item in record.taken
+        for item in record.claimed
     ]
-    return {**record._asdict(), "format": FORMAT, "wanted": wanted, "taken": taken}
+    return {**record._asdict(), "format": FORMAT, "wanted": wanted, "claimed": claimed}
 
 
 def _from_json(document: dict[str, Any]) -> Record:
@@ -331,7 +331,7 @@ def _from_json(document: dict[str, Any]) -> Record:
         document["netns"],
         document["config"],
         Wanted(**{**wanted, "members": members, "options": options}),
-        tuple(map(_taken, document["taken"])),
+        tuple(map(_claimed, document["claimed" if "claimed" in document else "taken"])),
         document["namespace"],
         document["boot"],
         document["env"],
@@ -340,10 +340,10 @@ def _from_json(document: dict[str, Any]) -> Record:
     )
 
 
-def _taken(item: dict[str, Any]) -> Taken:
+def _claimed(item: dict[str, Any]) -> Claimed:
     """A link, and what it lost; records of older versions say nothing of that."""
     lost = tuple(Kept(**one) for one in item.get("kept", ()))
-    return Taken(item["home"], Link(**_frozen(item["link"])), lost)
+    return Claimed(item["home"], Link(**_frozen(item["link"])), lost)
 
 
 def _frozen(value: Any) -> Any:

@@ -83,7 +83,7 @@ def mend(service: Service) -> None:
     service.journal.stay()
     listen()
     for record in records(service):
-        pairs = zip(record.wanted.members, record.taken, strict=True)
+        pairs = zip(record.wanted.members, record.claimed, strict=True)
         known = [
             (member, item)
             for member, item in pairs
@@ -91,10 +91,10 @@ def mend(service: Service) -> None:
         ]
         if not known:
             continue
-        members, taken = zip(*known, strict=True)
+        members, claimed = zip(*known, strict=True)
         try:
             with locked(service, record, SHORT), service.reach.node("") as node:
-                back = node.bring_home(record.wanted._replace(members=members), taken)
+                back = node.bring_home(record.wanted._replace(members=members), claimed)
         except BondError as error:
             service.warn(error.message)
         else:

@@ -34,7 +34,7 @@ from bondcni.core.errors import (
     VersionError,
 )
 from bondcni.core.home import adopt, claims, unlike
-from bondcni.core.plan import Plan, Taken, Wanted, numbers, plan_add
+from bondcni.core.plan import Claimed, Plan, Wanted, numbers, plan_add
 from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.driver import bonding_driver
@@ -132,7 +132,7 @@ def _add(service: Service, request: Request) -> Document:
         locks = {link_key(link) for link in links}
         with hold(service.journal.folder, locks):
             plan = _plan(service, request, config, node, links)
-            if not locks.issuperset(link_key(item.link) for item in plan.taken):
+            if not locks.issuperset(link_key(item.link) for item in plan.claimed):
                 raise TryAgain("the links became others while ADD waited for them")
             return _attach(service, request, config, node, plan)
 
@@ -195,11 +195,11 @@ def _attach(
         request.netns,
         dict(config.raw),
         plan.wanted,
-        plan.taken,
+        plan.claimed,
         service.reach.presence(request.netns).identity,
         boot_id(),
         {key: request.env[key] for key in ("CNI_ARGS", "CNI_PATH") if key in request.env},
-        way_home=way_home(plan.wanted, plan.taken).hex(),
+        way_home=way_home(plan.wanted, plan.claimed).hex(),
     )
     return attach(service, config, node, plan, record, request.env)
 
@@ -280,7 +280,7 @@ def _take_down_unrecorded(
 
 def _unrecorded_bond(
     service: Service, request: Request, config: BondConfig, pod: Namespace
-) -> tuple[Wanted, tuple[Taken, ...]] | None:
+) -> tuple[Wanted, tuple[Claimed, ...]] | None:
     """A bond that may be taken down although no record speaks of it: another plugin of this type
     made it before this one was installed. Everybody else's is left alone (docs/decisions/0010).
     """
@@ -311,7 +311,7 @@ def _owners(service: Service, request: Request, bond: Wanted, pod: Namespace) ->
         f"{record.container_id} {record.ifname}"
         for record in records(service)
         if (record.namespace, record.boot) == here
-        and claims(record.wanted, record.taken, bond.index, pod)
+        and claims(record.wanted, record.claimed, bond.index, pod)
     ]
 
 

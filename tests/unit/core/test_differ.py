@@ -8,7 +8,7 @@ import pytest
 from tests.unit.core.world import mac, nic, space, veth
 
 from bondcni.core.differ import difference, located
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import IFF_UP, Link, Namespace
 
 WANTED = Wanted(
@@ -99,7 +99,7 @@ def test_check_lets_be_what_moves_by_itself() -> None:
     assert difference(WANTED, held(options(active_slave=12)), later=True) == ()
 
 
-TAKEN = (Taken("host", nic(11, "eth1")), Taken("host", nic(12, "eth2")))
+TAKEN = (Claimed("host", nic(11, "eth1")), Claimed("host", nic(12, "eth2")))
 
 
 def test_links_and_bond_are_located_where_they_are_now() -> None:

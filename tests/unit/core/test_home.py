@@ -69,9 +69,9 @@ def after(start: Case, steps: int) -> World:
 def bring_home(world: World, plan: Plan) -> tuple[World, tuple[str, ...]]:
     """What ``Node.bring_home`` does, on the model; what was told at the end."""
     for _ in range(ROUNDS):
-        home = plan_home(plan.wanted, plan.taken, *world)
+        home = plan_home(plan.wanted, plan.claimed, *world)
         if not home.steps:
-            return world, home.told
+            return world, home.warnings
         for step in home.steps:
             world, error = apply(world, step)
             assert not error, (step, error)
@@ -109,7 +109,7 @@ def test_a_link_gets_its_ifindex_back() -> None:
 @pytest.mark.parametrize("name", ["hardware", "in the pod"])
 def test_nothing_to_do_is_no_step(name: str) -> None:
     start = CASES[name]
-    home = plan_home(start.plan.wanted, start.plan.taken, *start.world)
+    home = plan_home(start.plan.wanted, start.plan.claimed, *start.world)
     assert home == ((), (), ())
 
 
@@ -150,7 +150,7 @@ def swap(one: int, other: int) -> Damage:
 
 def bonds_mac_stays(mark: int) -> Damage:
     def damage(world: World, plan: Plan) -> World:
-        return _change(world, mark, mac=plan.taken[0].link.mac)
+        return _change(world, mark, mac=plan.claimed[0].link.mac)
 
     return damage
 
@@ -240,7 +240,7 @@ def test_whatever_happens_it_ends_at_home_or_is_told(
     found = marked(world)
     world, told = bring_home(world, start.plan)
     now = marked(world)
-    ours = {item.link.max_mtu: item for item in start.plan.taken}
+    ours = {item.link.max_mtu: item for item in start.plan.claimed}
     homeless = {
         mark for mark in ours if ours[mark].home == "pod" and found.get(mark, "h")[0] != "pod"
     }
@@ -263,13 +263,13 @@ def test_the_links_that_clues_find_say_as_much_as_all_or_do_not_suffice(
     name: str, done: int, damages: list[Damage]
 ) -> None:
     start = CASES[name]
-    bond, taken = start.plan.wanted, start.plan.taken
+    bond, claimed = start.plan.wanted, start.plan.claimed
     world = after(start, done)
     for damage in damages:
         world = damage(world, start.plan)
-    near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
-    if suffices(bond, taken, near, world.pod):
-        assert plan_home(bond, taken, near, world.pod) == plan_home(bond, taken, *world)
+    near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+    if suffices(bond, claimed, near, world.pod):
+        assert plan_home(bond, claimed, near, world.pod) == plan_home(bond, claimed, *world)
 
 
 def found_by(clue: tuple[list[str], list[int]], host: Namespace) -> Iterator[Link]:
@@ -281,12 +281,12 @@ def found_by(clue: tuple[list[str], list[int]], host: Namespace) -> Iterator[Lin
 
 def test_on_an_undisturbed_node_the_clues_suffice() -> None:
     for start in CASES.values():
-        bond, taken = start.plan.wanted, start.plan.taken
+        bond, claimed = start.plan.wanted, start.plan.claimed
         for done in range(len(start.plan.steps) + 1):
             world = after(start, done)
-            near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
-            assert suffices(bond, taken, near, world.pod)
-            assert len(near.links) <= len(taken) + 1
+            near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+            assert suffices(bond, claimed, near, world.pod)
+            assert len(near.links) <= len(claimed) + 1
 
 
 @pytest.mark.parametrize(
@@ -300,9 +300,9 @@ def test_on_an_undisturbed_node_the_clues_suffice() -> None:
 def test_where_a_name_is_another_links_or_hardware_is_missing_clues_do_not_suffice(
     world: World,
 ) -> None:
-    bond, taken = CASES["hardware"].plan.wanted, CASES["hardware"].plan.taken
-    near = world.host._replace(links=tuple(found_by(clues(bond, taken), world.host)))
-    assert not suffices(bond, taken, near, world.pod)
+    bond, claimed = CASES["hardware"].plan.wanted, CASES["hardware"].plan.claimed
+    near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+    assert not suffices(bond, claimed, near, world.pod)
 
 
 def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
@@ -319,16 +319,16 @@ def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
 
 def test_a_link_of_the_pod_with_the_same_ifindex_and_kind_is_not_ours() -> None:
     start = CASES["virtual"]
-    assert plan_home(start.plan.wanted, start.plan.taken, *start.world).steps == ()
+    assert plan_home(start.plan.wanted, start.plan.claimed, *start.world).steps == ()
 
 
 def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
     start = CASES["hardware"]
     other = nic(70, "eth1", max_mtu=9970)
     world = World(space(other), start.world.pod)
-    home = plan_home(start.plan.wanted, start.plan.taken, *world)
+    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
     assert home.steps == ()
-    assert home.told == ()
+    assert home.warnings == ()
     assert home.awaited == ("eth1", "eth2", "eth3")
 
 
@@ -345,9 +345,9 @@ def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
 def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, Any]) -> None:
     start = CASES["virtual"]
     host = space(VIRTUAL[0]._replace(**other), VIRTUAL[1])
-    home = plan_home(start.plan.wanted, start.plan.taken, host, start.world.pod)
+    home = plan_home(start.plan.wanted, start.plan.claimed, host, start.world.pod)
     assert home.steps == ()
-    assert [told.partition(":")[0] for told in home.told] == ["link eth1 was not found"]
+    assert [told.partition(":")[0] for told in home.warnings] == ["link eth1 was not found"]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_hardware_that_is_nowhere_is_awaited() -> None:
     """Its namespace may be dying; a virtual link is gone for good."""
     for name, awaited in (("hardware", ("eth1", "eth2", "eth3")), ("virtual", ())):
         plan = CASES[name].plan
-        home = plan_home(plan.wanted, plan.taken, space(), None)
+        home = plan_home(plan.wanted, plan.claimed, space(), None)
         assert (home.steps, home.awaited) == ((), awaited)
 
 
@@ -396,13 +396,13 @@ def test_hardware_that_is_nowhere_is_awaited() -> None:
 def test_a_foreign_bond_is_not_deleted(changes: dict[str, Any]) -> None:
     plan = CASES["hardware"].plan
     bond = Link(plan.wanted.index, "net1", mac(0x50), kind="bond")._replace(**changes)
-    assert our_bond(plan.wanted, plan.taken, space(bond)) is None
+    assert our_bond(plan.wanted, plan.claimed, space(bond)) is None
 
 
 def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
     start = CASES["hardware"]
     world = rename_bond(after(start, len(start.plan.steps)), start.plan)
-    home = plan_home(start.plan.wanted, start.plan.taken, *world)
+    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
     assert home.steps[0] == DeleteLink("pod", start.plan.wanted.index, "renamed")
 
 
@@ -410,7 +410,7 @@ def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
 def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> None:
     start = CASES[name]
     world = after(start, len(start.plan.steps))
-    home = plan_home(start.plan.wanted, start.plan.taken, *world)
+    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
     assert [type(step) for step in home.steps] == [DeleteLink, *[ChangeLink] * moves]
     for step in home.steps[1:]:
         assert isinstance(step, ChangeLink)
@@ -419,13 +419,13 @@ def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> Non
         world, error = apply(world, step)
         assert not error
     if moves:
-        assert plan_home(start.plan.wanted, start.plan.taken, *world).steps == ()
+        assert plan_home(start.plan.wanted, start.plan.claimed, *world).steps == ()
 
 
 def test_members_come_home_where_the_bond_cannot_be_deleted() -> None:
     start = CASES["hardware"]
     world = after(start, len(start.plan.steps))
-    for step in plan_home(start.plan.wanted, start.plan.taken, *world).steps[1:]:
+    for step in plan_home(start.plan.wanted, start.plan.claimed, *world).steps[1:]:
         world, error = apply(world, step)
         assert not error
     world, told = bring_home(world, start.plan)
@@ -439,9 +439,9 @@ def test_a_link_that_has_another_master_at_home_is_left_to_it() -> None:
         link._replace(master=40, mac=mac(0x77)) if link.name == "eth1" else link
         for link in start.world.host.links
     ]
-    home = plan_home(start.plan.wanted, start.plan.taken, Namespace(tuple(links)), None)
+    home = plan_home(start.plan.wanted, start.plan.claimed, Namespace(tuple(links)), None)
     assert home.steps == ()
-    assert home.told == ("link eth1 has a master now and is left as it is",)
+    assert home.warnings == ("link eth1 has a master now and is left as it is",)
 
 
 def test_names_that_came_home_swapped_are_put_right() -> None:
@@ -461,9 +461,9 @@ def test_names_that_came_home_swapped_are_put_right() -> None:
 
 def test_a_taken_home_name_does_not_keep_a_link_in_the_pod() -> None:
     start = CASES["hardware"]
-    taken = ("eth1", "dev12", "dev13")
+    claimed = ("eth1", "dev12", "dev13")
     world = after(start, 9)
-    for name in taken:
+    for name in claimed:
         world = take_name(name)(world, start.plan)
     world, told = bring_home(world, start.plan)
     assert world.pod is not None
@@ -486,7 +486,7 @@ def test_adopt_takes_a_bond_whose_members_are_all_configured() -> None:
     assert world.pod is not None
     found = adopt("net1", ("eth1", mac(12), "0000:0d:00.0"), "host", world.pod)
     assert found is not None
-    lost = start.plan._replace(wanted=found[0], taken=found[1])
+    lost = start.plan._replace(wanted=found[0], claimed=found[1])
     home, told = bring_home(world, lost)
     assert told == ()
     for mark in (9011, 9012, 9013):
@@ -518,7 +518,7 @@ def test_each_attribute_at_home_is_mended_by_itself() -> None:
         n._replace(mac=mac(0x70), mtu=1300, alias="", txqlen=1) if n.name == "eth1" else n
         for n in host.links
     )
-    steps = plan_home(start.plan.wanted, start.plan.taken, Namespace(off), None).steps
+    steps = plan_home(start.plan.wanted, start.plan.claimed, Namespace(off), None).steps
     assert [type(step) for step in steps] == [ChangeLink] * 4
     assert {
         (step.mac, step.mtu, step.txqlen, step.alias)

@@ -13,9 +13,9 @@ from bondcni.core.plan import (
     ABOVE,
     AddAltname,
     ChangeLink,
+    Claimed,
     CreateBond,
     Plan,
-    Taken,
     numbers,
     plan_add,
 )
@@ -123,7 +123,7 @@ def test_10_2_an_ifname_that_is_taken_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("taken", "changes", "reason"),
+    ("claimed", "changes", "reason"),
     [
         (nic(50, "net1"), {}, "interface name net1 is already taken in the pod"),
         (nic(50, "x", altnames=("net1",)), {}, "interface name net1 is already taken in the pod"),
@@ -131,8 +131,10 @@ def test_10_2_an_ifname_that_is_taken_is_left_out(
         (nic(50, "enp2"), {}, "link eth2: the pod already has an interface named enp2"),
     ],
 )
-def test_a_name_that_is_taken_in_the_pod(taken: Link, changes: dict[str, Any], reason: str) -> None:
-    assert refusal(changed(altnames=("enp2",)), space(taken), **changes) == (reason,)
+def test_a_name_that_is_taken_in_the_pod(
+    claimed: Link, changes: dict[str, Any], reason: str
+) -> None:
+    assert refusal(changed(altnames=("enp2",)), space(claimed), **changes) == (reason,)
 
 
 def test_infiniband_bonds_in_active_backup_only() -> None:
@@ -321,7 +323,7 @@ def test_the_steps_for_host_links() -> None:
         ChangeLink("pod", 11, "eth1", member_options={"prio": 5}),
         ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
-    assert plan.taken == (Taken("host", ETH1), Taken("host", ETH2._replace(flags=0)))
+    assert plan.claimed == (Claimed("host", ETH1), Claimed("host", ETH2._replace(flags=0)))
     assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (13, "net1", "up")
     assert [(m.index, m.name, m.options) for m in plan.wanted.members] == [
         (11, "eth1", {"prio": 5}),
@@ -337,7 +339,7 @@ def test_the_steps_for_links_in_the_pod() -> None:
         ChangeLink("pod", 12, "eth2", change=IFF_UP, master=13),
         ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
-    assert [item.home for item in plan.taken] == ["pod", "pod"]
+    assert [item.home for item in plan.claimed] == ["pod", "pod"]
 
 
 def test_every_new_ifindex_is_free_in_both_namespaces() -> None:

@@ -97,13 +97,13 @@ def test_what_the_host_uses_needs_force(rule: Rule) -> None:
         plan(Policy((rule, Rule()), "p.yaml"), IN_USE)
 
 
-def taken(made: Plan) -> list[Link]:
-    return [item.link for item in made.taken]
+def claimed(made: Plan) -> list[Link]:
+    return [item.link for item in made.claimed]
 
 
 def test_force_takes_what_the_host_uses() -> None:
     made = plan(Policy((Rule(name="eth12", force=True), Rule()), "p.yaml"), IN_USE)
-    assert taken(made)[0] == ETH
+    assert claimed(made)[0] == ETH
 
 
 def test_force_does_not_take_what_cannot_be_a_member() -> None:

@@ -31,7 +31,7 @@ def test_18_the_policy_can_force_it() -> None:
     plan = plan_add(
         config("eth1", "eth2"), "net1", host, space(), lambda link: forced.verdict(link, "", "")
     )
-    assert [item.link.name for item in plan.taken] == ["eth1", "eth2"]
+    assert [item.link.name for item in plan.claimed] == ["eth1", "eth2"]
 
 
 def test_18_a_pf_without_vfs_and_a_link_in_the_pod_are_free() -> None:

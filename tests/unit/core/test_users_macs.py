@@ -97,9 +97,9 @@ def test_3_from_every_step_of_add_the_macs_are_as_before(
         for step in plan.steps[:done]:
             world, error = apply(world, step)
             assert not error, step
-        near = found(clues(plan.wanted, plan.taken), world.host)
+        near = found(clues(plan.wanted, plan.claimed), world.host)
         if home == "host":
-            assert suffices(plan.wanted, plan.taken, near, world.pod)
+            assert suffices(plan.wanted, plan.claimed, near, world.pod)
         world, told = bring_home(world, plan)
         assert told == ()
         for mark, (where, link) in marked(start).items():
@@ -129,4 +129,4 @@ def test_3_records_without_new_macs_are_undone_as_before() -> None:
     start = CASES["hardware"]
     assert {member.mac for member in start.plan.wanted.members} == {""}
     world = after(start, len(start.plan.steps))
-    assert plan_home(start.plan.wanted, start.plan.taken, *world).steps
+    assert plan_home(start.plan.wanted, start.plan.claimed, *world).steps

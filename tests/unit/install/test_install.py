@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bondcni.cli import main
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link
 from bondcni.daemon.protocol import Tag, Type, number, pack
 from bondcni.direct.launcher import launcher
@@ -267,8 +267,8 @@ def test_another_bond_is_not_removed(root: Path) -> None:
 def attached(root: Path) -> None:
     link = Link(4, "eth1")
     wanted = Wanted(9, "net1", "", {}, 1500, "", (Member(4, "eth1", {}),))
-    taken = (Taken("host", link),)
-    Journal(f"{root}{STATE_DIRECTORY}").write(Record("c1", "net1", "/x", {}, wanted, taken))
+    claimed = (Claimed("host", link),)
+    Journal(f"{root}{STATE_DIRECTORY}").write(Record("c1", "net1", "/x", {}, wanted, claimed))
 
 
 def test_uninstalled(wish: Wish, root: Path) -> None:

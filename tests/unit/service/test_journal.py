@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bondcni.core.errors import JournalError
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Kept, Link
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
@@ -71,7 +71,7 @@ RECORDS = st.builds(
         mac=TEXT,
         members=st.lists(MEMBERS, max_size=3).map(tuple),
     ),
-    taken=st.lists(st.builds(Taken, st.sampled_from(["host", "pod"]), LINKS), max_size=3).map(
+    claimed=st.lists(st.builds(Claimed, st.sampled_from(["host", "pod"]), LINKS), max_size=3).map(
         tuple
     ),
     namespace=TEXT,
@@ -173,9 +173,9 @@ def test_the_document_that_the_rubbish_below_is_made_of_is_good(tmp_path: Path) 
         document(format=None).encode(),
         document(wanted=[]).encode(),
         document(wanted={"index": 9}).encode(),
-        document(taken=5).encode(),
-        document(taken=[{"home": "host", "link": []}]).encode(),
-        document(taken=[{"home": "host", "link": {"index": 1, "name": "a", "new": 1}}]).encode(),
+        document(claimed=5).encode(),
+        document(claimed=[{"home": "host", "link": []}]).encode(),
+        document(claimed=[{"home": "host", "link": {"index": 1, "name": "a", "new": 1}}]).encode(),
     ],
 )
 def test_a_record_that_cannot_be_read_is_set_aside_and_told(tmp_path: Path, content: bytes) -> None:
@@ -327,8 +327,8 @@ WORDS = ["eth1", "uplink", "02:00:00:00:00:05", "0000:3b:02.1", "02:00:00:00:00:
 
 
 def of(*links: Link, container_id: str = "abc", home: str = "host") -> Record:
-    taken = tuple(Taken(home, link) for link in links)
-    return RECORD._replace(container_id=container_id, taken=taken)
+    claimed = tuple(Claimed(home, link) for link in links)
+    return RECORD._replace(container_id=container_id, claimed=claimed)
 
 
 def stranger(number: int) -> Record:
@@ -500,13 +500,14 @@ def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) 
     """Issue item 14."""
     journal = Journal(str(tmp_path))
     lost = (Kept(5, "route 192.0.2.0/24", "1400"), Kept(5, "neighbour 10.0.0.9", "1401"))
-    record = RECORD._replace(taken=(Taken("host", NIC, lost), Taken("host", NIC)))
+    record = RECORD._replace(claimed=(Claimed("host", NIC, lost), Claimed("host", NIC)))
     journal.write(record)
     assert journal.read("abc", "net1") == (record, "")
     (path,) = tmp_path.iterdir()
     document = json.loads(path.read_text())
+    document["taken"] = document.pop("claimed")
     for item in document["taken"]:
         del item["kept"], item["link"]["vfs"]
     path.write_text(json.dumps(document))
-    older = record._replace(taken=(Taken("host", NIC), Taken("host", NIC)))
+    older = record._replace(claimed=(Claimed("host", NIC), Claimed("host", NIC)))
     assert journal.read("abc", "net1") == (older, "")

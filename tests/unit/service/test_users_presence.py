@@ -10,7 +10,7 @@ import pytest
 
 from bondcni.core.config import LinkRef, parse
 from bondcni.core.errors import TryAgain
-from bondcni.core.plan import Member, Taken, Wanted
+from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link
 from bondcni.daemon.delete_queue import Backlog
 from bondcni.daemon.pending_cleanup import Due
@@ -53,12 +53,12 @@ def warnings() -> list[str]:
 def blind(tmp_path: Path, warnings: list[str]) -> Service:
     """One that has a record, complete, and cannot see its namespace."""
     wanted = Wanted(900, "net1", "", {}, 1500, "", (Member(7, "eth1", {}),))
-    taken = (Taken("host", Link(7, "eth1")),)
+    claimed = (Claimed("host", Link(7, "eth1")),)
     result = {"cniVersion": "1.1.0"}
     config = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "none"}}
     journal = Journal(str(tmp_path))
     journal.write(
-        Record("c1", "net1", "/x", config, wanted, taken, "4:1", boot_id(), result=result)
+        Record("c1", "net1", "/x", config, wanted, claimed, "4:1", boot_id(), result=result)
     )
     return Service(journal, warnings.append, reach=Seen(UNKNOWN))
 
