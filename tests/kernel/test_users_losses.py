@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.kernel.conftest import Document, Node, Space, config, thick_only, wait_for
@@ -163,7 +164,7 @@ def test_14_what_cannot_come_back_is_told_and_ends_nothing(node: Node, pod: Spac
     assert record
     first = record.claimed[0]
     few = tuple(one for one in first.kept if not one.words.startswith("address"))
-    claimed = (first._replace(kept=few), *record.claimed[1:])
+    claimed = (replace(first, kept=few), *record.claimed[1:])
     journal.complete(record._replace(claimed=claimed))
     gone = node.cni("DEL", asked, pod)
     gone.ok()

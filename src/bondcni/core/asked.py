@@ -9,7 +9,8 @@ Source: CNI CONVENTIONS.md; net/ipv6/addrconf.c (a device of less than IPV6_MIN_
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
 from bondcni.core.values import mac_text, show, unicast_mac
@@ -32,7 +33,8 @@ RUNTIMES_OWN = ("deviceID", "CNIDeviceInfoFile", "io.kubernetes.cri.pod-annotati
 """What a runtime passes by itself."""
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """``mac`` and CIDR texts, and the JSON pointers of where they stand."""
 
     mac: str = ""
@@ -55,9 +57,9 @@ def read_asked(document: Object, notes: Notes) -> Asked:
                 if raw != document["runtimeConfig"][key]:
                     notes.warn(at, f"{show(raw)} has no effect: {first} counts")
             elif key == "mac":
-                found = found._replace(mac=_mac(raw, at, notes), mac_at=at)
+                found = replace(found, mac=_mac(raw, at, notes), mac_at=at)
             else:
-                found = found._replace(ips=_ips(raw, at, notes), ips_at=at)
+                found = replace(found, ips=_ips(raw, at, notes), ips_at=at)
     return found
 
 

@@ -13,7 +13,8 @@ same reading, where everything broken is empty and every problem a warning.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bondcni.core import fields, rules
 from bondcni.core.asked import (
@@ -80,7 +81,8 @@ _CALICO = {fold(name) for name in CALICO}
 _ELSEWHERE = {fold(name): advice for name, advice in ELSEWHERE.items()}
 
 
-class BondConfig(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BondConfig:
     """A configuration without problems."""
 
     cni_version: str
@@ -93,11 +95,13 @@ class BondConfig(NamedTuple):
     mtu_inherit: bool = False  # the members' common MTU was asked for
     ifname: str = ""
     ipam: Mapping[str, Any] | None = None  # None: a bond without addresses
-    dns: Mapping[str, Any] = {}
+    dns: Mapping[str, Any] = field(default_factory=dict)
     prev_result: Mapping[str, Any] | None = None
     mac: str = ""
     ips: tuple[str, ...] = ()  # CIDR text
-    raw: Mapping[str, Any] = {}  # as received, its keys spelled as in PARAMETERS
+    raw: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # as received, its keys spelled as in PARAMETERS
     warnings: tuple[str, ...] = ()
 
 
@@ -121,7 +125,7 @@ def parse(text: bytes) -> BondConfig:
         raise wrong
     if notes.problems:
         raise ConfigError(tuple(notes.problems), tuple(notes.warnings))
-    return config._replace(warnings=tuple(map(str, notes.warnings)))
+    return replace(config, warnings=tuple(map(str, notes.warnings)))
 
 
 def parse_leniently(text: bytes) -> BondConfig:
@@ -141,7 +145,7 @@ def parse_leniently(text: bytes) -> BondConfig:
     except BondError as error:
         notes.warn("/cniVersion", error.message)
     config = _read(document, version, notes).config
-    return config._replace(warnings=tuple(map(str, (*notes.warnings, *notes.problems))))
+    return replace(config, warnings=tuple(map(str, (*notes.warnings, *notes.problems))))
 
 
 def _canonical(document: Object, notes: Notes) -> Object:
@@ -162,7 +166,8 @@ _LIST_OF_PLUGINS = Problem(
 )
 
 
-class _Reading(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Reading:
     """A configuration before its cross-checks, and where its parts stood."""
 
     config: BondConfig
@@ -270,7 +275,7 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
         notes.problem(_pointer(finding, reading), finding.message, finding.advice)
     for finding in rules.warnings(mode, options, members, unread):
         notes.warn(_pointer(finding, reading), finding.message, finding.advice)
-    config = config._replace(options=rules.settled(mode, options))
+    config = replace(config, options=rules.settled(mode, options))
     _check_ipv6(config, notes)
     return _checked_mac(config, mode, reading.asked.mac_at, notes)
 
@@ -295,7 +300,7 @@ def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) ->
         notes.problem(at, f"{config.mac} cannot be set: {why}", f"leave mac out, or {advice}")
     else:
         notes.warn(at, f"{config.mac} is not set: {why}", f"to get it {advice}")
-    return config._replace(mac="")
+    return replace(config, mac="")
 
 
 def _arp_monitored(options: Mapping[str, OptionValue], unread: Collection[str]) -> bool:

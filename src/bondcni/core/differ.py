@@ -10,6 +10,7 @@ may still keep packets from passing is a warning (``doubts``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from bondcni.core import fields
 from bondcni.core.document import Notes, Object
@@ -115,14 +116,14 @@ def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wan
     members = []
     for member, one in zip(wanted.members, identities(wanted, claimed), strict=True):
         now = one.among(pod, "pod")[1]
-        members.append(member._replace(index=now.index if now else 0))
+        members.append(replace(member, index=now.index if now else 0))
     moved = {old.index: new.index for old, new in zip(wanted.members, members, strict=True)}
     options = {
         key: moved.get(value, value) if key in LATE and isinstance(value, int) else value
         for key, value in wanted.options.items()
     }
     index = bond.index if bond else wanted.index
-    return wanted._replace(index=index, options=options, members=tuple(members))
+    return replace(wanted, index=index, options=options, members=tuple(members))
 
 
 def held_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wanted:
@@ -142,7 +143,7 @@ def held_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wa
         mac = said
     if follows_active(wanted.options):
         mac = ""
-    return wanted._replace(mtu=mtu, mac=mac)
+    return replace(wanted, mtu=mtu, mac=mac)
 
 
 def follows_active(options: Mapping[str, OptionValue]) -> bool:

@@ -10,7 +10,7 @@ net/core/dev.c, netif_set_mac_address and __dev_change_net_namespace; drivers/ne
 """
 
 import errno
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 from bondcni.core.options import MODES
 from bondcni.core.plan import ChangeLink, Plan, Step
@@ -22,7 +22,8 @@ ENOTSUPP = 524
 ACTIVE = 1  # fail_over_mac
 
 
-class Attempt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Attempt:
     """One link, and what it had to take to become a member."""
 
     member: str
@@ -34,7 +35,8 @@ class Attempt(NamedTuple):
     own: str = ""  # how the members could keep the MACs that they have
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Row:
     """``why`` and ``remedy`` are formats over ``Attempt``."""
 
     numbers: tuple[int, ...]  # (): every errno
@@ -196,7 +198,7 @@ def advice(number: int, text: str, attempt: Attempt) -> str:
         for row in TABLE
         if (not row.numbers or number in row.numbers) and row.text.lower() in text.lower()
     )
-    words = attempt._asdict()
+    words = asdict(attempt)
     return f"{row.why.format(**words)}: {row.remedy.format(**words)}"
 
 

@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Problem:
     """One thing wrong with a configuration.
 
     ``pointer`` is a JSON pointer (RFC 6901) such as ``/links/1/name``; ``message`` names

@@ -12,8 +12,8 @@ does not stop the others. A link is known by device, not by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import NamedTuple
 
 from bondcni.core.options import BOND_OPTIONS, name_of
 from bondcni.core.plan import (
@@ -42,7 +42,8 @@ NO_MATCH = 9
 """The likeness of a link that is another device."""
 
 
-class Home(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Home:
     """The next steps (none: all is done), and what cannot be as it was, in sentences.
 
     ``awaited`` names hardware of the host that is nowhere: its namespace may be dying, and
@@ -54,7 +55,8 @@ class Home(NamedTuple):
     awaited: tuple[str, ...] = ()
 
 
-class LinkIdentity(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LinkIdentity:
     """A link that was taken, with the signs by which it is found again."""
 
     home: str  # "pod" or "host"
@@ -186,7 +188,7 @@ def _freed(
     for one, now in places:
         if one.home == "host" and now and now.master == bond.index:
             was = one.link
-            yield from _bring(was, now._replace(mac=one.own, mtu=was.mtu), host, names)
+            yield from _bring(was, replace(now, mac=one.own, mtu=was.mtu), host, names)
 
 
 def destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace]) -> str:
@@ -237,11 +239,11 @@ def adopt(
     members = pod.members(bond)
     if not members:
         return None
-    before = [m._replace(mac=str((m.member or {}).get("perm_hwaddr", m.mac))) for m in members]
+    before = [replace(m, mac=str((m.member or {}).get("perm_hwaddr", m.mac))) for m in members]
     for link in before:
         if not {link.name, *link.altnames, link.mac, link.permanent_mac, link.parent} & set(links):
             return None
-    claimed = tuple(Claimed(home, link._replace(mtu=0, flags=0)) for link in before)
+    claimed = tuple(Claimed(home, replace(link, mtu=0, flags=0)) for link in before)
     inside = tuple(Member(link.index, link.name, {}) for link in before)
     return Wanted(bond.index, bond.name, "", {}, bond.mtu, "", inside), claimed
 

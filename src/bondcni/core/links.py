@@ -7,7 +7,8 @@ is an error here; that two different names mean one NIC is only seen on the node
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
 from bondcni.core.option_reader import Given
@@ -16,7 +17,8 @@ from bondcni.core.state import OptionValue
 from bondcni.core.values import link_name, show, unicast_mac
 
 
-class LinkRef(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LinkRef:
     """A link as the configuration names it, and the options of that member.
 
     ``value`` is a name or alternative name, a MAC in lower-case colon text, or a PCI
@@ -25,7 +27,7 @@ class LinkRef(NamedTuple):
 
     by: str  # "name", "mac" or "pci"
     value: str
-    options: Mapping[str, OptionValue] = {}  # by kernel name
+    options: Mapping[str, OptionValue] = field(default_factory=dict)  # by kernel name
 
 
 def read_links(document: Object, notes: Notes) -> tuple[dict[int, LinkRef], bool]:
@@ -50,7 +52,9 @@ def read_links(document: Object, notes: Notes) -> tuple[dict[int, LinkRef], bool
         pointer = f"/links/{index}"
         ref = _link(entry, pointer, notes)
         whole &= ref is not None
-        if ref is not None and any(ref[:2] == other[:2] for other in found.values()):
+        if ref is not None and any(
+            (ref.by, ref.value) == (other.by, other.value) for other in found.values()
+        ):
             message = f"link {ref.value} is named twice"
             notes.problem(f"{pointer}/{ref.by}", message, "name each link once")
         elif ref is not None:

@@ -14,7 +14,7 @@ Source: include/uapi/linux/if_link.h, drivers/net/bonding/bond_options.c, bondin
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from bondcni.core.codec import attributes, decode_as, encode_as
 from bondcni.core.state import OptionValue
@@ -37,7 +37,8 @@ INT_MAX = 2**31 - 1
 OFF_ON = ("off", "on")
 
 
-class Option(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Option:
     """One option. A value is a number (also of a name), a MAC, addresses or a link.
 
     ``codec`` is one of u8 u16 u32 s32 mac ipv4-list ipv6-list ifindex ad-info.
@@ -49,7 +50,9 @@ class Option(NamedTuple):
     codec: str
     help: str
     default: OptionValue | None = None  # of a fresh bond; None: it reports nothing
-    default_in: Mapping[int, OptionValue] = {}  # modes whose default is another
+    default_in: Mapping[int, OptionValue] = field(
+        default_factory=dict
+    )  # modes whose default is another
     low: int = 0
     high: int = 0
     names: tuple[str, ...] = ()  # names[i] means i; gives the range, too
@@ -70,7 +73,9 @@ class Option(NamedTuple):
     empty: bool = False  # ENOTEMPTY while it has members
     read_only: bool = False  # accepted and ignored by the kernel
     since: str = ""  # oldest measured kernel that has it; older ones ignore it silently
-    newer: Mapping[int, str] = {}  # values that came later: value -> kernel
+    newer: Mapping[int, str] = field(
+        default_factory=dict
+    )  # values that came later: value -> kernel
     obsolete: str = ""  # measured kernel from which only the default is taken
 
     @property

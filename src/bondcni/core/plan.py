@@ -10,7 +10,7 @@ can be enslaved in the same breath.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from bondcni.core.asked import IPV6_MIN_MTU, known_ipv6, too_small_for
 from bondcni.core.config import BondConfig, LinkRef
@@ -38,7 +38,8 @@ def no_rules(link: Link) -> Verdict:
     return Policy().verdict(link, "", "")
 
 
-class CreateBond(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CreateBond:
     """Make the bond in the pod with every option that needs no member."""
 
     name: str
@@ -49,7 +50,8 @@ class CreateBond(NamedTuple):
     where: str = "pod"
 
 
-class ChangeLink(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ChangeLink:
     """One RTM_NEWLINK on an existing link; only what is set is sent.
 
     ``to`` moves it to the other namespace; the kernel does that first, then MAC, MTU,
@@ -69,11 +71,12 @@ class ChangeLink(NamedTuple):
     flags: int = 0
     change: int = 0  # mask of the flags to change
     master: int | None = None
-    bond_options: Mapping[str, OptionValue] = {}
-    member_options: Mapping[str, OptionValue] = {}
+    bond_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    member_options: Mapping[str, OptionValue] = field(default_factory=dict)
 
 
-class DeleteLink(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
     """Delete a link; its members are released with MAC and MTU as they were, down."""
 
     where: str
@@ -81,7 +84,8 @@ class DeleteLink(NamedTuple):
     label: str
 
 
-class AddAltname(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AddAltname:
     """Give a link an alternative name."""
 
     where: str
@@ -90,7 +94,8 @@ class AddAltname(NamedTuple):
     altname: str
 
 
-class DropAltname(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DropAltname:
     """Take an alternative name from a link."""
 
     where: str
@@ -102,7 +107,8 @@ class DropAltname(NamedTuple):
 Step = CreateBond | ChangeLink | DeleteLink | AddAltname | DropAltname
 
 
-class Claimed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Claimed:
     """A link as it was before it was touched, and the namespace that is its home."""
 
     home: str  # "pod" or "host"
@@ -110,7 +116,8 @@ class Claimed(NamedTuple):
     kept: tuple[Kept, ...] = ()  # what it loses when it leaves the host
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Member:
     """A link as it shall be in the bond."""
 
     index: int  # in the pod
@@ -119,7 +126,8 @@ class Member(NamedTuple):
     mac: str = ""  # given by ADD, where another member has its own; "": it keeps its own
 
 
-class Wanted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Wanted:
     """The bond as it shall be, in the kernel's terms (links by ifindex)."""
 
     index: int
@@ -131,7 +139,8 @@ class Wanted(NamedTuple):
     members: tuple[Member, ...]
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """What ADD will do."""
 
     steps: tuple[Step, ...]
@@ -189,8 +198,8 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     given = distinct(links, MODES[config.mode], seed, (*space.links, *pod.links))
     warnings += replacement_warnings(links, MODES[config.mode], given)
     members = zip(links, wanted.members, strict=True)
-    renewed = tuple(member._replace(mac=given.get(link.index, "")) for link, member in members)
-    wanted = wanted._replace(members=renewed)
+    renewed = tuple(replace(member, mac=given.get(link.index, "")) for link, member in members)
+    wanted = replace(wanted, members=renewed)
     steps = tuple(_steps(wanted, found, home))
     if lender:
         steps = (DropAltname("pod", lender.index, lender.name, ifname), *steps)
@@ -329,10 +338,10 @@ def _renewed(join: ChangeLink, member: Member) -> Iterator[Step]:
     """``join`` in parts: a driver may change the MAC only of what is down, and a refusal tells
     which MAC it is about.
     """
-    yield join._replace(master=None)
+    yield replace(join, master=None)
     inside = ChangeLink("pod", member.index, join.label)
-    yield inside._replace(mac=member.mac)
-    yield inside._replace(master=join.master)
+    yield replace(inside, mac=member.mac)
+    yield replace(inside, master=join.master)
 
 
 def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iterator[Step]:

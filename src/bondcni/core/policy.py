@@ -6,14 +6,15 @@ taken only by a rule that gives its exact name and says ``force``.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from bondcni.core.state import Link
 
 GLOB = "*?["
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """One entry of the policy's ``links``; "" matches every link."""
 
     name: str = ""  # a name or a glob
@@ -34,7 +35,8 @@ class Rule(NamedTuple):
         )
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Verdict:
     """Whether a link may be taken; ``force``: also while the host uses it."""
 
     allowed: bool
@@ -42,7 +44,8 @@ class Verdict(NamedTuple):
     why: str
 
 
-class Policy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Policy:
     """The rules of a node; None: no policy file, the default."""
 
     rules: tuple[Rule, ...] | None = None

@@ -11,7 +11,8 @@ Source: CNI SPEC 1.1.0, section "Result types"; SPEC 0.2.0 and 0.4.0 for the old
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from bondcni.core.errors import ConfigError, Problem
 
@@ -23,13 +24,14 @@ DNS_LISTS = ("nameservers", "search", "options")
 Object = dict[str, Any]
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Result:
     """Interfaces, ips, routes and dns as in a 1.1.0 result document."""
 
     interfaces: tuple[Object, ...] = ()
     ips: tuple[Object, ...] = ()
     routes: tuple[Object, ...] = ()
-    dns: Mapping[str, Any] = {}
+    dns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def at_least(version: str, least: str) -> bool:
@@ -54,7 +56,8 @@ def read(document: Any) -> Result:
     return result
 
 
-class _Form(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Form:
     """What a value must be, in words and as a test."""
 
     words: str

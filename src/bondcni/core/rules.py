@@ -14,7 +14,7 @@ Findings name the option by its kernel name, so that the caller can say where it
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
 from bondcni.core.state import OptionValue
@@ -29,7 +29,8 @@ _ROWS = {row.kernel: row for row in BOND_OPTIONS}
 _MEMBER_ROWS = {row.kernel: row for row in MEMBER_OPTIONS}
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One thing to say. ``member`` is the index in links, -1 for the bond itself."""
 
     option: str  # kernel name

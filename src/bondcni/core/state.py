@@ -1,13 +1,11 @@
 """What a network namespace holds, as frozen values read in one go.
 
 The kernel layer fills these from rtnetlink dumps; the planner and CHECK read them.
-Values are named tuples and not dataclasses because each CNI request is a process
-and importing ``dataclasses`` costs it more than all of this package.
 Names are the kernel's (include/uapi/linux/if_link.h).
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
@@ -20,7 +18,8 @@ OptionValue = int | str | tuple[str, ...]
 """An option as the core holds it: a number (enums too), a MAC or link, or addresses."""
 
 
-class Link(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Link:
     """One network interface. MACs are lower-case colon text, "" when it has none."""
 
     index: int
@@ -52,14 +51,16 @@ class Link(NamedTuple):
         return bool(self.flags & IFF_UP)
 
 
-class Device(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Device:
     """What the node has at the bus address of hardware."""
 
     present: bool
     interfaces: int = 0  # its network interfaces, in all namespaces together
 
 
-class Address(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Address:
     """One address on a link; ``address`` is CIDR text as ``10.0.0.5/24``."""
 
     index: int
@@ -68,7 +69,8 @@ class Address(NamedTuple):
     flags: int = 0  # IFA_F_*
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """One unicast route; ``dst`` is CIDR text (``0.0.0.0/0`` for a default route)."""
 
     dst: str
@@ -81,7 +83,8 @@ class Route(NamedTuple):
     scope: int = 0
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """An address, a route or a neighbour that a link loses when it leaves its namespace."""
 
     index: int  # the link's, at home
@@ -89,7 +92,8 @@ class Kept(NamedTuple):
     message: str  # the netlink message that gives it back, in hex
 
 
-class Namespace(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Namespace:
     """Everything that a plan looks at in one namespace.
 
     ``kept`` is read of the host's links that are to be taken.

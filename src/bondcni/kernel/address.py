@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from bondcni.core.state import Address, Route
 from bondcni.kernel.wire import (
@@ -215,5 +216,5 @@ def decode_routes(body: bytes) -> tuple[Route, ...]:
         scope=scope,
     )
     return tuple(
-        common._replace(index=index, gw=_text_gateway(family, hop)) for index, hop in _hops(found)
+        replace(common, index=index, gw=_text_gateway(family, hop)) for index, hop in _hops(found)
     )

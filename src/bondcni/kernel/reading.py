@@ -15,6 +15,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
@@ -131,7 +132,7 @@ def about(
     """
     found = _meant(rtnl, refs, indexes)
     links = {n: link for n, link in found.items() if any(matches(ref, link) for ref in refs)}
-    found |= {n: link._replace(vfs=_vfs(link)) for n, link in links.items() if link.parent}
+    found |= {n: replace(link, vfs=_vfs(link)) for n, link in links.items() if link.parent}
     above, routed = look(rtnl, links)
     more = ({link.master for link in links.values()} | set(above)) - {0, *found}
     addresses = {n: _listed(rtnl, get_addresses(n)) for n in links}

@@ -9,6 +9,7 @@ out: Calico 3.32 and later hand out such routes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from bondcni.core.plan import Wanted
@@ -113,7 +114,7 @@ def _routes_missing(
     networks = [ipaddress.ip_interface(address.address).network for address in addresses]
     theirs = {str(ip.get("gateway") or "") for ip in previous.ips}
     for entry in previous.routes:
-        alone = previous._replace(ips=tuple(ips), routes=(entry,))
+        alone = replace(previous, ips=tuple(ips), routes=(entry,))
         for route in _routes(alone, bond.index, addresses):
             gateway = ipaddress.ip_address(route.gw) if route.gw else None
             if entry.get("gw") and gateway and not gateway.is_link_local:

@@ -306,17 +306,22 @@ def own_as_folder(descriptor: int, folder: str) -> None:
 
 
 def _to_json(record: Record) -> dict[str, Any]:
-    wanted = record.wanted._asdict()
-    wanted["members"] = [member._asdict() for member in record.wanted.members]
+    wanted = _fields(record.wanted)
+    wanted["members"] = [_fields(member) for member in record.wanted.members]
     claimed = [
         {
             "home": item.home,
-            "link": item.link._asdict(),
-            "kept": [one._asdict() for one in item.kept],
+            "link": _fields(item.link),
+            "kept": [_fields(one) for one in item.kept],
         }
         for item in record.claimed
     ]
     return {**record._asdict(), "format": FORMAT, "wanted": wanted, "claimed": claimed}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a value of core, for JSON; ``dataclasses.asdict`` copies all that is in them."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _from_json(document: dict[str, Any]) -> Record:

@@ -11,6 +11,7 @@ where it cannot be known whether the namespace exists ("unknown").
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
@@ -94,7 +95,7 @@ def mend(service: Service) -> None:
         members, claimed = zip(*known, strict=True)
         try:
             with locked(service, record, SHORT), service.reach.node("") as node:
-                back = node.bring_home(record.wanted._replace(members=members), claimed)
+                back = node.bring_home(replace(record.wanted, members=members), claimed)
         except BondError as error:
             service.warn(error.message)
         else:

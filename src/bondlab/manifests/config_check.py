@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from bondcni.core import config as bond_config
@@ -51,7 +52,7 @@ def _plugin(data: Any, base: str, tree: Node) -> list[Finding]:
     found = []
     for problem in _problems(data):
         line = tree.line_of(base + problem.pointer)
-        message = str(problem._replace(advice=""))
+        message = str(replace(problem, advice=""))
         found.append(Finding(tree.file, line, message, _sentence(problem.advice)))
     return found
 

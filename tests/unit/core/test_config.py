@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def problems(**changes: Any) -> dict[str, str]:
 
 def test_the_first_published_case() -> None:
     config = parse(HOST_LINKS.encode())
-    assert config._replace(raw={}) == BondConfig(
+    assert replace(config, raw={}) == BondConfig(
         cni_version="0.3.1",
         name="bond0",
         mode=1,
@@ -315,7 +316,7 @@ def test_keys_in_go_s_indifference_to_case() -> None:
         .replace('"ipam"', '"IPAM"').replace('"miimon"', '"MiiMon"')
     )  # fmt: skip
     config = parse(text.encode())
-    assert config._replace(raw={}) == parse(HOST_LINKS.encode())._replace(raw={})
+    assert replace(config, raw={}) == replace(parse(HOST_LINKS.encode()), raw={})
     assert {"links", "ipam"} <= set(config.raw)
 
 
@@ -556,7 +557,7 @@ def test_numbers_and_their_text_give_the_same_bond(numbers: dict[str, int], mode
     def outcome(spell: Any) -> Any:
         options = {key: spell(number) for key, number in numbers.items()}
         try:
-            return read(mode=spell(mode), options=options, miimon=ABSENT)._replace(raw={})
+            return replace(read(mode=spell(mode), options=options, miimon=ABSENT), raw={})
         except ConfigError as error:
             return [problem.pointer for problem in error.problems]
 

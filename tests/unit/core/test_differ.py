@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def held(bond: Link = BOND, *links: Link) -> Namespace:
 
 def options(**changes: Any) -> Link:
     now = {**(BOND.bond or {}), **changes}
-    return BOND._replace(bond={k: v for k, v in now.items() if v is not None})
+    return replace(BOND, bond={k: v for k, v in now.items() if v is not None})
 
 
 def test_what_is_as_wanted_does_not_differ() -> None:
@@ -59,12 +60,12 @@ def test_what_is_as_wanted_does_not_differ() -> None:
             "bond net1: miimon 100 was asked for; this kernel does not have it",
         ),
         (held(options(active_slave=12)), "bond net1: activeSlave is eth2, not eth1"),
-        (held(BOND._replace(mtu=1400)), "bond net1: mtu is 1400, not 1500"),
-        (held(BOND._replace(flags=0)), "bond net1 is down"),
-        (held(BOND._replace(altnames=())), "bond net1: alternative name up is missing"),
+        (held(replace(BOND, mtu=1400)), "bond net1: mtu is 1400, not 1500"),
+        (held(replace(BOND, flags=0)), "bond net1 is down"),
+        (held(replace(BOND, altnames=())), "bond net1: alternative name up is missing"),
         (held(BOND, ETH1), "bond net1: member eth2 is not in the pod any more"),
         (
-            held(BOND, ETH1, ETH2._replace(master=0)),
+            held(BOND, ETH1, replace(ETH2, master=0)),
             "bond net1: eth2 is not a member (it is in the pod)",
         ),
         (
@@ -72,11 +73,11 @@ def test_what_is_as_wanted_does_not_differ() -> None:
             "bond net1: eth3 is a member, and was not asked for",
         ),
         (
-            held(BOND, ETH1._replace(member={"prio": 0}), ETH2),
+            held(BOND, replace(ETH1, member={"prio": 0}), ETH2),
             "member eth1: prio is 0, not 5",
         ),
         (
-            held(BOND, ETH1._replace(member={}), ETH2),
+            held(BOND, replace(ETH1, member={}), ETH2),
             "member eth1: prio 5 was asked for; this kernel does not have it",
         ),
     ],
@@ -86,12 +87,12 @@ def test_one_difference_is_one_sentence(pod: Namespace, sentence: str) -> None:
 
 
 def test_a_mac_that_was_asked_for() -> None:
-    wanted = WANTED._replace(mac=mac(0x70))
+    wanted = replace(WANTED, mac=mac(0x70))
     assert difference(wanted, held()) == (f"bond net1: mac is {mac(11)}, not {mac(0x70)}",)
 
 
 def test_all_differences_are_told() -> None:
-    pod = held(options(miimon=50)._replace(mtu=9000, flags=0), ETH1)
+    pod = held(replace(options(miimon=50), mtu=9000, flags=0), ETH1)
     assert len(difference(WANTED, pod)) == 4
 
 
@@ -103,7 +104,7 @@ TAKEN = (Claimed("host", nic(11, "eth1")), Claimed("host", nic(12, "eth2")))
 
 
 def test_links_and_bond_are_located_where_they_are_now() -> None:
-    pod = space(BOND._replace(index=70), ETH1._replace(index=71), ETH2._replace(name="renamed"))
+    pod = space(replace(BOND, index=70), replace(ETH1, index=71), replace(ETH2, name="renamed"))
     now = located(WANTED, TAKEN, pod)
     assert (now.index, [m.index for m in now.members]) == (70, [71, 12])
     assert (now.options["primary"], now.options["active_slave"]) == (71, 71)

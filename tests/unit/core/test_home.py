@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core.world import World, apply, config, die, mac, marked, nic, space, veth
 
-from bondcni.core.home import adopt, clues, our_bond, plan_home, suffices
+from bondcni.core.home import Home, adopt, clues, our_bond, plan_home, suffices
 from bondcni.core.plan import ChangeLink, DeleteLink, Plan, plan_add
 from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Namespace
 from bondcni.kernel.executor import ROUNDS
@@ -53,8 +54,8 @@ VIRTUAL = (
 CASES = {
     "hardware": case(*HARDWARE),
     "virtual": case(*VIRTUAL),
-    "in the pod": case(*(link._replace(index=link.index + 10) for link in HARDWARE), home="pod"),
-    "virtual in the pod": case(*(v._replace(index=v.index + 10) for v in VIRTUAL), home="pod"),
+    "in the pod": case(*(replace(link, index=link.index + 10) for link in HARDWARE), home="pod"),
+    "virtual in the pod": case(*(replace(v, index=v.index + 10) for v in VIRTUAL), home="pod"),
 }
 
 
@@ -80,7 +81,7 @@ def bring_home(world: World, plan: Plan) -> tuple[World, tuple[str, ...]]:
 
 def as_before(link: Link) -> Link:
     """Without what no one can give back."""
-    return link._replace(index=0, altnames=tuple(sorted(link.altnames)))
+    return replace(link, index=0, altnames=tuple(sorted(link.altnames)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -110,7 +111,7 @@ def test_a_link_gets_its_ifindex_back() -> None:
 def test_nothing_to_do_is_no_step(name: str) -> None:
     start = CASES[name]
     home = plan_home(start.plan.wanted, start.plan.claimed, *start.world)
-    assert home == ((), (), ())
+    assert home == Home((), (), ())
 
 
 Damage = Callable[[World, Plan], World]
@@ -123,13 +124,13 @@ def _change(world: World, mark: int, **changes: Any) -> World:
     where, link = marked(world)[mark]
     old = world.host if where == "host" else world.pod
     assert old is not None
-    new = link._replace(**changes)
+    new = replace(link, **changes)
     others = Namespace(tuple(one for one in old.links if one is not link))
     names = (new.name, *new.altnames)
     if any(others.named(name) for name in names) or len(set(names)) < len(names):
         return world
     links = tuple(new if one is link else one for one in old.links)
-    side = old._replace(links=links)
+    side = replace(old, links=links)
     return world._replace(host=side) if where == "host" else world._replace(pod=side)
 
 
@@ -172,7 +173,7 @@ def pod_adds_altname(mark: int, name: str) -> Damage:
 def unplug(mark: int) -> Damage:
     def damage(world: World, _: Plan) -> World:
         host, pod = (
-            side and side._replace(links=tuple(n for n in side.links if n.max_mtu != mark))
+            side and replace(side, links=tuple(n for n in side.links if n.max_mtu != mark))
             for side in world
         )
         assert host is not None
@@ -189,7 +190,7 @@ def take_name(name: str) -> Damage:
             return world
         index = max(link.index for link in world.host.links) + 50
         link = veth(index, name, mac=mac(0xEE), max_mtu=20_000 + index)
-        return world._replace(host=world.host._replace(links=(*world.host.links, link)))
+        return world._replace(host=replace(world.host, links=(*world.host.links, link)))
 
     return damage
 
@@ -198,10 +199,10 @@ def rename_bond(world: World, plan: Plan) -> World:
     if world.pod is None:
         return world
     links = tuple(
-        link._replace(name="renamed") if link.index == plan.wanted.index else link
+        replace(link, name="renamed") if link.index == plan.wanted.index else link
         for link in world.pod.links
     )
-    return world._replace(pod=world.pod._replace(links=links))
+    return world._replace(pod=replace(world.pod, links=links))
 
 
 def namespace_dies(world: World, _: Plan) -> World:
@@ -267,7 +268,7 @@ def test_the_links_that_clues_find_say_as_much_as_all_or_do_not_suffice(
     world = after(start, done)
     for damage in damages:
         world = damage(world, start.plan)
-    near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+    near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
     if suffices(bond, claimed, near, world.pod):
         assert plan_home(bond, claimed, near, world.pod) == plan_home(bond, claimed, *world)
 
@@ -284,7 +285,7 @@ def test_on_an_undisturbed_node_the_clues_suffice() -> None:
         bond, claimed = start.plan.wanted, start.plan.claimed
         for done in range(len(start.plan.steps) + 1):
             world = after(start, done)
-            near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+            near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
             assert suffices(bond, claimed, near, world.pod)
             assert len(near.links) <= len(claimed) + 1
 
@@ -293,15 +294,15 @@ def test_on_an_undisturbed_node_the_clues_suffice() -> None:
     "world",
     [
         World(space(*HARDWARE[1:]), None),  # nowhere, or under any name
-        World(space(HARDWARE[0]._replace(name="a", index=99, altnames=()), *HARDWARE[1:]), None),
-        World(space(*HARDWARE, veth(90, "x"))._replace(links=(veth(90, "eth1"),)), None),
+        World(space(replace(HARDWARE[0], name="a", index=99, altnames=()), *HARDWARE[1:]), None),
+        World(replace(space(*HARDWARE, veth(90, "x")), links=(veth(90, "eth1"),)), None),
     ],
 )
 def test_where_a_name_is_another_links_or_hardware_is_missing_clues_do_not_suffice(
     world: World,
 ) -> None:
     bond, claimed = CASES["hardware"].plan.wanted, CASES["hardware"].plan.claimed
-    near = world.host._replace(links=tuple(found_by(clues(bond, claimed), world.host)))
+    near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
     assert not suffices(bond, claimed, near, world.pod)
 
 
@@ -314,7 +315,7 @@ def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
         if f"link {was.name}: another link has its alternative name {name}" not in told
     }
     extra = set(now.altnames) - set(was.altnames)
-    return was._replace(name=now.name if named else was.name, altnames=tuple(kept | extra))
+    return replace(was, name=now.name if named else was.name, altnames=tuple(kept | extra))
 
 
 def test_a_link_of_the_pod_with_the_same_ifindex_and_kind_is_not_ours() -> None:
@@ -344,7 +345,7 @@ def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
 )
 def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, Any]) -> None:
     start = CASES["virtual"]
-    host = space(VIRTUAL[0]._replace(**other), VIRTUAL[1])
+    host = space(replace(VIRTUAL[0], **other), VIRTUAL[1])
     home = plan_home(start.plan.wanted, start.plan.claimed, host, start.world.pod)
     assert home.steps == ()
     assert [told.partition(":")[0] for told in home.warnings] == ["link eth1 was not found"]
@@ -361,7 +362,7 @@ def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, An
 )
 def test_two_signs_are_enough(changes: dict[str, Any]) -> None:
     start = CASES["virtual"]
-    host = space(VIRTUAL[0]._replace(**changes), VIRTUAL[1])
+    host = space(replace(VIRTUAL[0], **changes), VIRTUAL[1])
     world, told = bring_home(World(host, None), start.plan)
     assert told == ()
     back = world.host.named("eth1")
@@ -371,7 +372,7 @@ def test_two_signs_are_enough(changes: dict[str, Any]) -> None:
 
 def test_a_link_whose_name_became_its_alternative_name() -> None:
     start = CASES["hardware"]
-    renamed = HARDWARE[0]._replace(name="uplink0", altnames=("enp11s0", "eth1", "lan"))
+    renamed = replace(HARDWARE[0], name="uplink0", altnames=("enp11s0", "eth1", "lan"))
     world, told = bring_home(World(space(renamed, *HARDWARE[1:]), None), start.plan)
     assert told == ()
     assert world.host.named("eth1") == HARDWARE[0]
@@ -395,7 +396,7 @@ def test_hardware_that_is_nowhere_is_awaited() -> None:
 )
 def test_a_foreign_bond_is_not_deleted(changes: dict[str, Any]) -> None:
     plan = CASES["hardware"].plan
-    bond = Link(plan.wanted.index, "net1", mac(0x50), kind="bond")._replace(**changes)
+    bond = replace(Link(plan.wanted.index, "net1", mac(0x50), kind="bond"), **changes)
     assert our_bond(plan.wanted, plan.claimed, space(bond)) is None
 
 
@@ -436,7 +437,7 @@ def test_members_come_home_where_the_bond_cannot_be_deleted() -> None:
 def test_a_link_that_has_another_master_at_home_is_left_to_it() -> None:
     start = CASES["hardware"]
     links = [
-        link._replace(master=40, mac=mac(0x77)) if link.name == "eth1" else link
+        replace(link, master=40, mac=mac(0x77)) if link.name == "eth1" else link
         for link in start.world.host.links
     ]
     home = plan_home(start.plan.wanted, start.plan.claimed, Namespace(tuple(links)), None)
@@ -486,7 +487,7 @@ def test_adopt_takes_a_bond_whose_members_are_all_configured() -> None:
     assert world.pod is not None
     found = adopt("net1", ("eth1", mac(12), "0000:0d:00.0"), "host", world.pod)
     assert found is not None
-    lost = start.plan._replace(wanted=found[0], claimed=found[1])
+    lost = replace(start.plan, wanted=found[0], claimed=found[1])
     home, told = bring_home(world, lost)
     assert told == ()
     for mark in (9011, 9012, 9013):
@@ -515,7 +516,7 @@ def test_each_attribute_at_home_is_mended_by_itself() -> None:
     start = CASES["hardware"]
     host = start.world.host
     off = tuple(
-        n._replace(mac=mac(0x70), mtu=1300, alias="", txqlen=1) if n.name == "eth1" else n
+        replace(n, mac=mac(0x70), mtu=1300, alias="", txqlen=1) if n.name == "eth1" else n
         for n in host.links
     )
     steps = plan_home(start.plan.wanted, start.plan.claimed, Namespace(off), None).steps

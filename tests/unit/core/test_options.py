@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_row_is_sound(row: Option) -> None:
 def test_a_read_only_row_says_nothing_of_setting(row: Option) -> None:
     plain = Option(row.kernel, row.key, row.number, row.codec, row.help, read_only=True)
     same = ("default", "default_in", "names", "high", "works", "shown")
-    assert row == plain._replace(**{field: getattr(row, field) for field in same})
+    assert row == replace(plain, **{field: getattr(row, field) for field in same})
 
 
 def test_what_excludes_each_other() -> None:

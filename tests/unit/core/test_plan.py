@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def planned(host: Namespace, pod: Namespace = EMPTY, **changes: Any) -> Plan:
 
 def changed(**changes: Any) -> Namespace:
     """A host whose eth2 is otherwise."""
-    return space(ETH1, ETH2._replace(**changes))
+    return space(ETH1, replace(ETH2, **changes))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def changed(**changes: Any) -> Namespace:
     [
         (space(ETH1), "link name eth2: there is none on the host"),
         (
-            space(ETH1, ETH2._replace(master=40), Link(40, "br0", kind="bridge")),
+            space(ETH1, replace(ETH2, master=40), Link(40, "br0", kind="bridge")),
             "link eth2 already has a master: bridge br0",
         ),
         (changed(master=40), "link eth2 already has a master: ifindex 40"),
@@ -138,7 +139,7 @@ def test_a_name_that_is_taken_in_the_pod(
 
 
 def test_infiniband_bonds_in_active_backup_only() -> None:
-    host = space(ETH1._replace(type=INFINIBAND), ETH2._replace(type=INFINIBAND))
+    host = space(replace(ETH1, type=INFINIBAND), replace(ETH2, type=INFINIBAND))
     assert planned(host).wanted.options["mode"] == 1
     assert refusal(host, mode=0) == (
         "link eth1 is InfiniBand, which bonds in active-backup only",
@@ -167,7 +168,7 @@ def test_10_15_ipv6_needs_members_of_its_least_mtu() -> None:
     ],
 )
 def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
-    host = space(ETH1._replace(mtu=9000, min_mtu=0), ETH2)
+    host = space(replace(ETH1, mtu=9000, min_mtu=0), ETH2)
     assert refusal(host, mtu=mtu) == (reason,)
 
 
@@ -180,7 +181,7 @@ def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
     ],
 )
 def test_one_nic_by_two_names_is_seen(refs: tuple[LinkRef, ...]) -> None:
-    host = space(ETH1._replace(altnames=("enp1",)), ETH2)
+    host = space(replace(ETH1, altnames=("enp1",)), ETH2)
     assert refusal(host, links=refs, mode=6) == ("link eth1 is named 2 times in links",)
 
 
@@ -205,7 +206,7 @@ def test_the_nodes_policy_is_asked_about_links_of_the_host_only() -> None:
         plan_add(both, "net1", space(ETH1, ETH2), EMPTY, judge)
     assert caught.value.reasons == ("host link eth1: not for you", "host link eth2: not for you")
     assert asked == ["eth1", "eth2"]
-    plan_add(both._replace(links_in_container=True), "net1", EMPTY, space(ETH1, ETH2), judge)
+    plan_add(replace(both, links_in_container=True), "net1", EMPTY, space(ETH1, ETH2), judge)
     assert asked == ["eth1", "eth2"]
 
 
@@ -262,7 +263,7 @@ def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
 def test_the_mtu(
     mtus: tuple[int, int], changes: dict[str, Any], mtu: int, warnings: tuple[str, ...]
 ) -> None:
-    host = space(ETH1._replace(mtu=mtus[0]), ETH2._replace(mtu=mtus[1]))
+    host = space(replace(ETH1, mtu=mtus[0]), replace(ETH2, mtu=mtus[1]))
     plan = planned(host, **changes)
     assert (plan.wanted.mtu, plan.warnings) == (mtu, warnings)
     assert isinstance(plan.steps[0], CreateBond)
@@ -291,7 +292,7 @@ def test_an_option_that_names_a_member_comes_last_with_its_ifindex(
 
 
 def test_a_name_goes_before_a_mac_that_is_spelled_like_it() -> None:
-    host = space(ETH1, ETH2._replace(altnames=(mac(11),)))
+    host = space(ETH1, replace(ETH2, altnames=(mac(11),)))
     plan = planned(host, options={"primary": mac(11)})
     assert plan.wanted.options["primary"] == 12
 
@@ -312,7 +313,7 @@ def test_a_primary_that_is_a_missing_link_is_no_second_reason() -> None:
 
 def test_the_steps_for_host_links() -> None:
     refs = (LinkRef("name", "eth1", {"prio": 5}), LinkRef("name", "eth2"))
-    host = space(ETH1, ETH2._replace(flags=0), Link(90, "last"))
+    host = space(ETH1, replace(ETH2, flags=0), Link(90, "last"))
     plan = planned(host, links=refs, ifname="up", mac=mac(0x70))
     options = {"mode": 1, "miimon": 100}
     assert plan.steps == (
@@ -323,7 +324,7 @@ def test_the_steps_for_host_links() -> None:
         ChangeLink("pod", 11, "eth1", member_options={"prio": 5}),
         ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
-    assert plan.claimed == (Claimed("host", ETH1), Claimed("host", ETH2._replace(flags=0)))
+    assert plan.claimed == (Claimed("host", ETH1), Claimed("host", replace(ETH2, flags=0)))
     assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (13, "net1", "up")
     assert [(m.index, m.name, m.options) for m in plan.wanted.members] == [
         (11, "eth1", {"prio": 5}),
@@ -370,3 +371,8 @@ def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:
     plan = planned(space(ETH1, ETH2), ifname="net1")
     assert plan.wanted.altname == ""
     assert not any(isinstance(step, AddAltname) for step in plan.steps)
+
+
+def test_steps_of_different_kinds_are_never_equal() -> None:
+    """As named tuples they were, with equal fields: a plan with the wrong one passed."""
+    assert AddAltname("pod", 5, "bond0", "storage") != DropAltname("pod", 5, "bond0", "storage")

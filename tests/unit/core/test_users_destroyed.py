@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,6 @@ def test_10_17_what_sysfs_says(buses: Path) -> None:
 
 def test_10_17_where_nothing_can_be_said(buses: Path, tmp_path: Path) -> None:
     assert device_of(veth(5, "eth1"), str(buses)) is None
-    assert device_of(WAS._replace(parent_bus=""), str(buses)) is None
-    assert device_of(WAS._replace(parent_bus="usb"), str(buses)) is None  # no such bus
+    assert device_of(replace(WAS, parent_bus=""), str(buses)) is None
+    assert device_of(replace(WAS, parent_bus="usb"), str(buses)) is None  # no such bus
     assert device_of(WAS, str(tmp_path / "nothing")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,12 +44,12 @@ def test_10_4_what_is_held_later(
     added: dict[str, Any],
     held: tuple[int, str],
 ) -> None:
-    found = held_later(WANTED._replace(mac=asked_mac), config, now, added)
+    found = held_later(replace(WANTED, mac=asked_mac), config, now, added)
     assert (found.mtu, found.mac) == held
 
 
 def test_10_4_no_mac_is_held_where_it_follows_the_active_member() -> None:
-    follows = WANTED._replace(mac=mac(7), options={"mode": 1, "fail_over_mac": 1})
+    follows = replace(WANTED, mac=mac(7), options={"mode": 1, "fail_over_mac": 1})
     assert held_later(follows, {}, {**OURS, "mac": mac(9)}, OURS).mac == ""
 
 

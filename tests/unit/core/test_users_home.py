@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.core.world import BOND_MAC, mac, space, veth
 
@@ -19,7 +21,7 @@ def bond(index: int, name: str, *members: Link) -> Namespace:
     return space(
         made,
         *(
-            link._replace(master=index, mac=BOND_MAC, member={"perm_hwaddr": link.mac})
+            replace(link, master=index, mac=BOND_MAC, member={"perm_hwaddr": link.mac})
             for link in members
         ),
     )
@@ -35,7 +37,7 @@ OTHER = veth(21, "far1")
         (50, "lag0", (OTHER,), True),  # its ifindex
         (51, "bond0", (OTHER,), True),  # its name
         (51, "lag0", (OTHER, A2), True),  # one of its links
-        (51, "lag0", (A1._replace(name="nic5"),), True),
+        (51, "lag0", (replace(A1, name="nic5"),), True),
         (51, "lag0", (OTHER,), False),
         (51, "lag0", (veth(13, "net1"),), False),  # another device by that name
     ],

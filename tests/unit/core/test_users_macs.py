@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.core.test_home import CASES, after, as_before, bring_home
 from tests.unit.core.world import World, apply, config, mac, marked, nic, space, veth
@@ -108,8 +110,8 @@ def test_3_from_every_step_of_add_the_macs_are_as_before(
 
 
 def found(clue: tuple[list[str], list[int]], host: Namespace) -> Namespace:
-    return host._replace(
-        links=tuple(n for n in host.links if n.index in clue[1] or n.name in clue[0])
+    return replace(
+        host, links=tuple(n for n in host.links if n.index in clue[1] or n.name in clue[0])
     )
 
 
@@ -117,7 +119,7 @@ def test_3_a_link_that_came_home_with_the_new_mac_and_another_ifindex_is_known()
     """The executable sends links home without the daemon; their ifindex may be taken there."""
     plan = planned(SAME[:2], 5)
     new = plan.wanted.members[1].mac
-    host = space(SAME[0], SAME[1]._replace(index=77, mac=new, flags=0))
+    host = space(SAME[0], replace(SAME[1], index=77, mac=new, flags=0))
     world, told = bring_home(World(host, None), plan)
     assert told == ()
     back = world.host.named("eth2")

@@ -8,6 +8,7 @@ nothing changes it, so that a test knows a link again however it is named by the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
@@ -35,13 +36,13 @@ def nic(index: int, name: str, **changes: Any) -> Link:
         parent=f"0000:{index:02x}:00.0",
         parent_bus="pci",
     )
-    return link._replace(**changes)
+    return replace(link, **changes)
 
 
 def veth(index: int, name: str, **changes: Any) -> Link:
     """A virtual link: neither parent nor permanent MAC."""
     link = Link(index, name, mac(index), max_mtu=9000 + index, flags=IFF_UP, kind="veth")
-    return link._replace(**changes)
+    return replace(link, **changes)
 
 
 def space(*links: Link, **tables: Any) -> Namespace:
@@ -52,7 +53,7 @@ def config(*links: str | LinkRef, mode: int = 1, **changes: Any) -> BondConfig:
     """A configuration; a link that is text is named by name."""
     refs = tuple(LinkRef("name", link) if isinstance(link, str) else link for link in links)
     base = BondConfig("1.1.0", "net", mode, {"miimon": 100}, refs)
-    return base._replace(**changes)
+    return replace(base, **changes)
 
 
 class World(NamedTuple):
@@ -172,7 +173,7 @@ class _Kernel:
         link = self.release(step.where, link)
         self.links[step.where].remove(link)
         index = step.new_index or self.index_for(step.to, link)
-        moved = link._replace(name=name, index=index, flags=link.flags & ~IFF_UP)
+        moved = replace(link, name=name, index=index, flags=link.flags & ~IFF_UP)
         self.links[step.to].append(moved)
         return step.to, index
 
@@ -183,7 +184,7 @@ class _Kernel:
         altnames = tuple(n for n in link.altnames if not self.named("host", n))
         flags = link.flags & ~IFF_UP
         self.links["host"].append(
-            link._replace(name=name, index=index, altnames=altnames, flags=flags)
+            replace(link, name=name, index=index, altnames=altnames, flags=flags)
         )
 
     def enslave(self, where: str, link: Link, bond: Link) -> None:
@@ -208,7 +209,7 @@ class _Kernel:
         return max(one.index for one in self.links[where]) + 1
 
     def put(self, where: str, link: Link, **changes: Any) -> Link:
-        new = link._replace(**changes)
+        new = replace(link, **changes)
         self.links[where][self.links[where].index(link)] = new
         return new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -120,7 +121,7 @@ def test_the_bond_of_a_real_kernel(answers: dict[str, bytes]) -> None:
         "primary": 102,
         "updelay": 0,
     }
-    assert bond._replace(bond=None) == Link(
+    assert replace(bond, bond=None) == Link(
         index=77,
         name="bond0",
         mac="02:00:00:00:00:01",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -118,15 +119,17 @@ def test_what_is_there_is_not_missing() -> None:
     ("pod", "previous", "said"),
     [
         (
-            HELD._replace(addresses=(Address(1, "10.0.0.5/24"),)),  # on another link
+            replace(HELD, addresses=(Address(1, "10.0.0.5/24"),)),  # on another link
             PREVIOUS,
             "net1: address 10.0.0.5/24 is missing",
         ),
-        (HELD._replace(routes=()), PREVIOUS, "net1: route 0.0.0.0/0 via 10.0.0.1 is missing"),
+        (replace(HELD, routes=()), PREVIOUS, "net1: route 0.0.0.0/0 via 10.0.0.1 is missing"),
         (
             HELD,
-            PREVIOUS._replace(
-                routes=({"dst": "10.1.0.0/16"},), ips=({**V4, "gateway": ""} | {"interface": 1},)
+            replace(
+                PREVIOUS,
+                routes=({"dst": "10.1.0.0/16"},),
+                ips=({**V4, "gateway": ""} | {"interface": 1},),
             ),
             "net1: route 10.1.0.0/16 via the link is missing",
         ),
@@ -143,7 +146,7 @@ def test_what_is_missing_is_told(pod: Namespace, previous: Result, said: str) ->
 
 
 def test_the_mac_is_compared_elsewhere() -> None:
-    assert lacking(HELD._replace(links=(BOND._replace(mac=mac(2)),))) == []
+    assert lacking(replace(HELD, links=(replace(BOND, mac=mac(2)),))) == []
 
 
 def test_a_bond_that_is_not_there_is_told_by_others() -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,7 +362,7 @@ def test_records_are_found_by_what_may_be_written_for_their_links(
     searched: Counting, word: str
 ) -> None:
     other = Journal(searched.folder)
-    nic = NIC._replace(permanent_mac="02:00:00:00:00:99")
+    nic = replace(NIC, permanent_mac="02:00:00:00:00:99")
     other.write(of(nic))
     other.write(stranger(1))
     other.write(of(nic, container_id="pods", home="pod"))
@@ -372,12 +373,12 @@ def test_records_are_found_by_what_may_be_written_for_their_links(
 
 
 def test_a_member_is_found_by_the_mac_it_had_before(searched: Counting) -> None:
-    searched.write(of(NIC._replace(member={"perm_hwaddr": "02:00:00:00:00:77"})))
+    searched.write(of(replace(NIC, member={"perm_hwaddr": "02:00:00:00:00:77"})))
     assert searched.naming(["02:00:00:00:00:77"])[0]
 
 
 def test_a_name_that_json_escapes_is_found(searched: Counting) -> None:
-    record = of(NIC._replace(name='\xfc"\\'))
+    record = of(replace(NIC, name='\xfc"\\'))
     searched.write(record)
     assert searched.naming(['\xfc"\\']) == ([record], [])
 
@@ -389,7 +390,7 @@ def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
     done = of(NIC)._replace(result={"cniVersion": "1.0.0"})
     other.complete(done)
     assert searched.naming(["eth1"]) == ([done], [])
-    moved = of(NIC._replace(name="eth2", altnames=()))
+    moved = of(replace(NIC, name="eth2", altnames=()))
     other.write(moved)
     assert searched.naming(["eth1"])[0] == []
     assert searched.naming(["eth2"]) == ([moved], [])
@@ -467,7 +468,7 @@ def test_threads_may_search_and_write_at_once(tmp_path: Path) -> None:
     journal.stay()
 
     def cycle(number: int) -> bool:
-        mine = of(NIC._replace(name=f"eth{number}"), container_id=f"c{number}")
+        mine = of(replace(NIC, name=f"eth{number}"), container_id=f"c{number}")
         for _ in range(20):
             journal.write(mine)
             if journal.naming([f"eth{number}"]) != ([mine], []):
