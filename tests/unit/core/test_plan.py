@@ -16,6 +16,7 @@ from bondcni.core.plan import (
     ChangeLink,
     Claimed,
     CreateBond,
+    DropAltname,
     Plan,
     numbers,
     plan_add,
