@@ -376,4 +376,6 @@ def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:
 
 def test_steps_of_different_kinds_are_never_equal() -> None:
     """As named tuples they were, with equal fields: a plan with the wrong one passed."""
-    assert AddAltname("pod", 5, "bond0", "storage") != DropAltname("pod", 5, "bond0", "storage")
+    fields = ("pod", 5, "bond0", "storage")
+    added: object = AddAltname(*fields)
+    assert added != DropAltname(*fields)
