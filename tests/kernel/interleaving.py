@@ -114,7 +114,7 @@ class World:
         found = {}
         for path in self.node.state.glob("*.json"):
             record = json.loads(path.read_text())
-            links = frozenset(one["link"]["name"] for one in record["taken"])
+            links = frozenset(one["link"]["name"] for one in record["claimed"])
             pod = int(record["container_id"].removeprefix("c"))
             alive = record["netns"] == self.pods[pod].path
             queued = (self.node.state / "queue" / f"c{pod}:bond0.del").exists()

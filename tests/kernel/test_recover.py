@@ -347,7 +347,7 @@ def edit_kind(node: Node) -> None:
     """The links of the record are hardware, for which a dying namespace is waited for."""
     path = node.state / "c1:bond0.json"
     document = json.loads(path.read_text())
-    for item in document["taken"]:
+    for item in document["claimed"]:
         item["link"]["kind"] = ""
         item["link"]["parent"] = "0000:03:00.0"
     path.write_text(json.dumps(document))
