@@ -179,7 +179,8 @@ def test_14_a_record_of_an_older_version_is_undone(node: Node, pod: Space) -> No
     node.cni("ADD", asked, pod).ok()
     (path,) = node.state.glob("*.json")
     document = json.loads(path.read_text())
-    for item in document["claimed"]:
+    document["taken"] = document.pop("claimed")
+    for item in document["taken"]:
         del item["kept"], item["link"]["vfs"]
     for member in document["wanted"]["members"]:
         del member["mac"]
