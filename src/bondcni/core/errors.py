@@ -3,25 +3,27 @@
 ::
 
     BondError
-    ├── VersionError        1    cniVersion not supported
-    ├── EnvironError        4    CNI_* variables missing or bad (names every one)
-    ├── JournalError        5    the state folder fails
-    ├── InputError          6    the request is not JSON, or not an object
-    ├── ConfigError         7    the configuration's problems, all of them
-    ├── TryAgain            11   transient: a lock, a deadline; ask again
-    ├── Unavailable         50   STATUS: ADD cannot be served here and now
-    ├── Refused             101  valid, but not on this node: link missing, in use, ...
-    ├── KernelError         102  the kernel said no (operation, link, errno, its own text)
-    ├── VerifyError         103  the kernel said yes and holds something else
-    ├── DelegateError       104  the IPAM plugin failed (its own CNI code where it gave one)
-    │   ├── DelegateUnstarted    104  it could not be run: it did nothing
-    │   └── DelegateIncompatible 1    it knows no cniVersion that we know: it did nothing
-    ├── CheckError          105  CHECK: what differs from what was asked
-    ├── Incomplete          106  teardown went on after errors; all of them
-    └── PolicyError         107  the node's policy file has mistakes; all of them
+    ├── VersionError        1    the cniVersion is not supported
+    ├── NamespaceGone       3    the network namespace does not exist
+    ├── EnvironError        4    CNI_* variables are missing or invalid; names every one
+    │   └── NotANamespace        the path exists and is not a network namespace
+    ├── JournalError        5    a file of the state directory cannot be read or written
+    ├── InputError          6    standard input is not JSON, or not an object
+    ├── ConfigError         7    the configuration has problems; names every one
+    ├── TryAgain            11   a transient condition, such as a lock or a timeout
+    ├── Unavailable         50   STATUS: the plugin cannot serve ADD
+    ├── Refused             101  valid, but not possible on this node: link missing, in use, ...
+    ├── KernelError         102  the kernel refused an operation
+    ├── VerifyError         103  the kernel acknowledged a request and did not do it
+    ├── DelegateError       104  the IPAM plugin failed; its own CNI code where it gave one
+    │   ├── DelegateUnstarted    it was not started
+    │   └── DelegateIncompatible (1) it supports no cniVersion that this plugin supports
+    ├── CheckError          105  CHECK found differences; lists all
+    ├── Incomplete          106  teardown is incomplete; lists all errors
+    └── PolicyError         107  the node's policy file is invalid; lists all mistakes
 
-Codes: CNI SPEC 1.1.0, section "Error"; 100 and above are ours. The edge that
-answers the runtime prints the error; nothing else does.
+Codes: CNI SPEC 1.1.0, section "Error"; this plugin's own begin at 100. Only the code that
+answers the runtime prints an error (``service/answer.py``).
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Problem:
 
 
 class BondError(Exception):
-    """Base of every error that is answered with a CNI error document."""
+    """Base of every error that becomes a CNI error document."""
 
     code = 100
 
@@ -60,24 +62,40 @@ class BondError(Exception):
         self.details = details
 
     def whole(self) -> str:
-        """Message and details, for an error that becomes a part of another."""
+        """Message and details, for an error that becomes part of another."""
         return "; ".join(filter(None, (self.message, self.details)))
 
 
 class VersionError(BondError):
-    """The cniVersion is not supported, or does not have the verb."""
+    """The cniVersion is not supported, or has no such verb."""
 
     code = 1
 
 
+class NamespaceGone(BondError):
+    """No network namespace exists at the path."""
+
+    code = 3  # "Container unknown or does not exist" (CNI SPEC 1.1.0, "Error")
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"network namespace {path} does not exist")
+
+
 class EnvironError(BondError):
-    """CNI environment variables are missing or unusable; all are named."""
+    """CNI environment variables are missing or invalid; all are named."""
 
     code = 4
 
 
+class NotANamespace(EnvironError):
+    """The path exists and is not a network namespace."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not a network namespace")
+
+
 class JournalError(BondError):
-    """The state folder fails: a record or a lock cannot be read or written (code 5, I/O)."""
+    """A record, or the lock file, cannot be read or written (code 5, I/O failure)."""
 
     code = 5
 
@@ -91,21 +109,21 @@ class InputError(BondError):
 class ConfigError(BondError):
     """The configuration has problems; ``problems`` holds every one.
 
-    ``warnings`` are what else was noted of it. They are in the details: a misspelled key is
-    a warning, and often the reason why a required key is missing.
+    ``warnings`` go into the details: a misspelled key is a warning, and often the reason why a
+    required key is missing.
     """
 
     code = 7
 
     def __init__(self, problems: tuple[Problem, ...], warnings: tuple[Problem, ...] = ()) -> None:
-        told = "; ".join(map(str, warnings))
-        super().__init__("; ".join(map(str, problems)), f"warnings: {told}" if told else "")
+        text = "; ".join(map(str, warnings))
+        super().__init__("; ".join(map(str, problems)), f"warnings: {text}" if text else "")
         self.problems = problems
         self.warnings = warnings
 
 
 class TryAgain(BondError):
-    """Something transient stood in the way."""
+    """A transient condition prevented the request; the runtime should try again."""
 
     code = 11
 
@@ -117,7 +135,7 @@ class Unavailable(BondError):
 
 
 class Refused(BondError):
-    """The plan is impossible on this node; nothing was touched. Lists every reason."""
+    """The request is not possible on this node; nothing was changed. Lists every reason."""
 
     code = 101
 
@@ -129,9 +147,9 @@ class Refused(BondError):
 class KernelError(BondError):
     """The kernel refused an operation.
 
-    ``operation`` is what was tried in words ("create bond bond0"), ``number`` the
-    errno, ``text`` the kernel's extended ack ("" when it gave none), ``option`` the
-    key of the bond option that the ack's offset points at, when it does.
+    ``operation`` says what was tried ("create bond bond0"), ``number`` is the errno, ``text``
+    the message of the kernel's extended acknowledgement ("" without one), ``option`` the key of
+    the bond option at the acknowledgement's offset ("" without one).
     """
 
     code = 102
@@ -148,13 +166,13 @@ class KernelError(BondError):
 
 
 class VerifyError(BondError):
-    """What the kernel holds differs from what it acknowledged."""
+    """The state of the kernel differs from what it acknowledged."""
 
     code = 103
 
 
 class DelegateError(BondError):
-    """A delegated plugin failed; ``code`` is the delegate's own where it gave one."""
+    """A delegate failed; ``code`` is the delegate's own where it gave one."""
 
     code = 104
 
@@ -165,30 +183,30 @@ class DelegateError(BondError):
 
 
 class DelegateUnstarted(DelegateError):
-    """A delegated plugin is missing or could not be run, so it did nothing."""
+    """A delegate is missing or could not be started, so it changed nothing."""
 
 
 class DelegateIncompatible(DelegateError):
-    """A delegated plugin refused the cniVersion, so it did nothing, and there is none that both
-    know for this verb.
+    """A delegate refused the cniVersion, so it changed nothing, and it supports no other version
+    that this plugin supports for the verb.
     """
 
     code = 1
 
 
 class CheckError(BondError):
-    """CHECK found differences; the message lists all."""
+    """CHECK found differences; the message lists all of them."""
 
     code = 105
 
 
 class Incomplete(BondError):
-    """Teardown did all it could; the message lists what failed."""
+    """Teardown continued after errors; the message lists all of them."""
 
     code = 106
 
 
 class PolicyError(BondError):
-    """The node's policy file cannot be read; no host link is taken while that is so."""
+    """The node's policy file is invalid or cannot be read; ADD refuses host links until it is fixed."""
 
     code = 107

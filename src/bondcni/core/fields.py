@@ -14,14 +14,13 @@ from typing import Any
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
 from bondcni.core.errors import ConfigError, VersionError
+from bondcni.core.names import invalid_interface_name
 from bondcni.core.result import SUPPORTED, read
 from bondcni.core.values import SWITCH, show, whole
 
 MIN_MTU = 68
 MAX_MTU = 65535
 """ETH_MIN_MTU and ETH_MAX_MTU, the bounds of every bond."""
-
-IFNAMSIZ = 16
 
 
 def version(document: Object) -> str:
@@ -67,21 +66,13 @@ def interface_name(document: Object, notes: Notes) -> str:
     value = document.get("ifname")
     if value is None or value == "":
         return ""
-    if isinstance(value, str) and is_interface_name(value):
-        return value
-    notes.warn(
-        "/ifname",
-        f"alternative name {show(value)} is left out: an interface name has at most "
-        f"{IFNAMSIZ - 1} bytes without '/', ':' or white space, and is not '.' or '..'",
-    )
+    why = "an interface name is a string"
+    if isinstance(value, str):
+        why = invalid_interface_name(value)
+    if not why:
+        return str(value)
+    notes.warn("/ifname", f"alternative name {show(value)} is left out: {why}")
     return ""
-
-
-def is_interface_name(name: str) -> bool:
-    """Whether the kernel takes an interface of that name (dev_valid_name)."""
-    if not name.isprintable() or name in (".", "..") or re.search(r"[/:\s]", name):
-        return False
-    return 0 < len(name.encode()) < IFNAMSIZ
 
 
 def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:

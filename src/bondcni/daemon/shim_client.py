@@ -19,6 +19,8 @@ from bondcni.core.errors import (
     DelegateError,
     DelegateUnstarted,
     KernelError,
+    NamespaceGone,
+    NotANamespace,
     TryAgain,
 )
 from bondcni.daemon.connection import Connection
@@ -34,7 +36,6 @@ from bondcni.daemon.protocol import (
     number,
 )
 from bondcni.kernel.executor import Node, Side
-from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service.answer import STDIN_LIMIT
 from bondcni.service.delegate import ERRORS_LIMIT, LIMIT, Ended
 from bondcni.service.reach import GONE, Presence, without_cni

@@ -1,12 +1,12 @@
-"""Network namespaces by path: a socket born inside, and the little that must run there.
+"""Network namespaces by path: sockets opened inside one, and work that must run inside one.
 
-A thread has a network namespace of its own, so a throw-away thread enters the one that
-is asked for, does its work and ends; the calling thread never moves, not even after an
-error. A socket stays in the namespace that it was opened in. Sysctls under
-/proc/sys/net are those of the thread that opens the file.
+Each thread has its own network namespace. So a temporary thread enters the namespace, does the
+work and ends; the calling thread never changes its namespace, not even after an error. A socket
+stays in the namespace that it was opened in. Files under /proc/sys/net show the sysctls of the
+namespace of the thread that opens them.
 
-Whatever is returned here holds the namespace, and with it a dead pod's NICs, until it
-is closed: use it within one request. Entering needs CAP_SYS_ADMIN (setns(2)).
+What is returned here keeps the namespace alive, and with it the NICs of a deleted pod, until it
+is closed: use it within one request. Entering a namespace needs CAP_SYS_ADMIN (setns(2)).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from bondcni.core.errors import BondError, EnvironError, KernelError
+from bondcni.core.errors import KernelError, NamespaceGone, NotANamespace
 from bondcni.kernel.rtnetlink import Rtnetlink
 
 CLONE_NEWNET = 0x40000000
@@ -27,22 +27,6 @@ CAP_SYS_ADMIN = 21
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 T = TypeVar("T")
-
-
-class NamespaceGone(BondError):
-    """There is no namespace at the path any more."""
-
-    code = 3  # "Container unknown or does not exist" (CNI SPEC 1.1.0, "Error")
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"network namespace {path} does not exist")
-
-
-class NotANamespace(EnvironError):
-    """The path exists and is no network namespace."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is not a network namespace")
 
 
 @contextmanager
@@ -66,8 +50,8 @@ def namespace_fd(path: str) -> Iterator[int]:
 
 
 def _require_file(path: str) -> None:
-    """Raise ``NotANamespace`` for what is not a regular file, as a namespace is (fs/nsfs.c): opening
-    a FIFO waits for its writer, and opening a device may do anything. Raises ``OSError``.
+    """Raise ``NotANamespace`` unless the path is a regular file, as a namespace is (fs/nsfs.c).
+    Opening a FIFO waits for a writer, and opening a device can have any effect. Raises ``OSError``.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise NotANamespace(path)
@@ -76,18 +60,18 @@ def _require_file(path: str) -> None:
 def _require_network(fd: int, path: str) -> None:
     try:
         kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
-    except OSError:  # ENOTTY: no namespace of any kind, such as the file that a mount left
+    except OSError:  # ENOTTY: not a namespace, such as the file that an unmount left
         kind = 0
     if kind != CLONE_NEWNET:
         raise NotANamespace(path)
 
 
 def in_namespace(path: str, work: Callable[[], T]) -> T:
-    """Run ``work`` in a throw-away thread inside the namespace; its result or error.
+    """Run ``work`` in a temporary thread inside the namespace; return its result or raise its error.
 
     Raises NamespaceGone, NotANamespace, or KernelError (EPERM without CAP_SYS_ADMIN).
     """
-    import threading  # noqa: PLC0415  with ctypes 2 ms, which the resident server never needs
+    import threading  # noqa: PLC0415  with ctypes 2 ms, which the daemon never needs
 
     results: list[T] = []
     errors: list[BaseException] = []
@@ -96,7 +80,7 @@ def in_namespace(path: str, work: Callable[[], T]) -> T:
         try:
             _enter(fd, path)
             results.append(work())
-        except BaseException as error:  # noqa: BLE001  it is raised again in the caller
+        except BaseException as error:  # noqa: BLE001  raised again in the caller
             errors.append(error)
 
     with namespace_fd(path) as fd:
@@ -109,7 +93,7 @@ def in_namespace(path: str, work: Callable[[], T]) -> T:
 
 
 def _enter(fd: int, path: str) -> None:
-    import ctypes  # noqa: PLC0415  os.setns is there from Python 3.12 on
+    import ctypes  # noqa: PLC0415  os.setns exists since Python 3.12
 
     if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) == 0:
         return
@@ -120,19 +104,19 @@ def _enter(fd: int, path: str) -> None:
 
 
 def may_enter() -> bool:
-    """Whether this process has the right to enter a namespace (setns(2))."""
+    """Whether this process has the capability to enter a namespace (setns(2))."""
     with open("/proc/self/status") as file:
         found = next(line for line in file if line.startswith("CapEff:"))
     return bool(int(found.split()[1], 16) >> CAP_SYS_ADMIN & 1)
 
 
 def open_in(path: str) -> Rtnetlink:
-    """A socket that acts inside the namespace. Raises as ``in_namespace``."""
+    """An rtnetlink socket of the namespace. Raises as ``in_namespace``."""
     return in_namespace(path, Rtnetlink.open)
 
 
 def same_namespace(path: str) -> bool:
-    """Whether ``path`` is the namespace of the calling thread.
+    """Whether ``path`` is the network namespace of the calling thread.
 
     Raises NamespaceGone and NotANamespace.
     """

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bondcni.core.errors import EnvironError
+from bondcni.core.names import invalid_interface_name
 
 NEEDS = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
@@ -26,8 +27,6 @@ NEEDS = {
 
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 """The cniVersion that brought a verb."""
-
-IFNAMSIZ = 16
 
 
 class Request(NamedTuple):
@@ -77,22 +76,5 @@ def _faults(command: str, env: Mapping[str, str]) -> Iterator[str]:
             f"CNI_CONTAINERID {container_id!r}: must start with a letter or digit, "
             "then letters, digits, '_', '.', '-'"
         )
-    if ifname and (why := bad_ifname(ifname)):
+    if ifname and (why := invalid_interface_name(ifname)):
         yield f"CNI_IFNAME {ifname!r}: {why}"
-
-
-def bad_ifname(name: str) -> str:
-    """Why the kernel takes no interface of this name; "" when it does.
-
-    Source: net/core/dev.c, dev_valid_name(), whose white space is Latin-1's; it fills in
-    a ``%d`` with a number of its own.
-    """
-    try:
-        octets = name.encode()
-    except UnicodeEncodeError:  # os.environ keeps such bytes as lone surrogates
-        return "an interface name is UTF-8 here"
-    if len(octets) >= IFNAMSIZ:
-        return f"an interface name has at most {IFNAMSIZ - 1} bytes"
-    if name in (".", "..") or re.search(rb"[/:%\s\xa0]", octets):
-        return "an interface name has no '/', ':', '%' or white space, and is not '.' or '..'"
-    return ""

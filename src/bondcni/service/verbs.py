@@ -27,6 +27,8 @@ from bondcni.core.errors import (
     Incomplete,
     InputError,
     JournalError,
+    NamespaceGone,
+    NotANamespace,
     PolicyError,
     Refused,
     TryAgain,
@@ -39,7 +41,6 @@ from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.driver import bonding_driver
 from bondcni.kernel.executor import Node, way_home
-from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.service import ipam
 from bondcni.service.attachment import (
     Service,

@@ -27,12 +27,18 @@ from tests.unit.daemon.shim import (
     wait_until,
 )
 
-from bondcni.core.errors import BondError, DelegateError, KernelError, TryAgain
+from bondcni.core.errors import (
+    BondError,
+    DelegateError,
+    KernelError,
+    NamespaceGone,
+    NotANamespace,
+    TryAgain,
+)
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.log import LONGEST, Log, log
 from bondcni.daemon.protocol import Field, Frame, ProtocolError, Tag, Type, number
 from bondcni.daemon.shim_client import Caller, environment
-from bondcni.kernel.namespace import NamespaceGone, NotANamespace
 from bondcni.kernel.reading import all_links
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import LIMIT, Ended

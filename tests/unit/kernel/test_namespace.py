@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bondcni.kernel.namespace import (
-    NamespaceGone,
-    NotANamespace,
-    in_namespace,
-    namespace_fd,
-    same_namespace,
-)
+from bondcni.core.errors import NamespaceGone, NotANamespace
+from bondcni.kernel.namespace import in_namespace, namespace_fd, same_namespace
 
 
 def test_a_path_that_is_gone(tmp_path: Path) -> None:

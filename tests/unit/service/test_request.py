@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bondcni.core.errors import EnvironError
-from bondcni.service.request import NEEDS, bad_ifname, read_request
+from bondcni.service.request import NEEDS, read_request
 
 WHOLE = {
     "CNI_CONTAINERID": "abc",
@@ -68,8 +68,8 @@ def test_missing_and_unusable_are_told_together() -> None:
     assert said == (
         "ADD needs these environment variables, not set: CNI_NETNS; "
         "CNI_CONTAINERID '-x': must start with a letter or digit, then letters, digits, "
-        "'_', '.', '-'; CNI_IFNAME 'a/b': an interface name has no '/', ':', '%' or white "
-        "space, and is not '.' or '..'"
+        "'_', '.', '-'; CNI_IFNAME 'a/b': an interface name must not contain '/', ':', '%' or white "
+        "space, or be '.' or '..'"
     )
 
 
@@ -83,28 +83,3 @@ def test_container_ids(container_id: str) -> None:
 def test_bad_container_ids(container_id: str) -> None:
     said = faults(**{**WHOLE, "CNI_COMMAND": "DEL", "CNI_CONTAINERID": container_id})
     assert said.startswith("CNI_CONTAINERID ")
-
-
-@pytest.mark.parametrize("name", ["a", "net1", "bond0.5", "x" * 15, "ü", "-", "a@b"])
-def test_names_that_the_kernel_takes(name: str) -> None:
-    assert bad_ifname(name) == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("x" * 16, "at most 15 bytes"),
-        ("ü" * 8, "at most 15 bytes"),
-        (".", "not '.' or '..'"),
-        ("..", "not '.' or '..'"),
-        ("a/b", "no '/'"),
-        ("a:1", "no '/', ':'"),
-        ("a b", "white space"),
-        ("a\n", "white space"),
-        ("à", "white space"),  # its UTF-8 ends with 0xa0, white space in the kernel's ctype
-        ("bond%d", "'%'"),  # the kernel would fill in a number
-        ("a\udcff", "UTF-8"),  # a byte that os.environ could not decode
-    ],
-)
-def test_names_that_the_kernel_does_not_take(name: str, why: str) -> None:
-    assert why in bad_ifname(name)

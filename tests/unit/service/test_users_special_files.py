@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from tests.unit.daemon.shim import fields
 
-from bondcni.core.errors import DelegateError, JournalError, PolicyError
+from bondcni.core.errors import DelegateError, JournalError, NotANamespace, PolicyError
 from bondcni.daemon.delete_queue import Backlog
 from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Type, pack
 from bondcni.install.installer import is_ours
-from bondcni.kernel.namespace import NotANamespace, namespace_fd, same_namespace
+from bondcni.kernel.namespace import namespace_fd, same_namespace
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import find
 from bondcni.service.files import NotAFile, put, read_file
