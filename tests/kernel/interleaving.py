@@ -250,7 +250,7 @@ class World:
         """Recover until no dead request's delegate is in its way."""
         until = time.monotonic() + PATIENCE
         while left := [
-            one for one in recovered(self.node.state) if one.state != "live" and not one.done
+            one for one in recovered(self.node.state) if one.state != "active" and not one.done
         ]:
             assert time.monotonic() < until, left
             time.sleep(0.1)

@@ -106,7 +106,9 @@ class Scene:
     def recover_all(self) -> None:
         """Recover until nothing is left that a killed process's delegate still holds."""
         until = time.monotonic() + PATIENCE
-        while left := [one for one in self.recover() if one["state"] != "live" and not one["done"]]:
+        while left := [
+            one for one in self.recover() if one["state"] != "active" and not one["done"]
+        ]:
             assert time.monotonic() < until, left
             time.sleep(0.05)
 

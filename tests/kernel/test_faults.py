@@ -34,7 +34,7 @@ from bondcni.service import ipam
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.locks import hold
-from bondcni.service.reconcile import Finding, recover
+from bondcni.service.reconcile import Recovered, recover
 
 IO, BUSY, REFUSED, KERNEL, DELEGATE, INCOMPLETE = 5, 11, 101, 102, 104, 106
 LINKS = ("eth1", "eth2")
@@ -44,7 +44,7 @@ def asked(node: Node, links: Sequence[str] = LINKS, **extra: Any) -> Document:
     return config(links, **{"ipam": node.host_local(), **extra})
 
 
-def recovered(node: Node) -> list[Finding]:
+def recovered(node: Node) -> list[Recovered]:
     """Recover until nobody is at work any more."""
 
     service = Service(Journal(str(node.state)), print)

@@ -114,7 +114,7 @@ def test_never_against_a_live_namespace(node: Node, pods: dict[str, Space]) -> N
     die(pods, "c1")
     answer = collect(node, asked(valid=[]))
     answer.ok()
-    assert "c2 bond0 is live" in answer.stderr
+    assert "c2 bond0 is active: kept" in answer.stderr
     assert pods["c2"].everything() == before
     assert left(node) == {"c2", "c3"}
 

@@ -83,7 +83,7 @@ def test_two_adds_for_the_same_links(node: Node, pod: Space) -> None:
     first = inside(node, pod)
     second = Running(node, "ADD", asked(), other, container="c2")
     said = second.answer().failed(101)
-    assert "link eth1 was taken by c1 bond0" in said
+    assert "link eth1 is claimed by c1 bond0" in said
     go(node)
     first.answer().ok()
     assert pod.members("bond0") == {"eth1", "eth2"}

@@ -27,7 +27,7 @@ def attached(node: Node, pod: Space) -> None:
 def test_check_tells_what_changed(node: Node, pod: Space) -> None:
     attached(node, pod)
     well = bondctl(node, "check")
-    assert (well.exit_code, well.output) == (0, "c1 bond0: as ADD left it\n")
+    assert (well.exit_code, well.output) == (0, "c1 bond0: OK\n")
     pod.ip("link", "set", "bond0", "mtu", "1400")
     ill = bondctl(node, "check")
     assert ill.exit_code == 1
@@ -37,18 +37,18 @@ def test_check_tells_what_changed(node: Node, pod: Space) -> None:
 def test_recover_brings_home_what_a_dead_pod_left(node: Node, pod: Space) -> None:
     attached(node, pod)
     live = bondctl(node, "recover")
-    assert (live.exit_code, live.output) == (0, "c1 bond0: live: let be\n")
+    assert (live.exit_code, live.output) == (0, "c1 bond0: active, unchanged\n")
     assert pod.members("bond0") == set(LINKS)
     pod.delete()
     dry = bondctl(node, "recover", "--dry-run")
-    assert (dry.exit_code, dry.output) == (0, "c1 bond0: namespace gone: would be taken down\n")
+    assert (dry.exit_code, dry.output) == (0, "c1 bond0: namespace gone: would be cleaned up\n")
     assert len(list(node.state.glob("*.json"))) == 1
     assert bondctl(node, "check").exit_code == 1
     done = bondctl(node, "recover")
     assert done.exit_code == 0
-    assert "c1 bond0: namespace gone: everything is home" in done.output
+    assert "c1 bond0: namespace gone: interfaces restored" in done.output
     assert list(node.state.glob("*.json")) == []
-    assert bondctl(node, "recover").output == "no attachments are on record\n"
+    assert bondctl(node, "recover").output == "no attachments\n"
 
 
 def test_policy_explain_says_why(node: Node) -> None:

@@ -18,7 +18,7 @@ from bondcni.cli.recover import recover as command
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.locks import hold
-from bondcni.service.reconcile import Finding, recover
+from bondcni.service.reconcile import Recovered, recover
 
 LINKS = ("eth1", "eth2")
 
@@ -45,14 +45,14 @@ def asked(node: Node) -> Document:
     return config(LINKS, ipam=node.host_local(), runtimeConfig={"mac": "02:00:00:00:00:77"})
 
 
-def recovered(node: Node, *, dry_run: bool = False) -> list[Finding]:
+def recovered(node: Node, *, dry_run: bool = False) -> list[Recovered]:
     told: list[str] = []
     found = list(recover(Service(Journal(str(node.state)), told.append), dry_run=dry_run))
     print(told, found)
     return found
 
 
-def states(found: list[Finding]) -> list[tuple[str, bool]]:
+def states(found: list[Recovered]) -> list[tuple[str, bool]]:
     return [(one.state, one.done) for one in found]
 
 
@@ -94,7 +94,7 @@ def test_nothing_on_record(node: Node) -> None:
 def test_a_live_one_is_let_be(node: Node, pod: Space, before: Document) -> None:
     add(node, pod)
     assert before != (now := node.everything(pod))
-    assert states(recovered(node)) == [("live", True)]
+    assert states(recovered(node)) == [("active", True)]
     assert node.everything(pod) == now
 
 
@@ -119,7 +119,7 @@ def test_what_a_live_pod_changed_is_its_own(
     add(node, pod)
     change(pod)
     now = node.everything(pod)
-    assert states(recovered(node)) == [("live", True)]
+    assert states(recovered(node)) == [("active", True)]
     assert node.everything(pod) == now
     node.cni("DEL", asked(node), pod).ok()
     assert whole(node) == before
@@ -133,7 +133,7 @@ def test_cut_off_at_each_step(node: Node, pod: Space, before: Document) -> None:
     for step in range(len(seen)):
         cut_off(node, pod, step)
         assert node.records()
-        assert states(recovered(node)) == [("cut off", True)]
+        assert states(recovered(node)) == [("interrupted", True)]
         assert whole(node) == before
         assert pod.links().keys() == {"lo"}
 
@@ -141,9 +141,9 @@ def test_cut_off_at_each_step(node: Node, pod: Space, before: Document) -> None:
 def test_a_dry_run_touches_nothing(node: Node, pod: Space, before: Document) -> None:
     cut_off(node, pod, 2)
     now = node.everything(pod)
-    assert states(recovered(node, dry_run=True)) == [("cut off", False)]
+    assert states(recovered(node, dry_run=True)) == [("interrupted", False)]
     assert node.everything(pod) == now
-    assert states(recovered(node)) == [("cut off", True)]
+    assert states(recovered(node)) == [("interrupted", True)]
     assert whole(node) == before
 
 
@@ -239,9 +239,9 @@ def test_a_busy_one_is_let_be(node: Node, pod: Space, before: Document) -> None:
     with hold(str(node.state), ["attachment c1 bond0"]):
         found = recovered(node)
     assert states(found) == [("busy", False)]
-    assert "at work on attachment c1 bond0" in found[0].words[0]
+    assert "at work on attachment c1 bond0" in found[0].messages[0]
     assert node.everything(pod) == now
-    assert states(recovered(node)) == [("cut off", True)]
+    assert states(recovered(node)) == [("interrupted", True)]
     assert whole(node) == before
 
 
@@ -257,7 +257,7 @@ def test_one_that_fails_stops_no_other(node: Node, pod: Space, before: Document)
     edit(node, config={"ipam": {"type": "nobody"}})  # type: ignore[arg-type]
     found = recovered(node)
     assert states(found) == [("namespace gone", False), ("namespace gone", True)]
-    assert "nobody" in found[0].words[0]
+    assert "nobody" in found[0].messages[0]
     assert node.records() == {"c0:bond0.json.unreadable", "c1:bond0.json"}
     assert before
 
@@ -272,9 +272,9 @@ def test_what_the_kernel_refuses_is_told_and_tried_again(
     cut_off(node, pod, 3)
     with faults(refused_way_home):
         found = recovered(node)
-    assert states(found) == [("cut off", False)]
-    assert "EBUSY" in found[0].words[0]
-    assert states(recovered(node)) == [("cut off", True)]
+    assert states(found) == [("interrupted", False)]
+    assert "EBUSY" in found[0].messages[0]
+    assert states(recovered(node)) == [("interrupted", True)]
     assert whole(node) == before
 
 
@@ -293,7 +293,7 @@ def test_add_brings_links_home_first(node: Node, pod: Space, before: Document) -
     answer = node.cni("ADD", wanted, other, container="c2")
     answer.ok()
     if not THICK:  # a daemon that has just come does it before each request, and tells its log
-        assert "links of c1 bond0 (cut off): brought home first" in answer.stderr
+        assert "links of c1 bond0 (interrupted): restored before this ADD" in answer.stderr
     assert other.members("bond0") == set(LINKS)
     assert pod.links().keys() == {"lo"}
     node.cni("DEL", wanted, other, container="c2").ok()
@@ -317,7 +317,7 @@ def test_add_leaves_a_live_attachments_links(node: Node, pod: Space, before: Doc
     now = node.everything(pod)
     other, wanted = second(node)
     said = node.cni("ADD", wanted, other, container="c2").failed(101)
-    assert "link eth1 was taken by c1 bond0" in said
+    assert "link eth1 is claimed by c1 bond0" in said
     assert node.everything(pod) == now
     assert before
 
@@ -374,6 +374,6 @@ def test_bondctl_recover(node: Node, pod: Space, before: Document) -> None:
     runner = CliRunner()
     how = ["--state", str(node.state)]
     dry = runner.invoke(command, [*how, "--dry-run"])
-    assert dry.output == "c1 bond0: cut off: would be taken down\n"
-    assert runner.invoke(command, how).output == "c1 bond0: cut off: everything is home\n"
+    assert dry.output == "c1 bond0: interrupted: would be cleaned up\n"
+    assert runner.invoke(command, how).output == "c1 bond0: interrupted: interfaces restored\n"
     assert whole(node) == before

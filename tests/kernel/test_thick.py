@@ -766,7 +766,7 @@ def test_recover_by_root_on_what_the_daemon_recorded(
     """A live one is let be, one that its caller left behind taken down; the daemon sees it."""
     asked = config(LINKS, ipam=node.host_local())
     result = node.cni("ADD", asked, pod).ok()
-    assert [one.state for one in recovered(node.state)] == ["live"]
+    assert [one.state for one in recovered(node.state)] == ["active"]
     node.cni("CHECK", {**asked, "prevResult": result}, pod).ok()
     node.cni("DEL", asked, pod).ok()
     slow = Slow(node)
@@ -774,7 +774,7 @@ def test_recover_by_root_on_what_the_daemon_recorded(
     slow.pid()
     kill(shim)
     wait_for(lambda: resting(node), SOON)
-    assert [(one.state, one.done) for one in recovered(node.state)] == [("cut off", True)]
+    assert [(one.state, one.done) for one in recovered(node.state)] == [("interrupted", True)]
     assert node.everything(pod) == before
     slow.go()
     node.cni("ADD", slow.asked(), pod).ok()

@@ -143,7 +143,7 @@ def same(node: Node, pod: Space, link: str, *, by: str = "name", told: str = "")
     result = explain(node, link)
     assert result.exit_code == 1, result.output
     first, *reasons = result.stdout.splitlines()
-    assert first == f"{told or link}: is refused"
+    assert first == f"{told or link}: refused"
     assert reasons
     links = [{by: link}, {"name": "eth2"}]
     said = node.cni("ADD", config(links), pod, container="other").failed(REFUSED)
@@ -160,8 +160,8 @@ def test_11_what_a_pod_holds(node: Node, pod: Space) -> None:
     mac = node.space.link("eth1")["address"]
     node.cni("ADD", asked(), pod).ok()
     other = node.pod()
-    assert "link eth1 was taken by c1 bond0" in same(node, other, "eth1")
-    assert "link eth1 was taken by c1 bond0" in same(node, other, mac, by="mac")
+    assert "link eth1 is claimed by c1 bond0" in same(node, other, "eth1")
+    assert "link eth1 is claimed by c1 bond0" in same(node, other, mac, by="mac")
     node.cni("DEL", asked(), pod).ok()
     assert explain(node, "eth1").exit_code == 0
 
@@ -217,6 +217,6 @@ def test_11_a_link_of_a_dead_pod(node: Node) -> None:
     pod.delete()
     result = explain(node, "eth1")
     assert result.exit_code == 1
-    assert "link eth1 was taken by c1 bond0 (namespace gone)" in result.stdout
-    assert "bondctl recover brings it home, and so does an ADD" in result.stdout
+    assert "link eth1 is claimed by c1 bond0 (namespace gone)" in result.stdout
+    assert "restored by bondctl recover, or before the next ADD" in result.stdout
     node.cni("DEL", asked()).ok()

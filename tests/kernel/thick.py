@@ -29,7 +29,7 @@ from bondcni.daemon.server import Daemon, Settings
 from bondcni.daemon.start_up import listening
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
-from bondcni.service.reconcile import Finding
+from bondcni.service.reconcile import Recovered
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = os.environ.get("BONDCNI_SHIM") or str(ROOT / "build" / "bond")
@@ -107,7 +107,7 @@ def _is_shim(exe: Path) -> bool:
         return False
 
 
-def recovered(state: Path) -> list[Finding]:
+def recovered(state: Path) -> list[Recovered]:
     """As ``bondctl recover``."""
     service = Service(Journal(str(state)), lambda _: None)
     return list(recover_all(service, Backlog(str(state))))

@@ -15,6 +15,11 @@ def test_options_page_is_what_the_table_makes() -> None:
     assert (ROOT / "docs/options.md").read_text() == made
 
 
+def test_lifecycle_page_is_what_the_tables_make() -> None:
+    made = runpy.run_path(str(ROOT / "tools/lifecycle_page.py"))["page"]()
+    assert (ROOT / "docs/lifecycle.md").read_text() == made
+
+
 def test_every_fault_names_tests_that_there_are() -> None:
     """Each row of the table in docs/reliability.md, and whatever else the page names."""
     page = (ROOT / "docs/reliability.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bondcni.cli.node import ELSEWHERE, ILL, STATE, UNKNOWN, WELL, recorded, told
+from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.result import read
 from bondcni.service.attachment import Service, examine
 from bondcni.service.journal import Record
@@ -15,13 +16,13 @@ from bondcni.service.reconcile import condition
 @STATE
 @told
 def check(*, state: str) -> int:
-    """Hold every attachment of the node against what ADD made of it."""
+    """Verify all attachments on this node: compare each with its record."""
     service = recorded(state)
     records, words = service.journal.all()
     for word in words:
         click.echo(word, err=True)
     if not records:
-        click.echo("no attachments are on record")
+        click.echo("no attachments")
     verdicts = {_check_one(service, record) for record in records}
     if ILL in verdicts or words:
         return ILL
@@ -30,15 +31,15 @@ def check(*, state: str) -> int:
 
 def _check_one(service: Service, record: Record) -> int:
     name = f"{record.container_id} {record.ifname}"
-    became, why = condition(service, record)
-    if became == "unknown":
-        click.echo(f"{name}: unknown: {why}; {ELSEWHERE}")
+    state, why = condition(service, record)
+    if state is AttachmentState.UNKNOWN:
+        click.echo(f"{name}: {state}: {why}; {ELSEWHERE}")
         return UNKNOWN
-    if became != "live":
-        click.echo(f"{name}: {became}: bondctl recover takes it down")
+    if action_of(Operation.CHECK, state) is not Action.VERIFY:
+        click.echo(f"{name}: {state}: run bondctl recover to clean it up")
         return ILL
     with service.reach.node(record.netns) as node:
-        differences, words = examine(record, read(record.result or {}), node)
-    lines = [*differences, *(f"warning: {word}" for word in words)]
-    click.echo(f"{name}: {'; '.join(lines) or 'as ADD left it'}")
+        differences, warnings = examine(record, read(record.result or {}), node)
+    lines = [*differences, *(f"warning: {warning}" for warning in warnings)]
+    click.echo(f"{name}: {'; '.join(lines) or 'OK'}")
     return ILL if differences else WELL

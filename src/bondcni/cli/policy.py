@@ -8,6 +8,7 @@ import click
 
 from bondcni.cli.node import ILL, POLICY, STATE, WELL, service_of, told
 from bondcni.core.errors import BondError, Refused
+from bondcni.core.lifecycle import Operation, action_of
 from bondcni.core.links import LinkRef, guess
 from bondcni.core.resolve import candidate
 from bondcni.core.state import Namespace
@@ -19,7 +20,7 @@ from bondcni.service.reconcile import holders
 
 @click.group()
 def policy() -> None:
-    """Say which links of the host pods may take."""
+    """Show which host links pods may take."""
 
 
 @policy.command()
@@ -29,13 +30,13 @@ def policy() -> None:
 @STATE
 @told
 def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
-    """What would happen if a pod asked for LINK, a name, MAC or PCI address, and why.
+    """Show whether a pod may take LINK (a name, MAC or PCI address), and why.
 
-    The verdict is that of ADD, without what depends on the pod and on the other links.
+    The answer is that of ADD, except for what depends on the pod and on the other links.
     """
     ref = guess(link)
     if ref is None:
-        raise Refused((f"{link!r} is not a name, a MAC or a PCI address",))
+        raise Refused((f"{link!r} is not an interface name, MAC or PCI address",))
     judge = policies.judge(policies.load(policy_file), namespace)
     with Node.open("") as node:
         host = node.about((ref,))
@@ -44,7 +45,7 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     if found and not reasons:
         _say(f"{name}: may be taken", [judge(found).why])
         return WELL
-    _say(f"{name}: is refused", [*reasons, *_held(service_of(state), ref)])
+    _say(f"{name}: refused", [*reasons, *_held(service_of(state), ref)])
     return ILL
 
 
@@ -53,11 +54,11 @@ def _say(first: str, reasons: Iterable[str]) -> None:
 
 
 def _held(service: Service, ref: LinkRef) -> Iterator[str]:
-    """Who has the link, and what becomes of one that a dead pod has."""
+    """The attachments that claimed the link, and when it will be restored."""
     try:
         for holder in holders(service, (ref,)):
             yield str(holder)
-            if holder.state not in ("live", "unknown"):
-                yield "bondctl recover brings it home, and so does an ADD that asks for it, first"
+            if action_of(Operation.ADD_LINKS, holder.state).ends:
+                yield "it is restored by bondctl recover, or before the next ADD that requests it"
     except BondError as error:
-        yield f"whether a pod holds it is not known: {error.message}"
+        yield f"cannot tell whether an attachment claimed it: {error.message}"

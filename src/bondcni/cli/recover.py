@@ -5,29 +5,44 @@ from __future__ import annotations
 import click
 
 from bondcni.cli.node import ELSEWHERE, ILL, STATE, UNKNOWN, WELL, recorded, told
+from bondcni.core.lifecycle import AttachmentState
 from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.service.reconcile import Recovered
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what there is; touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @STATE
 @told
 def recover(*, dry_run: bool, state: str) -> int:
-    """Bring home what dead pods and cut-off requests left, and do the deletions that wait."""
-    findings = list(recover_all(recorded(state), Backlog(state), dry_run=dry_run))
-    for finding in findings:
-        if finding.state == "live":
-            verdict = "let be"
-        elif finding.state == "unknown":
-            verdict = f"unchanged; {ELSEWHERE}"
-        elif dry_run:
-            verdict = "would be taken down"
-        else:
-            verdict = "everything is home" if finding.done else "not done yet"
-        words = "".join(f"\n    {word}" for word in finding.words)
-        click.echo(f"{finding.container_id} {finding.ifname}: {finding.state}: {verdict}{words}")
-    if not findings:
-        click.echo("no attachments are on record")
-    if not dry_run and not all(one.done or one.state == "unknown" for one in findings):
+    """Clean up after deleted pods and interrupted requests, and process the queued DELs."""
+    found = list(recover_all(recorded(state), Backlog(state), dry_run=dry_run))
+    for one in found:
+        messages = "".join(f"\n    {message}" for message in one.messages)
+        outcome = _outcome(one, dry_run=dry_run)
+        click.echo(f"{one.container_id} {one.ifname}: {one.state}{outcome}{messages}")
+    if not found:
+        click.echo("no attachments")
+    unknown = [one for one in found if one.state is AttachmentState.UNKNOWN]
+    if not dry_run and not all(one.done or one in unknown for one in found):
         return ILL
-    return UNKNOWN if any(one.state == "unknown" for one in findings) else WELL
+    return UNKNOWN if unknown else WELL
+
+
+def _outcome(one: Recovered, *, dry_run: bool) -> str:
+    """What was done with an attachment, after its state."""
+    if one.state is AttachmentState.ACTIVE:
+        return ", unchanged"
+    if one.state is AttachmentState.UNKNOWN:
+        return f", unchanged; {ELSEWHERE}"
+    if dry_run:
+        return ": would be cleaned up"
+    if not one.done:
+        return ": not done yet"
+    if one.state is AttachmentState.QUEUED:
+        return ": DEL done"
+    return (
+        ": addresses released"
+        if one.state is AttachmentState.OTHER_BOOT
+        else ": interfaces restored"
+    )

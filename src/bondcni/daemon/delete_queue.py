@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from bondcni.core.errors import BondError, EnvironError, InputError
+from bondcni.core.lifecycle import AttachmentState
 from bondcni.daemon.protocol import (
     HEADER,
     LIMIT,
@@ -29,7 +30,7 @@ from bondcni.service.attachment import Service
 from bondcni.service.files import NotAFile, read_file, set_aside
 from bondcni.service.index import Name
 from bondcni.service.journal import QUEUE, QUEUED, Journal
-from bondcni.service.reconcile import Finding, recover
+from bondcni.service.reconcile import Recovered, recover
 from bondcni.service.request import Request, read_request
 
 
@@ -64,12 +65,14 @@ class Backlog(NamedTuple):
         return ""
 
 
-def recover_all(service: Service, backlog: Backlog, *, dry_run: bool = False) -> Iterator[Finding]:
+def recover_all(
+    service: Service, backlog: Backlog, *, dry_run: bool = False
+) -> Iterator[Recovered]:
     """As ``reconcile.recover``; the deletions that are queued come first."""
     for name in backlog.names():
         left = "" if dry_run else backlog.finish(service, name)
         done = not dry_run and name not in backlog.names()
-        yield Finding(*name, "queued", done, (left,) if left else ())
+        yield Recovered(*name, AttachmentState.QUEUED, done, (left,) if left else ())
     yield from recover(service, dry_run=dry_run)
 
 

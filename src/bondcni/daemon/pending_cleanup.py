@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from bondcni.core.errors import TryAgain
+from bondcni.core.lifecycle import AttachmentState, Operation, action_of
 from bondcni.daemon.delete_queue import Backlog
 from bondcni.daemon.log import Log
 from bondcni.service.attachment import Service
@@ -63,12 +64,12 @@ class Due:
         for one in records(service):
             self._note((one.container_id, one.ifname), condition(service, one).state)
 
-    def _note(self, name: Name, state: str) -> None:
-        """What is to be done about an attachment in that state."""
+    def _note(self, name: Name, state: AttachmentState) -> None:
+        """Note an attachment in this state, unless there is nothing to do about it."""
         self._drop(name)
-        if state == "unknown":
+        if state is AttachmentState.UNKNOWN:
             self._unexamined.add(name)
-        elif state != "live":
+        elif action_of(Operation.CLEANUP, state).ends:
             self._dead.add(name)
 
     def _drop(self, name: Name) -> None:
@@ -80,7 +81,7 @@ class Due:
 
     def add(self, name: Name) -> None:
         """Note one attachment that is to be taken down."""
-        self._note(name, "cut off")
+        self._note(name, AttachmentState.INTERRUPTED)
 
     def waiting(self) -> Waiting:
         """How much is owed."""
@@ -171,12 +172,12 @@ class Due:
             return left
         record, word = service.journal.read(*name)
         if record is not None:
-            found = reclaim(service, record)
+            found = reclaim(service, record, Operation.CLEANUP)
             if not found.done:
-                if found.state != "busy":  # then nobody looked
+                if found.state is not AttachmentState.BUSY:  # the record was not examined
                     self._note(name, found.state)
-                return "; ".join(found.words) or found.state
-            if found.state != "live":
+                return "; ".join(found.messages) or found.state
+            if found.state is not AttachmentState.ACTIVE:
                 word = f"taken down: {found.state}"
         self._drop(name)
         return word

@@ -23,6 +23,7 @@ from bondcni.core.errors import (
     NotANamespace,
     TryAgain,
 )
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.descriptors import named, side
 from bondcni.daemon.log import LONGEST, Log, log
@@ -124,15 +125,15 @@ class Caller:
         either. Raises ``TryAgain`` where the shim cannot be asked.
         """
         if self._is_asked_for(netns) and self._pod_id:
-            return Presence("present", self._pod_id)
+            return Presence(NamespaceState.PRESENT, self._pod_id)
         try:
             if self._is_asked_for(netns):
                 raise _unopened(netns, self._pod_error)
-            return Presence("present", self._identify(netns))
+            return Presence(NamespaceState.PRESENT, self._identify(netns))
         except (NamespaceGone, NotANamespace):  # nothing else says that a pod is gone
             return GONE
         except KernelError as error:
-            return Presence("unknown", why=error.message)
+            return Presence(NamespaceState.UNKNOWN, why=error.message)
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""

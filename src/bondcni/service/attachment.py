@@ -27,6 +27,7 @@ from bondcni.core.errors import (
     TryAgain,
     VerifyError,
 )
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
@@ -72,7 +73,7 @@ def presence_of(service: Service, record: Record) -> Presence:
 
 def is_live(service: Service, record: Record) -> bool:
     """Whether the namespace of the attachment exists for sure."""
-    return presence_of(service, record).state == "present"
+    return presence_of(service, record).state is NamespaceState.PRESENT
 
 
 def attachment_key(container_id: str, ifname: str) -> str:

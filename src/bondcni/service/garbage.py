@@ -16,6 +16,7 @@ from typing import Any
 from bondcni.core.config import BondConfig
 from bondcni.core.document import token
 from bondcni.core.errors import ConfigError, Problem
+from bondcni.core.lifecycle import Action, Operation, action_of
 from bondcni.core.values import show
 from bondcni.service.attachment import Service
 from bondcni.service.reconcile import reclaim, records
@@ -47,13 +48,13 @@ def _clear(
         name = (record.container_id, record.ifname)
         if record.config.get("name") != network or name in valid:
             continue
-        found = reclaim(service, record)
-        if found.state in ("live", "busy", "unknown"):
-            why = f" ({'; '.join(found.words)})" if found.state == "unknown" else ""
-            service.warn(f"{' '.join(name)} is {found.state}{why}: kept")
+        found = reclaim(service, record, Operation.GC)
+        if action_of(Operation.GC, found.state) is Action.KEEP:
+            why = f" ({'; '.join(found.messages)})" if found.messages else ""
+            service.warn(f"{' '.join(name)} is {found.state}{why}: kept, although not in {VALID}")
             yield dict(zip(KEYS, name, strict=True))
         else:
-            errors += found.words
+            errors += found.messages
 
 
 def _valid(config: BondConfig) -> set[tuple[str, str]] | None:

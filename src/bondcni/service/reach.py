@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from bondcni.core.errors import DelegateError
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import same_namespace
 from bondcni.service import delegate
@@ -25,17 +26,17 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 class Presence(NamedTuple):
     """What is known of the network namespace at a path.
 
-    ``state`` is "present", then ``identity`` (device and inode) tells it from a later one at the
-    same path; "gone"; or "unknown" for the reason ``why``: a path that cannot be seen says nothing
-    of a pod, and nothing may be done to an attachment because of it.
+    ``identity`` (device and inode, where PRESENT) distinguishes it from a later namespace at the
+    same path; ``why`` says why it is UNKNOWN. A path that cannot be read does not show that the
+    pod is gone: nothing may be done to an attachment because of it.
     """
 
-    state: str
+    state: NamespaceState
     identity: str = ""
     why: str = ""
 
 
-GONE = Presence("gone")
+GONE = Presence(NamespaceState.GONE)
 
 
 class Reach(Protocol):
@@ -78,13 +79,13 @@ class Direct:
         try:
             found = os.stat(netns)
             if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
-                return Presence("present", identity_of(found))
+                return Presence(NamespaceState.PRESENT, identity_of(found))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            return Presence("unknown", why=f"{netns}: {error.strerror}")
+            return Presence(NamespaceState.UNKNOWN, why=f"{netns}: {error.strerror}")
         why = _blind(netns)
-        return Presence("unknown", why=why) if why else GONE
+        return Presence(NamespaceState.UNKNOWN, why=why) if why else GONE
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""
@@ -111,9 +112,10 @@ class Unaided(Direct):
     def presence(self, netns: str) -> Presence:
         """As ``Reach``."""
         found = super().presence(netns)
-        if found.state != "gone":
+        if found.state is not NamespaceState.GONE:
             return found
-        return Presence("unknown", why=f"{netns} is not visible to the daemon by itself")
+        why = f"{netns} is not visible from the daemon's own mount namespace"
+        return Presence(NamespaceState.UNKNOWN, why=why)
 
 
 class Careful(Direct):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.lifecycle import Action, AttachmentState, Boot, Operation, action_of, state_of
 from bondcni.core.resolve import matches
 from bondcni.kernel.executor import listen
 from bondcni.service.attachment import (
@@ -36,39 +37,37 @@ SHORT = 0.2
 """Seconds to wait for a record that another request is at work on, before it is let be."""
 
 
-class Finding(NamedTuple):
-    """What one record says, and what was done about it."""
+class Recovered(NamedTuple):
+    """One attachment, its state, and whether anything remains to be done."""
 
     container_id: str
     ifname: str
-    state: str  # "live", "busy", "cut off", "namespace gone", "other boot", "queued", "unknown"
-    done: bool  # nothing is left to do
-    words: tuple[str, ...] = ()
+    state: AttachmentState
+    done: bool
+    messages: tuple[str, ...] = ()
 
 
 class Condition(NamedTuple):
-    """What has become of an attachment: a state of ``Finding``, and why it is unknown."""
+    """The state of an attachment, and why it is UNKNOWN."""
 
-    state: str
+    state: AttachmentState
     why: str = ""
 
 
 def condition(service: Service, record: Record) -> Condition:
-    """What has become of an attachment."""
-    if record.boot != boot_id():
-        return Condition("other boot")
+    """The state of an attachment, by its record and the network namespace that this names."""
+    boot = Boot.THIS if record.boot == boot_id() else Boot.EARLIER
     found = presence_of(service, record)
-    if found.state == "unknown":
-        return Condition("unknown", f"whether its namespace exists is not known: {found.why}")
-    if found.state == "gone":
-        return Condition("namespace gone")
-    return Condition("live" if record.result is not None else "cut off")
+    state = state_of(boot, found.state, complete=record.result is not None)
+    if state is AttachmentState.UNKNOWN:
+        return Condition(state, f"cannot tell whether its namespace exists: {found.why}")
+    return Condition(state)
 
 
-def recover(service: Service, *, dry_run: bool = False) -> Iterator[Finding]:
-    """Go through the journal and put right what can be, record by record."""
+def recover(service: Service, *, dry_run: bool = False) -> Iterator[Recovered]:
+    """Clean up after deleted pods and interrupted requests, record by record."""
     for record in records(service):
-        yield reclaim(service, record, dry_run=dry_run)
+        yield reclaim(service, record, Operation.RECOVER, dry_run=dry_run)
     for name in service.journal.beginnings():
         yield _drop(service, name, dry_run=dry_run)
 
@@ -111,49 +110,52 @@ def records(service: Service) -> list[Record]:
     return found
 
 
-def reclaim(service: Service, record: Record, *, dry_run: bool = False) -> Finding:
-    """Take down what one record speaks of, unless it is live, somebody is at work on it, or it is
-    not known whether its namespace exists.
-    """
+def reclaim(
+    service: Service, record: Record, operation: Operation, *, dry_run: bool = False
+) -> Recovered:
+    """Do what the operation does with an attachment in the state that it is found in."""
     name = (record.container_id, record.ifname)
     try:
         with locked(service, record, SHORT):
             again, _ = service.journal.read(*name)
             state, why = condition(service, again or record)
-            if again is None or state in ("live", "unknown") or dry_run:
-                done = again is None or state == "live"
-                return Finding(*name, state, done, (why,) if why else ())
-            left = take_down_dead(service, again, state)
+            action = action_of(operation, state)
+            if again is None or not action.ends or dry_run:
+                done = again is None or state is AttachmentState.ACTIVE
+                return Recovered(*name, state, done, (why,) if why else ())
+            left = end(service, again, action)
     except TryAgain as error:
-        return Finding(*name, "busy", done=False, words=(error.message,))
+        return Recovered(*name, AttachmentState.BUSY, done=False, messages=(error.message,))
     except BondError as error:
         left = [error.message]
         state = condition(service, record).state
     gone, _ = service.journal.read(*name)
-    return Finding(*name, state, gone is None, tuple(left))
+    return Recovered(*name, state, gone is None, tuple(left))
 
 
-def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Finding:
-    """Tidy up after an ADD that was killed while it wrote its record: it touched nothing."""
+def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Recovered:
+    """Remove the file of an ADD that was killed while it wrote its record: it had changed nothing
+    else.
+    """
     try:
         with hold(service.journal.folder, [attachment_key(*name)], SHORT):
             if not dry_run:
                 service.journal.tidy(*name)
     except BondError as error:
-        return Finding(*name, "busy", done=False, words=(error.message,))
-    return Finding(*name, "cut off", not dry_run)
+        return Recovered(*name, AttachmentState.BUSY, done=False, messages=(error.message,))
+    return Recovered(*name, AttachmentState.INTERRUPTED, not dry_run)
 
 
-def take_down_dead(service: Service, record: Record, state: str) -> list[str]:
-    """Take down what is not live, its locks held; what could not be done."""
+def end(service: Service, record: Record, action: Action) -> list[str]:
+    """End an attachment whose locks are held, by an action that ``ends`` it; the errors."""
     env = environment(service, record)
-    if state == "other boot":
+    if action is Action.RELEASE:
         left: list[str] = []
         release(service, record.config, env, left)
         if not left:
             service.journal.remove(record.container_id, record.ifname)
         return left
-    with service.reach.node(record.netns if state == "cut off" else "") as node:
+    with service.reach.node(record.netns if action is Action.TAKE_DOWN else "") as node:
         return take_down(service, record, node, env)
 
 
@@ -169,36 +171,36 @@ def environment(service: Service, record: Record) -> Mapping[str, str]:
 
 
 def before_add(service: Service, refs: Sequence[LinkRef]) -> None:
-    """Bring home the links that an ADD is about to take, where a dead attachment has them."""
+    """Restore the links that an ADD is about to claim from attachments that ended without DEL."""
     for record in _naming(service, refs):
         if not any(_meant(refs, record)):
             continue
         state, why = condition(service, record)
-        if state == "unknown":
-            service.warn(f"links of {record.container_id} {record.ifname} stay with it: {why}")
-        elif state != "live":
-            finding = reclaim(service, record)
-            service.warn(
-                f"links of {record.container_id} {record.ifname} ({finding.state}): "
-                + ("brought home first" if finding.done else "; ".join(finding.words) or "awaited")
-            )
+        name = f"{record.container_id} {record.ifname}"
+        if action_of(Operation.ADD_LINKS, state).ends:
+            found = reclaim(service, record, Operation.ADD_LINKS)
+            messages = "; ".join(found.messages) or "not all found yet"
+            outcome = "restored before this ADD" if found.done else f"not restored: {messages}"
+            service.warn(f"links of {name} ({found.state}): {outcome}")
+        elif why:
+            service.warn(f"links of {name} ({state}): not restored: {why}")
 
 
 class Holder(NamedTuple):
-    """Who has a link of the host, by the journal."""
+    """The attachment that claimed a link of the host, by its record."""
 
     link: str
     container_id: str
     ifname: str
-    state: str  # as of ``Finding``
+    state: AttachmentState
 
     def __str__(self) -> str:
-        words = "" if self.state == "live" else f" ({self.state})"
-        return f"link {self.link} was taken by {self.container_id} {self.ifname}{words}"
+        state = "" if self.state is AttachmentState.ACTIVE else f" ({self.state})"
+        return f"link {self.link} is claimed by {self.container_id} {self.ifname}{state}"
 
 
 def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[Holder]:
-    """Who has the links that an ADD wants."""
+    """The attachments that claimed the links that an ADD requests."""
     for record in _naming(service, refs):
         for name in _meant(refs, record):
             state = condition(service, record).state
@@ -206,7 +208,7 @@ def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[Holder]:
 
 
 def _naming(service: Service, refs: Sequence[LinkRef]) -> list[Record]:
-    """The records that may be of links that ``refs`` name."""
+    """The records of attachments that may have claimed a link that ``refs`` name."""
     found, words = service.journal.naming({ref.value for ref in refs})
     for word in words:
         service.warn(word)

@@ -36,6 +36,7 @@ from bondcni.core.errors import (
     VersionError,
 )
 from bondcni.core.home import adopt, claims, unlike
+from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.plan import Claimed, Plan, Wanted, numbers, plan_add
 from bondcni.core.result import at_least, read
 from bondcni.core.state import Link, Namespace
@@ -62,9 +63,9 @@ from bondcni.service.policy import judge, namespace_of
 from bondcni.service.reconcile import (
     before_add,
     condition,
+    end,
     holders,
     records,
-    take_down_dead,
 )
 from bondcni.service.request import SINCE, Request
 
@@ -206,25 +207,31 @@ def _attach(
 
 
 def _finish_old(service: Service, request: Request) -> None:
-    """Bring home what an ADD of the same attachment left that was cut off.
+    """End an earlier attachment of the same name that was interrupted or lost its namespace.
 
-    One that is complete stays: then this ADD is one too many, and the plan says so.
+    An active one is kept: the plan then refuses this ADD, because the interface exists.
     """
     record, word = service.journal.read(request.container_id, request.ifname)
     if word:
         service.warn(word)
     if not record:
         return
+    name = f"{record.container_id} {record.ifname}"
     state, why = condition(service, record)
-    if state == "live":
+    action = action_of(Operation.ADD, state)
+    if action is Action.TRY_AGAIN:
+        raise TryAgain(f"there is a record of {name}, and the plugin {why}")
+    if not action.ends:
         return
-    if state == "unknown":
-        raise TryAgain(f"an ADD of {request.ifname} before is on record, and {why}")
-    service.warn(f"there was an ADD of {request.ifname} before ({state}): it is undone first")
+    service.warn(
+        f"rolling back an interrupted ADD of {name} first"
+        if state is AttachmentState.INTERRUPTED
+        else f"cleaning up an earlier attachment {name} first: {state}"
+    )
     with hold(service.journal.folder, map(link_key, host_links(record))):
-        _raise_all(take_down_dead(service, record, state))
+        _raise_all(end(service, record, action))
     if service.journal.read(request.container_id, request.ifname)[0]:
-        raise TryAgain(f"links that an earlier ADD of {request.ifname} took are not back yet")
+        raise TryAgain(f"links that an earlier ADD of {name} claimed are not back yet")
 
 
 def _raise_all(errors: list[str]) -> None:

@@ -87,7 +87,7 @@ def test_28_a_state_directory_that_is_not_there(tmp_path: Path, command: tuple[s
     assert f"the state directory {tmp_path}/file is not a directory" in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["file"]
     empty = call(*command, "--state", str(tmp_path))
-    assert (empty.exit_code, empty.stdout) == (0, "no attachments are on record\n")
+    assert (empty.exit_code, empty.stdout) == (0, "no attachments\n")
 
 
 def test_28_ping_says_what_to_do_next(tmp_path: Path) -> None:

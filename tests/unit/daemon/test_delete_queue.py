@@ -14,6 +14,7 @@ import pytest
 from tests.unit.daemon.shim import NETNS, fields
 
 from bondcni.core.errors import DelegateError, TryAgain
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Wanted
 from bondcni.daemon import pending_cleanup
 from bondcni.daemon.delete_queue import Backlog, recover_all
@@ -264,7 +265,7 @@ def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> No
 
     class Seeing(Delegates):
         def presence(self, netns: str) -> Presence:
-            return Presence("present", "4:1") if netns == "alive" else GONE
+            return Presence(NamespaceState.PRESENT, "4:1") if netns == "alive" else GONE
 
     alive = state.service.journal.read("alive", "net1")[0]
     assert alive is not None

@@ -35,6 +35,7 @@ from bondcni.core.errors import (
     NotANamespace,
     TryAgain,
 )
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.log import LONGEST, Log, log
 from bondcni.daemon.protocol import Field, Frame, ProtocolError, Tag, Type, number
@@ -126,7 +127,7 @@ def test_what_it_brought_is_used_and_closed() -> None:
             assert 1 in {link.index for link in all_links(node.host.rtnl).links}
         with found.node("") as node:
             assert node.pod is None
-        assert found.presence(NETNS) == Presence("present", POD)
+        assert found.presence(NETNS) == Presence(NamespaceState.PRESENT, POD)
         assert not found.is_own(NETNS)
 
 
@@ -369,7 +370,7 @@ def test_another_namespace_is_asked_for() -> None:
             assert 1 in {link.index for link in node.inside().links}
             inside = open_descriptors()
         assert open_descriptors() == inside - 3, "two that were given, one of our own"
-        assert found.presence(OTHER) == Presence("present", "4:77")
+        assert found.presence(OTHER) == Presence(NamespaceState.PRESENT, "4:77")
         assert not found.is_own(OTHER)
         assert found.is_own(OTHER)
 

@@ -10,6 +10,7 @@ import pytest
 
 from bondcni.core.config import LinkRef, parse
 from bondcni.core.errors import TryAgain
+from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link
 from bondcni.daemon.delete_queue import Backlog
@@ -24,7 +25,7 @@ from bondcni.service.request import Request
 from bondcni.service.verbs import _finish_old
 
 WHY = "its directory is closed"
-UNKNOWN = Presence("unknown", why=WHY)
+UNKNOWN = Presence(NamespaceState.UNKNOWN, why=WHY)
 OWN = "/proc/self/ns/net"
 
 
@@ -69,8 +70,8 @@ def blind(tmp_path: Path, warnings: list[str]) -> Service:
 def test_9_present(tmp_path: Path) -> None:
     (tmp_path / "here").symlink_to(OWN)
     for look in (Direct(), Unaided()):
-        assert look.presence(OWN) == Presence("present", own())
-        assert look.presence(str(tmp_path / "here")) == Presence("present", own())
+        assert look.presence(OWN) == Presence(NamespaceState.PRESENT, own())
+        assert look.presence(str(tmp_path / "here")) == Presence(NamespaceState.PRESENT, own())
 
 
 def plain(path: Path) -> None:
@@ -100,7 +101,9 @@ def test_9_gone_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_9_unknown_where_its_directory_is_not_visible(tmp_path: Path) -> None:
     found = Direct().presence(str(tmp_path / "netns" / "pod"))
-    assert found == Presence("unknown", why=f"the directory {tmp_path}/netns is not visible")
+    assert found == Presence(
+        NamespaceState.UNKNOWN, why=f"the directory {tmp_path}/netns is not visible"
+    )
 
 
 def test_9_unknown_where_the_kernel_does_not_say(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_9_the_daemon_by_itself_knows_of_no_end(
     make(tmp_path / "pod")
     found = Unaided().presence(str(tmp_path / "pod"))
     assert (found.state, found.identity) == ("unknown", "")
-    assert "not visible to the daemon by itself" in found.why
+    assert "is not visible from the daemon's own mount namespace" in found.why
 
 
 # What follows from it.
@@ -129,15 +132,15 @@ def test_9_the_daemon_by_itself_knows_of_no_end(
 def test_9_recover_leaves_it(blind: Service) -> None:
     (found,) = recover(blind)
     assert (found.state, found.done) == ("unknown", False)
-    assert found.words == (f"whether its namespace exists is not known: {WHY}",)
+    assert found.messages == (f"cannot tell whether its namespace exists: {WHY}",)
     assert blind.journal.read("c1", "net1")[0] is not None
 
 
 def test_9_another_namespace_at_the_path_is_not_its_own(blind: Service) -> None:
     record, _ = blind.journal.read("c1", "net1")
     assert record is not None
-    for found, state in (("4:1", "live"), ("4:2", "namespace gone")):
-        seeing = blind._replace(reach=Seen(Presence("present", found)))
+    for found, state in (("4:1", "active"), ("4:2", "namespace gone")):
+        seeing = blind._replace(reach=Seen(Presence(NamespaceState.PRESENT, found)))
         assert condition(seeing, record).state == state
 
 
@@ -147,23 +150,25 @@ def test_9_gc_keeps_it(blind: Service, warnings: list[str]) -> None:
     text += b'"links": [{"name": "a"}, {"name": "b"}], "cni.dev/valid-attachments": []}'
     forwarded = collect(blind, parse(text), [])
     assert forwarded["cni.dev/valid-attachments"] == [{"containerID": "c1", "ifname": "net1"}]
-    assert warnings == [
-        f"c1 net1 is unknown (whether its namespace exists is not known: {WHY}): kept"
-    ]
+    (warning,) = warnings
+    assert warning == (
+        f"c1 net1 is unknown (cannot tell whether its namespace exists: {WHY}): kept, although not "
+        "in cni.dev/valid-attachments"
+    )
     assert blind.journal.read("c1", "net1")[0] is not None
 
 
 def test_9_add_of_its_links_leaves_it(blind: Service, warnings: list[str]) -> None:
     before_add(blind, (LinkRef("name", "eth1", {}),))
     assert warnings == [
-        f"links of c1 net1 stay with it: whether its namespace exists is not known: {WHY}"
+        f"links of c1 net1 (unknown): not restored: cannot tell whether its namespace exists: {WHY}"
     ]
     assert blind.journal.read("c1", "net1")[0] is not None
 
 
 def test_9_add_of_the_same_attachment_waits(blind: Service) -> None:
     request = Request("ADD", "c1", "/x", "net1", {}, b"")
-    with pytest.raises(TryAgain, match=f"is on record, and whether .* not known: {WHY}"):
+    with pytest.raises(TryAgain, match=f"record of c1 net1, and the plugin cannot tell .*: {WHY}"):
         _finish_old(blind, request)
 
 
@@ -176,6 +181,6 @@ def test_9_it_is_counted_apart_until_it_is_known(blind: Service) -> None:
     assert due.waiting() == (0, 0, 1)
     assert [(one["event"], WHY in str(one["why"])) for one in told] == [("waits", True)]
     due._tried.clear()
-    due.drain(blind._replace(reach=Seen(Presence("present", "4:1"))), ("", ""))
+    due.drain(blind._replace(reach=Seen(Presence(NamespaceState.PRESENT, "4:1"))), ("", ""))
     assert due.waiting() == (0, 0, 0)
     assert len(told) == 1
