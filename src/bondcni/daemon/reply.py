@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 from bondcni.core.errors import TryAgain
-from bondcni.core.result import Object
 from bondcni.daemon.connection import SEND_SECONDS, Connection
 from bondcni.daemon.protocol import Field, ProtocolError, Tag, Type, encoded, number, pack
-from bondcni.service.answer import WARNING, Answer, answered
+from bondcni.service.answer import WARNING, Answer
 
 LONGEST = 4096
 """Characters of a refusal: it fits into the buffer of a connection that nothing was sent by."""
@@ -16,11 +13,7 @@ LONGEST = 4096
 
 def refusal(why: str, stdin: bytes = b"") -> Answer:
     """Code 11: the runtime may try again."""
-
-    def work() -> Object | None:
-        raise TryAgain(why[:LONGEST])
-
-    return answered(work, lambda: stdin, io.StringIO())
+    return Answer.of_error(TryAgain(why[:LONGEST]), stdin)
 
 
 def send(

@@ -1,6 +1,6 @@
-"""What a container runtime is answered: the document on standard output, and the exit status.
+"""The answer to a container runtime: a document for standard output, and the code of an error.
 
-Whatever went wrong becomes an error document here, for both modes.
+Every error becomes an error document here, in both modes.
 
 Source: CNI SPEC 1.1.0, section "Error".
 """
@@ -23,47 +23,45 @@ WARNING = "bond: warning: {}"
 
 
 class Answer(NamedTuple):
-    """What a runtime is told: the document (or nothing), and the CNI code of an error, else 0."""
+    """A document, or "" for none; the CNI code and the message of an error, else 0 and ""."""
 
     output: str
     code: int
-    message: str = ""  # the error's
+    message: str = ""
+
+    @classmethod
+    def of_error(cls, error: BondError, stdin: bytes) -> Answer:
+        """The error document, in the cniVersion of the configuration.
+
+        Source: CNI SPEC 1.1.0, section "Error".
+        """
+        document: dict[str, object] = {
+            "cniVersion": version_of(stdin),
+            "code": error.code,
+            "msg": error.message,
+        }
+        if error.details:
+            document["details"] = error.details
+        return cls(_printed(document), error.code, error.message)
 
 
 def answered(work: Callable[[], Object | None], stdin: Callable[[], bytes], log: TextIO) -> Answer:
-    """Do the work of one request; its document, or the error's.
+    """Do the work of one request, and answer its document or its error.
 
-    ``stdin`` tells the request's configuration, as far as it was read.
+    ``stdin`` gives the configuration, as far as it was read. The traceback of an unexpected
+    exception, which is a defect of the plugin, goes to ``log``.
     """
     try:
         document = work()
-    except Exception as error:  # noqa: BLE001  the one edge: the runtime must get a document
-        known = _known(error, log)
-        return Answer(_printed(_error(known, stdin())), known.code, known.message)
+    except BondError as error:
+        return Answer.of_error(error, stdin())
+    except Exception as error:  # noqa: BLE001  the runtime must get a document for any error
+        import traceback  # noqa: PLC0415  only a defect needs it
+
+        traceback.print_exception(error, file=log)
+        return Answer.of_error(BondError(f"unexpected {type(error).__name__}: {error}"), stdin())
     return Answer("" if document is None else _printed(document), 0)
 
 
 def _printed(document: Mapping[str, object]) -> str:
     return json.dumps(document, indent=4) + "\n"
-
-
-def _known(error: Exception, stderr: TextIO) -> BondError:
-    """The error as one of the tree; a defect of ours keeps its traceback on stderr."""
-    if isinstance(error, BondError):
-        return error
-    import traceback  # noqa: PLC0415  only a defect needs it
-
-    traceback.print_exception(error, file=stderr)
-    return BondError(f"unexpected {type(error).__name__}: {error}")
-
-
-def _error(error: BondError, text: bytes) -> dict[str, object]:
-    """The error document. Source: CNI SPEC 1.1.0, section "Error"."""
-    document: dict[str, object] = {
-        "cniVersion": version_of(text),
-        "code": error.code,
-        "msg": error.message,
-    }
-    if error.details:
-        document["details"] = error.details
-    return document
