@@ -84,7 +84,7 @@ class Scene:
         return sorted(p.name for p in found if not p.name.startswith("last_reserved_ip"))
 
     def record(self) -> Record | None:
-        return Journal(str(self.node.state)).read("c1", "bond0")[0]
+        return Journal(str(self.node.state)).read("c1", "bond0", print)
 
     # What is done
 

@@ -134,7 +134,7 @@ def test_the_way_back_is_refused_too(scene: Scene) -> None:
         _, document, status = scene.add(since(number, errno.EBUSY))
         assert status == 1, step
         if scene.node.records():
-            assert "not undone yet" in document["details"], (step, document)
+            assert "rollback is incomplete" in document["details"], (step, document)
         scene.delete()
 
 

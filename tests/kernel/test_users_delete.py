@@ -58,7 +58,7 @@ def test_10_6_a_refused_second_container_leaves_the_first_ones_bond(
 
 
 def result(node: Node) -> Document:
-    record, _ = Journal(str(node.state)).read("c1", "bond0")
+    record = Journal(str(node.state)).read("c1", "bond0", print)
     assert record
     assert record.result
     return record.result

@@ -147,7 +147,7 @@ def test_14_a_crash_gives_it_back(node: Node, pod: Space) -> None:
     before = held(node.space)
     node.cni("ADD", config(LINKS), pod).ok()
     journal = Journal(str(node.state))
-    record, _ = journal.read("c1", "bond0")
+    record = journal.read("c1", "bond0", print)
     assert record
     journal.complete(record._replace(result=None))
     assert all(finding.done for finding in recovered(node.state))
@@ -160,7 +160,7 @@ def test_14_what_cannot_come_back_is_told_and_ends_nothing(node: Node, pod: Spac
     asked = config(LINKS)
     node.cni("ADD", asked, pod).ok()
     journal = Journal(str(node.state))
-    record, _ = journal.read("c1", "bond0")
+    record = journal.read("c1", "bond0", print)
     assert record
     first = record.claimed[0]
     few = tuple(one for one in first.kept if not one.words.startswith("address"))

@@ -18,13 +18,14 @@ from bondcni.service.reconcile import condition
 def check(*, state: str) -> int:
     """Verify all attachments on this node: compare each with its record."""
     service = recorded(state)
-    records, words = service.journal.all()
-    for word in words:
-        click.echo(word, err=True)
+    warnings: list[str] = []
+    records = service.journal.all(warnings.append)
+    for warning in warnings:
+        click.echo(warning, err=True)
     if not records:
         click.echo("no attachments")
     verdicts = {_check_one(service, record) for record in records}
-    if ILL in verdicts or words:
+    if ILL in verdicts or warnings:
         return ILL
     return UNKNOWN if UNKNOWN in verdicts else WELL
 

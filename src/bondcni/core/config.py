@@ -31,7 +31,7 @@ from bondcni.core.errors import BondError, ConfigError, InputError, Problem, Ver
 from bondcni.core.links import LinkRef, pci_address, read_links
 from bondcni.core.option_reader import Given
 from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
-from bondcni.core.result import SUPPORTED
+from bondcni.core.result import SUPPORTED, Result
 from bondcni.core.state import OptionValue
 from bondcni.core.values import allowed, mac_text
 
@@ -96,7 +96,7 @@ class BondConfig:
     ifname: str = ""
     ipam: Mapping[str, Any] | None = None  # None: a bond without addresses
     dns: Mapping[str, Any] = field(default_factory=dict)
-    prev_result: Mapping[str, Any] | None = None
+    prev_result: Result | None = None
     mac: str = ""
     ips: tuple[str, ...] = ()  # CIDR text
     raw: Mapping[str, Any] = field(

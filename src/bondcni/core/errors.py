@@ -30,7 +30,10 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,44 @@ class Incomplete(BondError):
     """Teardown continued after errors; the message lists all of them."""
 
     code = 106
+
+
+class ErrorList:
+    """The errors of work that continues after each one, such as teardown."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def append(self, error: BondError | str) -> None:
+        """Add one error, with its details."""
+        self._messages.append(error if isinstance(error, str) else error.whole())
+
+    def __iadd__(self, errors: Iterable[BondError | str]) -> Self:
+        for error in errors:
+            self.append(error)
+        return self
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Add an error of the context instead of raising it."""
+        try:
+            yield
+        except BondError as error:
+            self.append(error)
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __str__(self) -> str:
+        return "; ".join(self._messages)
+
+    def raise_all(self) -> None:
+        """Raise ``Incomplete`` with all errors; nothing where there is none."""
+        if self:
+            raise Incomplete(str(self))
 
 
 class PolicyError(BondError):

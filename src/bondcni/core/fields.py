@@ -15,7 +15,7 @@ from typing import Any
 from bondcni.core.document import Notes, Object, did_you_mean, token
 from bondcni.core.errors import ConfigError, VersionError
 from bondcni.core.names import invalid_interface_name
-from bondcni.core.result import SUPPORTED, read
+from bondcni.core.result import SUPPORTED, Result, read
 from bondcni.core.values import SWITCH, show, whole
 
 MIN_MTU = 68
@@ -166,14 +166,14 @@ def _are_strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def previous(document: Object, notes: Notes) -> Object | None:
-    """``prevResult``: what is in it is passed on, so ``result.read`` must be able to read it."""
+def previous(document: Object, notes: Notes) -> Result | None:
+    """``prevResult``, None when absent; empty when invalid."""
     if document.get("prevResult") is None:
         return None
     found = object_field(document["prevResult"], "/prevResult", notes)
     try:
-        read(found)
+        return read(found)
     except ConfigError as error:
         for problem in error.problems:
             notes.problem(f"/prevResult{problem.pointer}", problem.message, problem.advice)
-    return found
+    return Result()

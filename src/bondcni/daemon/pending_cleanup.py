@@ -123,9 +123,7 @@ class Due:
         """The attachment itself, and those that have its links. They may be at home already, for
         the shim sends them as they are: whoever took them then would take that for their state.
         """
-        found, words = service.journal.naming(links) if links else ([], [])
-        for word in words:
-            service.warn(word)
+        found = service.journal.naming(links, service.warn) if links else []
         return {own, *((record.container_id, record.ifname) for record in found)}
 
     def _ripe(self, names: list[Name]) -> list[Name]:
@@ -170,7 +168,8 @@ class Due:
         left = self._backlog.finish(service, name)
         if left or not self._is_noted(name):
             return left
-        record, word = service.journal.read(*name)
+        messages: list[str] = []
+        record = service.journal.read(*name, messages.append)
         if record is not None:
             found = reclaim(service, record, Operation.CLEANUP)
             if not found.done:
@@ -178,6 +177,6 @@ class Due:
                     self._note(name, found.state)
                 return "; ".join(found.messages) or found.state
             if found.state is not AttachmentState.ACTIVE:
-                word = f"taken down: {found.state}"
+                messages.append(f"taken down: {found.state}")
         self._drop(name)
-        return word
+        return "; ".join(messages)

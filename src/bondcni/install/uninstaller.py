@@ -41,14 +41,15 @@ def uninstall(place: Place, *, force: bool = False) -> Iterator[str]:
 
 def _in_use(place: Place) -> Iterator[str]:
     """What would be left without anybody who takes it down."""
-    records, words = Journal(place.at(STATE_DIRECTORY)).all()
+    warnings: list[str] = []
+    records = Journal(place.at(STATE_DIRECTORY)).all(warnings.append)
     for record in records:
         links = ", ".join(item.link.name for item in record.claimed if item.home == "host")
         holds = f", with the host's {links}" if links else ""
         yield f"attachment {record.container_id} {record.ifname} is on record{holds}"
     if records:
         yield "end these pods first; what dead pods left, `bondctl recover` brings home"
-    yield from words
+    yield from warnings
     yield from queued(place)
 
 

@@ -8,7 +8,7 @@ out: Calico 3.32 and later hand out such routes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,20 +92,28 @@ def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Ite
         yield f"prevResult has no interface {ifname} in {netns}"
         return
     ips = [ip for ip in previous.ips if ip.get("interface") == ours]
+    yield from absent(previous, ips, bond, pod)
+
+
+def absent(
+    result: Result, ips: Sequence[dict[str, Any]], bond: Link, pod: Namespace
+) -> Iterator[str]:
+    """The addresses ``ips`` of a result, and the routes through them, that the bond lacks."""
     held = {address.address for address in pod.addresses if address.index == bond.index}
     for ip in ips:
         if _cidr(ip) not in held:
-            yield f"{ifname}: address {ip['address']} is missing"
-    yield from _routes_missing(previous, ips, bond, pod)
+            yield f"{bond.name}: address {ip['address']} is missing"
+    yield from _routes_missing(result, ips, bond, pod)
 
 
 def _routes_missing(
-    previous: Result, ips: list[dict[str, Any]], bond: Link, pod: Namespace
+    previous: Result, ips: Sequence[dict[str, Any]], bond: Link, pod: Namespace
 ) -> Iterator[str]:
-    """Routes of ours that are gone. A result does not say whose a route is.
+    """The routes through the bond that are missing.
 
-    One through a gateway beyond our addresses is another plugin's, which checks it
-    itself; one without a gateway took that of any interface in the result.
+    A result does not say which plugin added a route. A route whose gateway is outside of the
+    bond's networks belongs to another plugin, which checks it itself; a route without a gateway
+    may use that of any address in the result.
     """
     import ipaddress  # noqa: PLC0415
 

@@ -22,6 +22,7 @@ from bondcni.core.errors import (
     BondError,
     DelegateIncompatible,
     DelegateUnstarted,
+    ErrorList,
     KernelError,
     Refused,
     TryAgain,
@@ -116,32 +117,34 @@ def attach(
     record: Record,
     env: Mapping[str, str],
 ) -> Object:
-    """Make what the record says; the CNI result. Undone whole when a part fails."""
-    left: list[str] = []
+    """Create the attachment of the record, and return the CNI result; roll back on an error."""
+    errors = ErrorList()
     service.journal.write(record)
     try:
         with ExitStack() as undo:
-            undo.callback(settle, service, record, node, left)
+            undo.callback(settle, service, record, node, errors)
             node.apply(plan.steps, partial(_explain, plan))
             pod = node.links_inside()
             _verify(difference(record.wanted, pod))
-            undo.push(partial(_release_after, service, config.raw, env, left))
+            undo.push(partial(_release_after, service, config.raw, env, errors))
             addresses = _addresses(service, config, env)
             _check_ipv6(addresses, record.wanted.mtu)
             if addresses.ips or addresses.routes:
                 addressing.configure(node, record.wanted, addresses, service.warn)
                 pod = node.inside()
-            interface = _interface(record, pod)
-            ours = merge(Result(), interface, addresses, {})
-            _verify(addressing.missing(ours, record.wanted, record.netns, pod))
-            before = read(config.prev_result or {})
+            bond = _bond(record, pod)
+            _verify(addressing.absent(addresses, addresses.ips, bond, pod))
+            interface = {"name": bond.name, "mac": bond.mac, "mtu": bond.mtu}
+            interface["sandbox"] = record.netns
+            before = config.prev_result or Result()
             merged = merge(before, interface, addresses, config.dns)
             document = render(merged, config.cni_version)
             service.journal.complete(record._replace(result=document))
             undo.pop_all()
     except BondError as error:
-        if left:
-            error.details = "; ".join(filter(None, [error.details, "not undone yet", *left]))
+        if errors:
+            incomplete = f"rollback is incomplete: {errors}"
+            error.details = "; ".join(filter(None, [error.details, incomplete]))
         raise
     return document
 
@@ -152,20 +155,19 @@ def _explain(plan: Plan, step: Step, error: KernelError) -> str:
     return explain(plan, step, error.number, error.text)
 
 
-def _interface(record: Record, pod: Namespace) -> Object:
-    """The bond as an entry of a CNI result's interfaces, as it is now."""
-    index = record.wanted.index
-    bond = pod.indexed(index)
+def _bond(record: Record, pod: Namespace) -> Link:
+    bond = pod.indexed(record.wanted.index)
     if bond is None:
-        raise TryAgain(f"the bond (ifindex {index}) went away while it was set up")
-    return {"name": bond.name, "mac": bond.mac, "mtu": bond.mtu, "sandbox": record.netns}
+        name, index = record.wanted.name, record.wanted.index
+        raise TryAgain(f"bond {name} (ifindex {index}) was deleted while it was set up")
+    return bond
 
 
 def _verify(differences: Iterable[str]) -> None:
-    """Raise ``VerifyError`` where the kernel holds something else than was asked for."""
-    told = "; ".join(differences)
-    if told:
-        raise VerifyError(told)
+    """Raise ``VerifyError`` with the differences; nothing where there is none."""
+    found = "; ".join(differences)
+    if found:
+        raise VerifyError(found)
 
 
 def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> Result:
@@ -188,56 +190,51 @@ def _check_ipv6(addresses: Result, mtu: int) -> None:
 
 def take_down(
     service: Service, record: Record, node: Node, env: Mapping[str, str], *, keep: bool = False
-) -> list[str]:
-    """Addresses released, links home, the record dropped unless it is to be kept; what could not
-    be done.
-    """
-    left: list[str] = []
+) -> ErrorList:
+    """Release the addresses, restore the links, and remove the record unless it is to be kept."""
+    left = ErrorList()
     if record.result is not None and node.pod is not None:
         service.journal.reopen(record)
-    release(service, record.config, env, left)
+    with left.collect():
+        release(service, record.config, env)
     settle(service, record, node, left, keep=keep)
     return left
 
 
 def release(
-    service: Service,
-    config: Mapping[str, Any],
-    env: Mapping[str, str],
-    left: list[str],
-    *,
-    recorded: bool = True,
+    service: Service, config: Mapping[str, Any], env: Mapping[str, str], *, recorded: bool = True
 ) -> None:
-    """IPAM DEL; it is owed even after an ADD that failed, for it may have reserved.
+    """IPAM DEL, also after an IPAM ADD that failed: it may have reserved addresses before.
 
-    Where no record says so, a delegate that cannot be run is a warning: DEL must end. So is one
-    that does not know the cniVersion, for it did not know it at ADD.
+    Without a record, a delegate that cannot be started is a warning, because DEL must succeed.
+    So is one that does not support the cniVersion: it did not support it at ADD either.
     """
     if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
         return
     try:
         ipam.execute(service.reach, "DEL", config, env)
     except BondError as error:
-        harmless = DelegateIncompatible if recorded else _NOTHING_DONE
+        harmless = DelegateIncompatible if recorded else _UNSTARTED
         if not isinstance(error, harmless):
-            left.append(error.whole())
-        else:
-            service.warn(f"{error.message}; the bond is removed without it")
+            raise
+        service.warn(f"{error.message}; the bond is removed without it")
 
 
-_NOTHING_DONE = (DelegateUnstarted, DelegateIncompatible)
+_UNSTARTED = (DelegateUnstarted, DelegateIncompatible)
+"""The delegate has changed nothing."""
 
 
 def _release_after(
     service: Service,
     config: Mapping[str, Any],
     env: Mapping[str, str],
-    left: list[str],
+    errors: ErrorList,
     *exit_: object,
 ) -> None:
-    """Undo IPAM ADD after an error, unless the error says that the delegate did nothing."""
-    if not isinstance(exit_[1], _NOTHING_DONE):
-        release(service, config, env, left)
+    """Roll back IPAM ADD after an error, unless the delegate has changed nothing."""
+    if not isinstance(exit_[1], _UNSTARTED):
+        with errors.collect():
+            release(service, config, env)
 
 
 def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], list[str]]:
@@ -257,7 +254,7 @@ def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], li
 
 
 def settle(
-    service: Service, record: Record, node: Node, left: list[str], *, keep: bool = False
+    service: Service, record: Record, node: Node, left: ErrorList, *, keep: bool = False
 ) -> None:
     """The links home; the record goes last, and stays while anything is left to do, or where the
     caller wants it kept.

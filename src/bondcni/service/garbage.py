@@ -15,7 +15,7 @@ from typing import Any
 
 from bondcni.core.config import BondConfig
 from bondcni.core.document import token
-from bondcni.core.errors import ConfigError, Problem
+from bondcni.core.errors import ConfigError, ErrorList, Problem
 from bondcni.core.lifecycle import Action, Operation, action_of
 from bondcni.core.values import show
 from bondcni.service.attachment import Service
@@ -26,7 +26,7 @@ VALID = "cni.dev/valid-attachments"
 KEYS = ("containerID", "ifname")
 
 
-def collect(service: Service, config: BondConfig, errors: list[str]) -> Mapping[str, Any]:
+def collect(service: Service, config: BondConfig, errors: ErrorList) -> Mapping[str, Any]:
     """Take down what is due; the configuration for the delegate.
 
     What stays although it is not listed is listed there: the delegate would free the
@@ -41,7 +41,7 @@ def collect(service: Service, config: BondConfig, errors: list[str]) -> Mapping[
 
 
 def _clear(
-    service: Service, network: str, valid: set[tuple[str, str]], errors: list[str]
+    service: Service, network: str, valid: set[tuple[str, str]], errors: ErrorList
 ) -> Iterator[dict[str, str]]:
     """What stays, as the runtime writes it."""
     for record in records(service):

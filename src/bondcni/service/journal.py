@@ -14,7 +14,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from io import FileIO
 from typing import Any, NamedTuple
 
@@ -42,6 +42,9 @@ where there is a bond that this DEL must leave alone.
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """What opening a record says where none can have been written."""
+
+
+Warn = Callable[[str], None]
 
 
 class Record(NamedTuple):
@@ -101,27 +104,26 @@ class Journal:
         with contextlib.suppress(JournalError):
             self.complete(record._replace(result=None))
 
-    def all(self) -> tuple[list[Record], list[str]]:
-        """Every record, and a word about each that was set aside."""
-        return self._each(self._names(".json"))
+    def all(self, warn: Warn) -> list[Record]:
+        """Every record that can be read."""
+        return self._each(self._names(".json"), warn)
 
-    def naming(self, words: Collection[str]) -> tuple[list[Record], list[str]]:
-        """The records of links of the host that one of these names, MACs or PCI addresses may
-        mean, and a word about each that was set aside.
+    def naming(self, words: Collection[str], warn: Warn) -> list[Record]:
+        """The records whose host links may match one of these names, MACs or PCI addresses.
 
-        Without an index every record is opened, but not parsed where none of the words is in it.
+        Without an index every record is read, but parsed only if it contains one of the words.
         """
         if self._index:
-            with contextlib.suppress(OSError):  # it cannot be watched
-                return self._each(self._index.naming(words, self._spellings))
+            with contextlib.suppress(OSError):  # the directory cannot be watched
+                return self._each(self._index.naming(words, self._spellings), warn)
         needles = [json.dumps(word).encode() for word in words]
-        return self._each(name for name in self._names(".json") if self._has(name, needles))
+        return self._each((name for name in self._names(".json") if self._has(name, needles)), warn)
 
     def _has(self, name: Name, needles: list[bytes]) -> bool:
         try:
             content = self._content(*name) or b""
         except UNREADABLE:
-            return True  # who reads it sets it aside
+            return True  # ``read`` sets it aside
         return any(needle in content for needle in needles)
 
     def _spellings(self, name: Name) -> frozenset[str]:
@@ -133,9 +135,8 @@ class Journal:
         signs = [(link.name, *link.altnames, link.permanent_mac, link.parent) for link in links]
         return frozenset(word for found in (macs, *signs) for word in found if word)
 
-    def _each(self, names: Iterable[Name]) -> tuple[list[Record], list[str]]:
-        read = [self.read(*name) for name in names]
-        return [record for record, _ in read if record], [word for _, word in read if word]
+    def _each(self, names: Iterable[Name], warn: Warn) -> list[Record]:
+        return [record for name in names if (record := self.read(*name, warn))]
 
     def beginnings(self) -> list[Name]:
         """Attachments (container ID, interface name) whose first record was cut off."""
@@ -150,19 +151,20 @@ class Journal:
                 return []
             raise JournalError(f"{self.folder} cannot be read: {error.strerror}") from error
 
-    def read(self, container_id: str, ifname: str) -> tuple[Record | None, str]:
-        """The record or None, and a word about one that was set aside.
+    def read(self, container_id: str, ifname: str, warn: Warn) -> Record | None:
+        """The record, or None. One that is invalid is set aside, with a warning.
 
-        Raises ``BondError`` (code 5) when the file cannot be read for now: a good record
-        must not be lost for want of a file descriptor.
+        Raises ``JournalError`` when the file cannot be read at the moment: a valid record must
+        not be lost because the process has no file descriptor left.
         """
         try:
             content = self._content(container_id, ifname)
-            return None if content is None else _from_json(json.loads(content)), ""
+            return None if content is None else _from_json(json.loads(content))
         except UNREADABLE as error:
             path = self._path(container_id, ifname)
             why = f"{type(error).__name__}: {error}"
-            return None, f"the record {path} cannot be read ({why}); {set_aside(path)}"
+            warn(f"the record {path} cannot be read ({why}); {set_aside(path)}")
+            return None
 
     def _content(self, container_id: str, ifname: str) -> bytes | None:
         """The record's text; None: there is none. Raises ``NotAFile``, which is ``UNREADABLE``."""

@@ -114,7 +114,7 @@ class Unaided(Direct):
         found = super().presence(netns)
         if found.state is not NamespaceState.GONE:
             return found
-        why = f"{netns} is not visible from the daemon's own mount namespace"
+        why = f"{netns} is not visible in the mount namespace of this process"
         return Presence(NamespaceState.UNKNOWN, why=why)
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bondcni.core.config import LinkRef
-from bondcni.core.errors import BondError, TryAgain
+from bondcni.core.errors import BondError, ErrorList, TryAgain
 from bondcni.core.lifecycle import Action, AttachmentState, Boot, Operation, action_of, state_of
 from bondcni.core.resolve import matches
 from bondcni.kernel.executor import listen
@@ -104,10 +104,7 @@ def mend(service: Service) -> None:
 
 def records(service: Service) -> list[Record]:
     """The journal; a record that could not be read is told of."""
-    found, words = service.journal.all()
-    for word in words:
-        service.warn(word)
-    return found
+    return service.journal.all(service.warn)
 
 
 def reclaim(
@@ -117,20 +114,21 @@ def reclaim(
     name = (record.container_id, record.ifname)
     try:
         with locked(service, record, SHORT):
-            again, _ = service.journal.read(*name)
+            again = service.journal.read(*name, service.warn)
             state, why = condition(service, again or record)
             action = action_of(operation, state)
             if again is None or not action.ends or dry_run:
                 done = again is None or state is AttachmentState.ACTIVE
                 return Recovered(*name, state, done, (why,) if why else ())
-            left = end(service, again, action)
+            errors = end(service, again, action)
     except TryAgain as error:
         return Recovered(*name, AttachmentState.BUSY, done=False, messages=(error.message,))
     except BondError as error:
-        left = [error.message]
+        errors = ErrorList()
+        errors.append(error.message)
         state = condition(service, record).state
-    gone, _ = service.journal.read(*name)
-    return Recovered(*name, state, gone is None, tuple(left))
+    done = service.journal.read(*name, service.warn) is None
+    return Recovered(*name, state, done, tuple(errors))
 
 
 def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Recovered:
@@ -146,15 +144,15 @@ def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Recovere
     return Recovered(*name, AttachmentState.INTERRUPTED, not dry_run)
 
 
-def end(service: Service, record: Record, action: Action) -> list[str]:
+def end(service: Service, record: Record, action: Action) -> ErrorList:
     """End an attachment whose locks are held, by an action that ``ends`` it; the errors."""
     env = environment(service, record)
     if action is Action.RELEASE:
-        left: list[str] = []
-        release(service, record.config, env, left)
-        if not left:
+        errors = ErrorList()
+        with errors.collect():
+            release(service, record.config, env)
             service.journal.remove(record.container_id, record.ifname)
-        return left
+        return errors
     with service.reach.node(record.netns if action is Action.TAKE_DOWN else "") as node:
         return take_down(service, record, node, env)
 
@@ -209,10 +207,7 @@ def holders(service: Service, refs: Sequence[LinkRef]) -> Iterator[Holder]:
 
 def _naming(service: Service, refs: Sequence[LinkRef]) -> list[Record]:
     """The records of attachments that may have claimed a link that ``refs`` name."""
-    found, words = service.journal.naming({ref.value for ref in refs})
-    for word in words:
-        service.warn(word)
-    return found
+    return service.journal.naming({ref.value for ref in refs}, service.warn)
 
 
 def _meant(refs: Sequence[LinkRef], record: Record) -> Iterator[str]:

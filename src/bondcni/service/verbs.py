@@ -24,7 +24,7 @@ from bondcni.core.errors import (
     DelegateError,
     DelegateIncompatible,
     EnvironError,
-    Incomplete,
+    ErrorList,
     InputError,
     JournalError,
     NamespaceGone,
@@ -38,7 +38,7 @@ from bondcni.core.errors import (
 from bondcni.core.home import adopt, claims, unlike
 from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.plan import Claimed, Plan, Wanted, numbers, plan_add
-from bondcni.core.result import at_least, read
+from bondcni.core.result import at_least
 from bondcni.core.state import Link, Namespace
 from bondcni.kernel.driver import bonding_driver
 from bondcni.kernel.executor import Node, way_home
@@ -176,7 +176,7 @@ def _seed(request: Request) -> str:
 
 def _is_lent(service: Service, name: str, pod: str, link: Link) -> bool:
     """Whether a link of a pod has a name for no other reason than an attachment's ``ifname``."""
-    found, _ = service.journal.all()
+    found = service.journal.all(service.warn)
     return any(
         (record.wanted.name, record.wanted.altname) == (link.name, name)
         and pod_key(record.namespace) == pod
@@ -211,9 +211,7 @@ def _finish_old(service: Service, request: Request) -> None:
 
     An active one is kept: the plan then refuses this ADD, because the interface exists.
     """
-    record, word = service.journal.read(request.container_id, request.ifname)
-    if word:
-        service.warn(word)
+    record = service.journal.read(request.container_id, request.ifname, service.warn)
     if not record:
         return
     name = f"{record.container_id} {record.ifname}"
@@ -229,14 +227,9 @@ def _finish_old(service: Service, request: Request) -> None:
         else f"cleaning up an earlier attachment {name} first: {state}"
     )
     with hold(service.journal.folder, map(link_key, host_links(record))):
-        _raise_all(end(service, record, action))
-    if service.journal.read(request.container_id, request.ifname)[0]:
+        end(service, record, action).raise_all()
+    if service.journal.read(request.container_id, request.ifname, service.warn):
         raise TryAgain(f"links that an earlier ADD of {name} claimed are not back yet")
-
-
-def _raise_all(errors: list[str]) -> None:
-    if errors:
-        raise Incomplete("; ".join(errors))
 
 
 def delete(service: Service, request: Request) -> None:
@@ -244,20 +237,18 @@ def delete(service: Service, request: Request) -> None:
     config = parse_leniently(request.stdin)
     with ExitStack() as held:
         alone = _hold(service, [attachment_key(request.container_id, request.ifname)], held)
-        record, word = service.journal.read(request.container_id, request.ifname)
-        if word:
-            service.warn(word)
+        record = service.journal.read(request.container_id, request.ifname, service.warn)
         if record is None and not config.raw:
             raise InputError(f"no record of this attachment, and {'; '.join(config.warnings)}")
         node = held.enter_context(service.reach.node(_netns_if_there(service, request, record)))
         if record:
             alone &= _hold(service, map(link_key, host_links(record)), held)
             # Where not alone, a delegate that hangs may reserve yet: bondctl recover looks again.
-            left = take_down(service, record, node, request.env, keep=not alone)
+            errors = take_down(service, record, node, request.env, keep=not alone)
         else:
-            left = _take_down_unrecorded(service, request, config, node)
+            errors = _take_down_unrecorded(service, request, config, node)
             service.journal.tidy(request.container_id, request.ifname)
-    _raise_all(left)
+    errors.raise_all()
 
 
 def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
@@ -278,12 +269,14 @@ def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
 
 def _take_down_unrecorded(
     service: Service, request: Request, config: BondConfig, node: Node
-) -> list[str]:
-    """What can be done without a record: by the configuration, as far as it is sure."""
-    left: list[str] = []
-    release(service, config.raw, request.env, left, recorded=False)
-    found = _unrecorded_bond(service, request, config, node.inside())
-    return [*left, *(node.bring_home(*found).errors if found else ())]
+) -> ErrorList:
+    """Take down by the configuration, where there is no record."""
+    errors = ErrorList()
+    with errors.collect():
+        release(service, config.raw, request.env, recorded=False)
+    if found := _unrecorded_bond(service, request, config, node.inside()):
+        errors += node.bring_home(*found).errors
+    return errors
 
 
 def _unrecorded_bond(
@@ -339,13 +332,15 @@ def check(service: Service, request: Request) -> None:
     config = _configured(service, request)
     if config.prev_result is None:
         raise InputError("CHECK needs the prevResult of ADD in the configuration")
-    record, word = service.journal.read(request.container_id, request.ifname)
+    warnings: list[str] = []
+    record = service.journal.read(request.container_id, request.ifname, warnings.append)
     if record is None:
-        raise CheckError(word or f"there is no record of {request.ifname}: ADD never completed")
+        missing = f"no record of {request.container_id} {request.ifname}: ADD did not complete"
+        raise CheckError("; ".join(warnings) or missing)
     with service.reach.node(request.netns) as node:
-        differences, words = examine(record, read(config.prev_result), node)
-    for word in words:
-        service.warn(word)
+        differences, warnings = examine(record, config.prev_result, node)
+    for warning in warnings:
+        service.warn(warning)
     if differences:
         raise CheckError("; ".join(differences))
     if config.ipam:
@@ -355,14 +350,12 @@ def check(service: Service, request: Request) -> None:
 def gc(service: Service, request: Request) -> None:
     """GC: this network's attachments that are neither valid nor live, then the delegate's."""
     config = _configured(service, request)
-    errors: list[str] = []
+    errors = ErrorList()
     forwarded = collect(service, config, errors)
     if config.ipam:
-        try:
+        with errors.collect():
             _forward(service, request, forwarded)
-        except BondError as error:
-            errors.append(error.whole())
-    _raise_all(errors)
+    errors.raise_all()
 
 
 def status(service: Service, request: Request) -> None:

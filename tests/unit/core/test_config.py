@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bondcni.core.config import PARAMETERS, BondConfig, LinkRef, parse, parse_leniently
 from bondcni.core.errors import BondError, ConfigError, InputError, VersionError
 from bondcni.core.options import BOND_OPTIONS
-from bondcni.core.result import SUPPORTED
+from bondcni.core.result import SUPPORTED, Result
 
 HOST_LINKS = """{
     "cniVersion": "0.3.1",
@@ -466,8 +466,8 @@ def test_dns_and_prev_result() -> None:
         "/dns/nameservers",
         "/dns/domain",
     }
-    assert read(prevResult={"ips": []}).prev_result == {"ips": []}
-    assert read(prevResult={}).prev_result == {}
+    assert read(prevResult={"ips": []}).prev_result == Result()
+    assert read(prevResult={}).prev_result == Result()
     assert set(problems(prevResult=[])) == {"/prevResult"}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.unit.daemon.shim import NETNS, fields
+from tests.unit.service.heard import heard
 
 from bondcni.core.errors import DelegateError, TryAgain
 from bondcni.core.lifecycle import NamespaceState
@@ -113,7 +114,7 @@ def test_one_that_was_recorded_takes_its_record_with_it(state: State) -> None:
     state.record()
     assert state.backlog.finish(state.service, NAME) == ""
     assert state.files() == []
-    assert state.service.journal.read(*NAME) == (None, "")
+    assert heard(state.service.journal.read, *NAME) == (None, [])
 
 
 def test_a_frame_is_a_deletion_whatever_verb_it_says(state: State) -> None:
@@ -267,7 +268,7 @@ def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> No
         def presence(self, netns: str) -> Presence:
             return Presence(NamespaceState.PRESENT, "4:1") if netns == "alive" else GONE
 
-    alive = state.service.journal.read("alive", "net1")[0]
+    alive = heard(state.service.journal.read, "alive", "net1")[0]
     assert alive is not None
     state.service.journal.write(alive._replace(netns="alive", result={"cniVersion": "1.1.0"}))
     seeing = Seeing()
@@ -275,7 +276,7 @@ def test_what_is_dead_is_taken_down_and_what_is_alive_let_be(state: State) -> No
     assert seeing.seen == ["dead"]
     assert state.due.waiting() == (0, 0, 0)
     assert [one["container"] for one in state.told] == ["dead"]
-    assert state.service.journal.read("alive", "net1")[0] is not None
+    assert heard(state.service.journal.read, "alive", "net1")[0] is not None
 
 
 def test_one_that_a_caller_left_is_noted(state: State) -> None:
@@ -284,7 +285,7 @@ def test_one_that_a_caller_left_is_noted(state: State) -> None:
     assert state.due.waiting() == (0, 1, 0)
     state.due.drain(state.service, ("", ""))
     assert state.due.waiting() == (0, 0, 0)
-    assert state.service.journal.read(*NAME) == (None, "")
+    assert heard(state.service.journal.read, *NAME) == (None, [])
 
 
 def test_the_deletion_of_an_attachment_is_never_done_late(state: State) -> None:

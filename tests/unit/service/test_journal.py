@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.service.heard import heard
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Claimed, Member, Wanted
@@ -91,7 +92,7 @@ def test_a_record_comes_back_as_it_was_written(
     folder = tmp_path_factory.getbasetemp() / "round-trip"
     journal = Journal(str(folder))
     journal.write(record)
-    assert journal.read("abc", "net1") == (record, "")
+    assert heard(journal.read, "abc", "net1") == (record, [])
     assert os.listdir(folder) == ["abc:net1.json"]
 
 
@@ -102,9 +103,9 @@ def test_the_folder_is_made_and_is_for_root_only(tmp_path: Path) -> None:
 
 
 def test_no_record_is_no_word(tmp_path: Path) -> None:
-    assert Journal(str(tmp_path / "none")).read("abc", "net1") == (None, "")
-    assert Journal(str(tmp_path)).read("abc", "net1") == (None, "")
-    assert Journal(str(tmp_path)).read("a" * 300, "net1") == (None, "")
+    assert heard(Journal(str(tmp_path / "none")).read, "abc", "net1") == (None, [])
+    assert heard(Journal(str(tmp_path)).read, "abc", "net1") == (None, [])
+    assert heard(Journal(str(tmp_path)).read, "a" * 300, "net1") == (None, [])
 
 
 def test_remove_is_repeatable(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_remove_is_repeatable(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     journal.remove("abc", "net1")
     Journal(str(tmp_path / "none")).remove("abc", "net1")
-    assert journal.read("abc", "net1") == (None, "")
+    assert heard(journal.read, "abc", "net1") == (None, [])
 
 
 def test_attachments_do_not_collide(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_attachments_do_not_collide(tmp_path: Path) -> None:
     for number, (container_id, ifname) in enumerate(names):
         journal.write(RECORD._replace(container_id=container_id, ifname=ifname, netns=str(number)))
     for number, (container_id, ifname) in enumerate(names):
-        record, _ = journal.read(container_id, ifname)
+        record, _ = heard(journal.read, container_id, ifname)
         assert record is not None
         assert record.netns == str(number)
     assert len(os.listdir(tmp_path)) == len(names)
@@ -157,7 +158,7 @@ def document(**changes: Any) -> str:
 
 def test_the_document_that_the_rubbish_below_is_made_of_is_good(tmp_path: Path) -> None:
     (tmp_path / "abc:net1.json").write_text(document())
-    assert Journal(str(tmp_path)).read("abc", "net1") == (RECORD._replace(netns=""), "")
+    assert heard(Journal(str(tmp_path)).read, "abc", "net1") == (RECORD._replace(netns=""), [])
 
 
 @pytest.mark.parametrize(
@@ -183,14 +184,14 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_told(tmp_path: Path, cont
     path = tmp_path / "abc:net1.json"
     path.write_bytes(content)
     journal = Journal(str(tmp_path))
-    record, word = journal.read("abc", "net1")
+    record, (word,) = heard(journal.read, "abc", "net1")
     assert record is None
     assert word.startswith(f"the record {path} cannot be read (")
     assert word.endswith(f"set aside as {path}.unreadable")
     assert (tmp_path / "abc:net1.json.unreadable").read_bytes() == content
-    assert journal.read("abc", "net1") == (None, "")
+    assert heard(journal.read, "abc", "net1") == (None, [])
     journal.write(RECORD)
-    assert journal.read("abc", "net1") == (RECORD, "")
+    assert heard(journal.read, "abc", "net1") == (RECORD, [])
 
 
 def test_a_record_that_cannot_be_opened_for_now_is_kept(tmp_path: Path) -> None:
@@ -201,11 +202,11 @@ def test_a_record_that_cannot_be_opened_for_now_is_kept(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
         with pytest.raises(JournalError, match="cannot be read: Too many open files") as caught:
-            journal.read("abc", "net1")
+            heard(journal.read, "abc", "net1")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert caught.value.code == 5
-    assert journal.read("abc", "net1") == (RECORD, "")
+    assert heard(journal.read, "abc", "net1") == (RECORD, [])
 
 
 def test_a_failing_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_a_failing_write_leaves_the_old_record_and_nothing_else(tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert os.listdir(tmp_path) == ["abc:net1.json"]
-    assert journal.read("abc", "net1") == (RECORD, "")
+    assert heard(journal.read, "abc", "net1") == (RECORD, [])
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         f"the record {path}/abc:net1.json cannot be written: {os.strerror(errno.ENOTDIR)}"
     )
     assert journal.unusable() == f"state folder {path}: {os.strerror(errno.EEXIST)}"
-    assert journal.read("abc", "net1") == (None, "")
+    assert heard(journal.read, "abc", "net1") == (None, [])
     journal.remove("abc", "net1")
     assert path.read_text() == "mine"
 
@@ -253,25 +254,25 @@ def test_a_record_is_completed(tmp_path: Path) -> None:
     journal.write(RECORD)
     done = RECORD._replace(result={"cniVersion": "1.1.0"})
     journal.complete(done)
-    assert journal.read("abc", "net1") == (done, "")
+    assert heard(journal.read, "abc", "net1") == (done, [])
     assert os.listdir(tmp_path) == ["abc:net1.json"]
 
 
 def test_all_records_and_a_word_about_each_bad_one(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
-    assert journal.all() == ([], [])
+    assert heard(journal.all) == ([], [])
     second = RECORD._replace(container_id="abd")
     for record in (second, RECORD):
         journal.write(record)
     (tmp_path / "bad:net1.json").write_text("{")
     (tmp_path / "node.lock").write_text("")
     (tmp_path / "abc:net1.json.77.tmp").write_text("{")
-    records, words = journal.all()
+    records, words = heard(journal.all)
     assert records == [RECORD, second]
     assert len(words) == 1
     assert "bad:net1.json" in words[0]
-    assert journal.all() == ([RECORD, second], [])
-    assert Journal(str(tmp_path / "none")).all() == ([], [])
+    assert heard(journal.all) == ([RECORD, second], [])
+    assert heard(Journal(str(tmp_path / "none")).all) == ([], [])
 
 
 def test_a_usable_folder_is_no_reason(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_record_that_is_taken_down_is_not_whole_any_more(tmp_path: Path) -> No
     done = RECORD._replace(result={"cniVersion": "1.1.0"})
     journal.write(done)
     journal.reopen(done)
-    assert journal.read("abc", "net1") == (RECORD, "")
+    assert heard(journal.read, "abc", "net1") == (RECORD, [])
     Journal(str(tmp_path / "none")).reopen(done)  # where nothing can be written: no matter
 
 
@@ -366,50 +367,50 @@ def test_records_are_found_by_what_may_be_written_for_their_links(
     other.write(of(nic))
     other.write(stranger(1))
     other.write(of(nic, container_id="pods", home="pod"))
-    found, words = searched.naming([word])
+    found, words = heard(searched.naming, [word])
     assert (of(nic) in found, stranger(1) in found, words) == (True, False, [])
-    assert searched.naming(["eth"]) == ([], [])
-    assert searched.naming([]) == ([], [])
+    assert heard(searched.naming, ["eth"]) == ([], [])
+    assert heard(searched.naming, []) == ([], [])
 
 
 def test_a_member_is_found_by_the_mac_it_had_before(searched: Counting) -> None:
     searched.write(of(replace(NIC, member={"perm_hwaddr": "02:00:00:00:00:77"})))
-    assert searched.naming(["02:00:00:00:00:77"])[0]
+    assert heard(searched.naming, ["02:00:00:00:00:77"])[0]
 
 
 def test_a_name_that_json_escapes_is_found(searched: Counting) -> None:
     record = of(replace(NIC, name='\xfc"\\'))
     searched.write(record)
-    assert searched.naming(['\xfc"\\']) == ([record], [])
+    assert heard(searched.naming, ['\xfc"\\']) == ([record], [])
 
 
 def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
     other = Journal(searched.folder)
     other.write(of(NIC))
-    assert searched.naming(["eth1"]) == ([of(NIC)], [])
+    assert heard(searched.naming, ["eth1"]) == ([of(NIC)], [])
     done = of(NIC)._replace(result={"cniVersion": "1.0.0"})
     other.complete(done)
-    assert searched.naming(["eth1"]) == ([done], [])
+    assert heard(searched.naming, ["eth1"]) == ([done], [])
     moved = of(replace(NIC, name="eth2", altnames=()))
     other.write(moved)
-    assert searched.naming(["eth1"])[0] == []
-    assert searched.naming(["eth2"]) == ([moved], [])
+    assert heard(searched.naming, ["eth1"])[0] == []
+    assert heard(searched.naming, ["eth2"]) == ([moved], [])
     path = Path(searched.folder) / "abc:net1.json"
     path.write_text(path.read_text().replace("eth2", "eth3"))
-    assert len(searched.naming(["eth3"])[0]) == 1
+    assert len(heard(searched.naming, ["eth3"])[0]) == 1
     path.rename(path.with_name("def:net1.json"))
-    assert len(searched.naming(["eth3"])[0]) == 1
+    assert len(heard(searched.naming, ["eth3"])[0]) == 1
     path.with_name("def:net1.json").unlink()
-    assert searched.naming(["eth1", "eth2", "eth3"]) == ([], [])
+    assert heard(searched.naming, ["eth1", "eth2", "eth3"]) == ([], [])
 
 
 def test_a_record_that_cannot_be_read_is_set_aside_by_a_search(searched: Counting) -> None:
     path = Path(searched.folder) / "abc:net1.json"
     path.write_text('{"taken": "eth1"}')
-    found, (word,) = searched.naming(["eth1"])
+    found, (word,) = heard(searched.naming, ["eth1"])
     assert found == []
     assert word.endswith(f"set aside as {path}.unreadable")
-    assert searched.naming(["eth1"]) == ([], [])
+    assert heard(searched.naming, ["eth1"]) == ([], [])
 
 
 def test_who_stays_opens_a_record_once(tmp_path: Path) -> None:
@@ -419,10 +420,10 @@ def test_who_stays_opens_a_record_once(tmp_path: Path) -> None:
     journal.stay()
     journal.opened = 0
     for _ in range(5):
-        assert journal.naming(["eth1"]) == ([], [])
+        assert heard(journal.naming, ["eth1"]) == ([], [])
     journal.write(of(NIC))
     journal.complete(of(NIC)._replace(result={}))
-    assert journal.naming(["nothing"]) == ([], [])
+    assert heard(journal.naming, ["nothing"]) == ([], [])
     assert journal.opened == 1
 
 
@@ -430,12 +431,12 @@ def test_a_folder_that_comes_later_or_anew_is_searched(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     journal = Journal(str(folder))
     journal.stay()
-    assert journal.naming(["eth1"]) == ([], [])
+    assert heard(journal.naming, ["eth1"]) == ([], [])
     for _ in range(2):
         journal.write(of(NIC))
-        assert journal.naming(["eth1"]) == ([of(NIC)], [])
+        assert heard(journal.naming, ["eth1"]) == ([of(NIC)], [])
         shutil.rmtree(folder)
-        assert journal.naming(["eth1"]) == ([], [])
+        assert heard(journal.naming, ["eth1"]) == ([], [])
 
 
 def test_events_that_were_lost_are_made_good(tmp_path: Path) -> None:
@@ -446,7 +447,7 @@ def test_events_that_were_lost_are_made_good(tmp_path: Path) -> None:
         (tmp_path / f"x{number % 2}").touch()
         (tmp_path / f"x{number % 2}").unlink()
     journal.write(of(NIC))
-    assert journal.naming(["eth1"]) == ([of(NIC)], [])
+    assert heard(journal.naming, ["eth1"]) == ([of(NIC)], [])
 
 
 def test_a_search_that_could_not_open_a_record_misses_nothing_later(tmp_path: Path) -> None:
@@ -457,10 +458,10 @@ def test_a_search_that_could_not_open_a_record_misses_nothing_later(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
         with pytest.raises(JournalError, match="Too many open files"):
-            journal.naming(["eth1"])
+            heard(journal.naming, ["eth1"])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    assert journal.naming(["eth1"]) == ([of(NIC)], [])
+    assert heard(journal.naming, ["eth1"]) == ([of(NIC)], [])
 
 
 def test_threads_may_search_and_write_at_once(tmp_path: Path) -> None:
@@ -471,10 +472,10 @@ def test_threads_may_search_and_write_at_once(tmp_path: Path) -> None:
         mine = of(replace(NIC, name=f"eth{number}"), container_id=f"c{number}")
         for _ in range(20):
             journal.write(mine)
-            if journal.naming([f"eth{number}"]) != ([mine], []):
+            if heard(journal.naming, [f"eth{number}"]) != ([mine], []):
                 return False
             journal.remove(f"c{number}", "net1")
-            if journal.naming([f"eth{number}"]) != ([], []):
+            if heard(journal.naming, [f"eth{number}"]) != ([], []):
                 return False
         return True
 
@@ -491,7 +492,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (state / f"{RECORD.container_id}:{RECORD.ifname}.json.tmp").symlink_to(target)
     (state / "lock").symlink_to(target)
     Journal(str(state)).write(RECORD)
-    assert Journal(str(state)).read(RECORD.container_id, RECORD.ifname)[0] == RECORD
+    assert heard(Journal(str(state)).read, RECORD.container_id, RECORD.ifname)[0] == RECORD
     with pytest.raises(JournalError), hold(str(state), ["key"]):
         pass
     assert target.read_text() == "precious"
@@ -503,7 +504,7 @@ def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) 
     lost = (Kept(5, "route 192.0.2.0/24", "1400"), Kept(5, "neighbour 10.0.0.9", "1401"))
     record = RECORD._replace(claimed=(Claimed("host", NIC, lost), Claimed("host", NIC)))
     journal.write(record)
-    assert journal.read("abc", "net1") == (record, "")
+    assert heard(journal.read, "abc", "net1") == (record, [])
     (path,) = tmp_path.iterdir()
     document = json.loads(path.read_text())
     document["taken"] = document.pop("claimed")
@@ -511,4 +512,4 @@ def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) 
         del item["kept"], item["link"]["vfs"]
     path.write_text(json.dumps(document))
     older = record._replace(claimed=(Claimed("host", NIC), Claimed("host", NIC)))
-    assert journal.read("abc", "net1") == (older, "")
+    assert heard(journal.read, "abc", "net1") == (older, [])

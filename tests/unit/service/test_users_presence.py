@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bondcni.core.config import LinkRef, parse
-from bondcni.core.errors import TryAgain
+from bondcni.core.errors import ErrorList, TryAgain
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link
@@ -123,7 +123,7 @@ def test_9_the_daemon_by_itself_knows_of_no_end(
     make(tmp_path / "pod")
     found = Unaided().presence(str(tmp_path / "pod"))
     assert (found.state, found.identity) == ("unknown", "")
-    assert "is not visible from the daemon's own mount namespace" in found.why
+    assert "is not visible in the mount namespace of this process" in found.why
 
 
 # What follows from it.
@@ -133,11 +133,11 @@ def test_9_recover_leaves_it(blind: Service) -> None:
     (found,) = recover(blind)
     assert (found.state, found.done) == ("unknown", False)
     assert found.messages == (f"cannot tell whether its namespace exists: {WHY}",)
-    assert blind.journal.read("c1", "net1")[0] is not None
+    assert blind.journal.read("c1", "net1", print) is not None
 
 
 def test_9_another_namespace_at_the_path_is_not_its_own(blind: Service) -> None:
-    record, _ = blind.journal.read("c1", "net1")
+    record = blind.journal.read("c1", "net1", print)
     assert record is not None
     for found, state in (("4:1", "active"), ("4:2", "namespace gone")):
         seeing = blind._replace(reach=Seen(Presence(NamespaceState.PRESENT, found)))
@@ -148,14 +148,14 @@ def test_9_gc_keeps_it(blind: Service, warnings: list[str]) -> None:
     """And has the delegate keep its address."""
     text = b'{"cniVersion": "1.1.0", "name": "net", "type": "bond", "mode": 1, "miimon": 100,'
     text += b'"links": [{"name": "a"}, {"name": "b"}], "cni.dev/valid-attachments": []}'
-    forwarded = collect(blind, parse(text), [])
+    forwarded = collect(blind, parse(text), ErrorList())
     assert forwarded["cni.dev/valid-attachments"] == [{"containerID": "c1", "ifname": "net1"}]
     (warning,) = warnings
     assert warning == (
         f"c1 net1 is unknown (cannot tell whether its namespace exists: {WHY}): kept, although not "
         "in cni.dev/valid-attachments"
     )
-    assert blind.journal.read("c1", "net1")[0] is not None
+    assert blind.journal.read("c1", "net1", print) is not None
 
 
 def test_9_add_of_its_links_leaves_it(blind: Service, warnings: list[str]) -> None:
@@ -163,7 +163,7 @@ def test_9_add_of_its_links_leaves_it(blind: Service, warnings: list[str]) -> No
     assert warnings == [
         f"links of c1 net1 (unknown): not restored: cannot tell whether its namespace exists: {WHY}"
     ]
-    assert blind.journal.read("c1", "net1")[0] is not None
+    assert blind.journal.read("c1", "net1", print) is not None
 
 
 def test_9_add_of_the_same_attachment_waits(blind: Service) -> None:

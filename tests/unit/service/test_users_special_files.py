@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.daemon.shim import fields
+from tests.unit.service.heard import heard
 
 from bondcni.core.errors import DelegateError, JournalError, NotANamespace, PolicyError
 from bondcni.daemon.delete_queue import Backlog
@@ -124,7 +125,7 @@ def test_8_a_record(tmp_path: Path, place: Place) -> None:
     """Set aside and told, as any that cannot be read; the others are not concerned."""
     journal = Journal(str(tmp_path))
     path = place("abc:net1.json")
-    for found, words in (journal.naming(["eth1"]), journal.all()):
+    for found, words in (heard(journal.naming, ["eth1"]), heard(journal.all)):
         assert found == []
         for word in words:
             assert f"the record {path} cannot be read (NotAFile: it is " in word
@@ -139,7 +140,7 @@ def test_8_a_record_that_the_index_looks_at(tmp_path: Path, place: Place) -> Non
     path = place("abc:net1.json")
     os.rename(path, tmp_path / "other")  # so that inotify tells of it
     os.rename(tmp_path / "other", path)
-    found, words = journal.naming(["eth1"])
+    found, words = heard(journal.naming, ["eth1"])
     assert (found, len(words)) == ([], 1)
 
 
@@ -174,7 +175,7 @@ def test_8_the_state_directory(place: Place, kind: str) -> None:
         return
     journal = Journal(str(path))
     assert journal.unusable()
-    assert journal.all() == ([], [])
+    assert heard(journal.all) == ([], [])
     assert Backlog(str(path)).names() == []
     with pytest.raises(JournalError), hold(str(path), ["a"]):
         pass
