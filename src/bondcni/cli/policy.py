@@ -11,7 +11,7 @@ from bondcni.core.errors import BondError, Refused
 from bondcni.core.lifecycle import Operation, action_of
 from bondcni.core.links import LinkRef, guess
 from bondcni.core.resolve import candidate
-from bondcni.core.state import Namespace
+from bondcni.core.state import Location, Namespace
 from bondcni.kernel.executor import Node
 from bondcni.service import policy as policies
 from bondcni.service.attachment import Service
@@ -40,7 +40,7 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     judge = policies.judge(policies.load(policy_file), namespace)
     with Node.open("") as node:
         host = node.about((ref,))
-    found, reasons = candidate(ref, (), "host", host, Namespace(), judge)
+    found, reasons = candidate(ref, (), Location.HOST, host, Namespace(), judge)
     name = found.name if found else link
     if found and not reasons:
         _say(f"{name}: may be taken", [judge(found).why])

@@ -17,7 +17,7 @@ from bondcni.core.document import Notes, Object
 from bondcni.core.home import identities
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
 from bondcni.core.plan import LATE, Claimed, Member, Wanted
-from bondcni.core.state import Link, Namespace, OptionValue
+from bondcni.core.state import Link, Location, Namespace, OptionValue
 from bondcni.core.values import mac_text
 
 MOVING = ("active_slave",)
@@ -115,7 +115,7 @@ def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wan
     bond = pod.named(wanted.name)
     members = []
     for member, one in zip(wanted.members, identities(wanted, claimed), strict=True):
-        now = one.among(pod, "pod")[1]
+        now = one.among(pod, Location.POD)[1]
         members.append(replace(member, index=now.index if now else 0))
     moved = {old.index: new.index for old, new in zip(wanted.members, members, strict=True)}
     options = {

@@ -32,6 +32,7 @@ from bondcni.core.state import (
     IFF_UP,
     Device,
     Link,
+    Location,
     Namespace,
     OptionValue,
 )
@@ -59,13 +60,13 @@ class Home:
 class LinkIdentity:
     """A link that was taken, with the signs by which it is found again."""
 
-    home: str  # "pod" or "host"
+    home: Location
     link: Link  # as it was
     inside: int  # its ifindex in the pod
     macs: frozenset[str]  # what bonding may have left it as its MAC
     own: str  # the MAC with which it became a member: its own, or the one that ADD gave it
 
-    def match_rank(self, now: Link, where: str) -> int:
+    def match_rank(self, now: Link, where: Location) -> int:
         """How sure it is that ``now``, in namespace ``where``, is this device; 0 is surest.
 
         Its kind and, where it has them, its parent device and permanent MAC must agree;
@@ -82,14 +83,14 @@ class LinkIdentity:
             return NO_MATCH
         held = str((now.member or {}).get("perm_hwaddr", now.mac))
         named = now.name == was.name
-        if now.index not in ((self.inside,) if where == "pod" else (was.index, self.inside)):
+        if now.index not in ((self.inside,) if where == Location.POD else (was.index, self.inside)):
             return 2 if named and held in (was.mac, self.own) else NO_MATCH
         if was.parent or held in (was.mac, self.own):
             return 1
         known = named or now.mac in self.macs or not {*was.altnames}.isdisjoint(now.altnames)
         return 3 if known else NO_MATCH
 
-    def among(self, space: Namespace, where: str) -> tuple[int, Link | None]:
+    def among(self, space: Namespace, where: Location) -> tuple[int, Link | None]:
         """The link in one namespace, with its likeness."""
         rated = [
             (self.match_rank(now, where), now.name != self.link.name, now) for now in space.links
@@ -115,7 +116,7 @@ def clues(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[list[str], list[i
 
     By likeness these find whatever is known by anything but its permanent MAC.
     """
-    found = [one for one in identities(bond, claimed) if one.home == "host"]
+    found = [one for one in identities(bond, claimed) if one.home == Location.HOST]
     names = [name for one in found for name in (one.link.name, *one.link.altnames)]
     indexes = dict.fromkeys(index for one in found for index in (one.link.index, one.inside))
     return names, list(indexes)
@@ -131,10 +132,10 @@ def suffices(
     needs one that nobody has.
     """
     for one in identities(bond, claimed):
-        if one.home != "host":
+        if one.home != Location.HOST:
             continue
-        inside = one.among(pod, "pod")[0] if pod else NO_MATCH
-        outside, at_home = one.among(host, "host")
+        inside = one.among(pod, Location.POD)[0] if pod else NO_MATCH
+        outside, at_home = one.among(host, Location.HOST)
         if one.link.permanent_mac and min(inside, outside) > 0:
             return False
         if host.named(one.link.name) not in (None, at_home):
@@ -149,7 +150,7 @@ def plan_home(
     held = our_bond(bond, claimed, pod) if pod else None
     if pod and held:
         return Home(
-            (DeleteLink("pod", held.index, held.name), *_freed(bond, claimed, host, pod)), ()
+            (DeleteLink(Location.POD, held.index, held.name), *_freed(bond, claimed, host, pod)), ()
         )
     steps: list[Step] = []
     warnings: list[str] = []
@@ -157,14 +158,14 @@ def plan_home(
     places = [(one, *_where_is(one, host, pod)) for one in identities(bond, claimed)]
     names = {one.link.name for one, _, now in places if now}
     for one, where, now in places:
-        space = host if one.home == "host" else pod
+        space = host if one.home == Location.HOST else pod
         if now is None or space is None:
-            if one.home == "host" and one.link.kind:
+            if one.home == Location.HOST and one.link.kind:
                 warnings.append(
                     f"link {one.link.name} was not found: it was deleted, or destroyed with its "
                     "network namespace"
                 )
-            elif one.home == "host":
+            elif one.home == Location.HOST:
                 awaited.append(one.link.name)
         elif where != one.home:
             steps += _bring(one.link, now, host, names)
@@ -183,10 +184,10 @@ def _freed(
     and MTU that they came with; where it fails they leave it all the same, and the next steps
     are computed anew.
     """
-    places = [(one, one.among(pod, "pod")[1]) for one in identities(bond, claimed)]
+    places = [(one, one.among(pod, Location.POD)[1]) for one in identities(bond, claimed)]
     names = {one.link.name for one, now in places if now}
     for one, now in places:
-        if one.home == "host" and now and now.master == bond.index:
+        if one.home == Location.HOST and now and now.master == bond.index:
             was = one.link
             yield from _bring(was, replace(now, mac=one.own, mtu=was.mtu), host, names)
 
@@ -218,12 +219,12 @@ def our_bond(bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Link
         return None
     named = {bond.name, bond.altname} & {held.name, *held.altnames}
     members = Namespace(pod.members(held))
-    ours = any(one.among(members, "pod")[1] for one in identities(bond, claimed))
+    ours = any(one.among(members, Location.POD)[1] for one in identities(bond, claimed))
     return held if named or ours else None
 
 
 def adopt(
-    ifname: str, links: tuple[str, ...], home: str, pod: Namespace
+    ifname: str, links: tuple[str, ...], home: Location, pod: Namespace
 ) -> tuple[Wanted, tuple[Claimed, ...]] | None:
     """A bond that has no record (another plugin's work, or a record that was lost).
 
@@ -257,7 +258,7 @@ def claims(bond: Wanted, claimed: tuple[Claimed, ...], index: int, pod: Namespac
         return False
     members = Namespace(pod.members(held))
     mine = held.index == bond.index or bond.name in (held.name, *held.altnames)
-    return mine or any(one.among(members, "pod")[1] for one in identities(bond, claimed))
+    return mine or any(one.among(members, Location.POD)[1] for one in identities(bond, claimed))
 
 
 def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> str:
@@ -271,10 +272,14 @@ def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> st
     return ""
 
 
-def _where_is(one: LinkIdentity, host: Namespace, pod: Namespace | None) -> tuple[str, Link | None]:
-    inside, in_pod = one.among(pod, "pod") if pod else (NO_MATCH, None)
-    outside, on_host = one.among(host, "host") if one.home == "host" else (NO_MATCH, None)
-    return ("pod", in_pod) if in_pod and inside <= outside else ("host", on_host)
+def _where_is(
+    one: LinkIdentity, host: Namespace, pod: Namespace | None
+) -> tuple[Location, Link | None]:
+    inside, in_pod = one.among(pod, Location.POD) if pod else (NO_MATCH, None)
+    outside, on_host = (
+        one.among(host, Location.HOST) if one.home == Location.HOST else (NO_MATCH, None)
+    )
+    return (Location.POD, in_pod) if in_pod and inside <= outside else (Location.HOST, on_host)
 
 
 def _aside(index: int, space: Namespace, names: set[str]) -> str:
@@ -291,14 +296,14 @@ def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[S
     """
     for altname in now.altnames:
         if altname not in was.altnames or host.named(altname) is not None:
-            yield DropAltname("pod", now.index, was.name, altname)
+            yield DropAltname(Location.POD, now.index, was.name, altname)
     free = host.named(was.name) is None
     again = now.index != was.index and host.indexed(was.index) is None
     yield ChangeLink(
-        "pod",
+        Location.POD,
         now.index,
         was.name,
-        to="host",
+        to=Location.HOST,
         new_index=was.index if again else 0,
         name=was.name if free else _aside(now.index, host, names),
         mac=was.mac if now.mac != was.mac else "",

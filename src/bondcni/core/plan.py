@@ -19,7 +19,7 @@ from bondcni.core.macs import distinct, replacement_warnings
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Policy, Verdict
 from bondcni.core.resolve import candidate, reasons_between
-from bondcni.core.state import IFF_UP, Kept, Link, Namespace, OptionValue
+from bondcni.core.state import IFF_UP, Kept, Link, Location, Namespace, OptionValue
 
 LATE = ("primary", "active_slave")
 """Options that name a member: the kernel ignores an ifindex it does not know yet."""
@@ -47,7 +47,7 @@ class CreateBond:
     options: Mapping[str, OptionValue]
     mtu: int
     mac: str = ""
-    where: str = "pod"
+    where: Location = Location.POD
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class ChangeLink:
     name, flags, and the master last (net/core/rtnetlink.c, do_setlink).
     """
 
-    where: str  # "pod" or "host": the namespace it is in now
+    where: Location  # the namespace that it is in now
     index: int
     label: str  # its name, for messages to people
-    to: str = ""
+    to: Location | None = None
     new_index: int = 0
     name: str = ""
     mac: str = ""
@@ -79,7 +79,7 @@ class ChangeLink:
 class DeleteLink:
     """Delete a link; its members are released with MAC and MTU as they were, down."""
 
-    where: str
+    where: Location
     index: int
     label: str
 
@@ -88,7 +88,7 @@ class DeleteLink:
 class AddAltname:
     """Give a link an alternative name."""
 
-    where: str
+    where: Location
     index: int
     label: str
     altname: str
@@ -98,7 +98,7 @@ class AddAltname:
 class DropAltname:
     """Take an alternative name from a link."""
 
-    where: str
+    where: Location
     index: int
     label: str
     altname: str
@@ -111,7 +111,7 @@ Step = CreateBond | ChangeLink | DeleteLink | AddAltname | DropAltname
 class Claimed:
     """A link as it was before it was touched, and the namespace that is its home."""
 
-    home: str  # "pod" or "host"
+    home: Location
     link: Link
     kept: tuple[Kept, ...] = ()  # what it loses when it leaves the host
 
@@ -170,7 +170,7 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
     of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
     """
-    home = "pod" if config.links_in_container else "host"
+    home = Location.POD if config.links_in_container else Location.HOST
     space = pod if config.links_in_container else host
     names = (ifname,)
     holder = pod.named(ifname)
@@ -202,7 +202,7 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
     wanted = replace(wanted, members=renewed)
     steps = tuple(_steps(wanted, found, home))
     if lender:
-        steps = (DropAltname("pod", lender.index, lender.name, ifname), *steps)
+        steps = (DropAltname(Location.POD, lender.index, lender.name, ifname), *steps)
         warnings.append(f"{ifname} is no alternative name of {lender.name} any more")
     claimed = tuple(
         Claimed(home, link, tuple(one for one in space.kept if one.index == link.index))
@@ -293,11 +293,11 @@ def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
             )
 
 
-def numbers(links: Sequence[Link], pod: Namespace, home: str = "host") -> range:
+def numbers(links: Sequence[Link], pod: Namespace, home: Location = Location.HOST) -> range:
     """The ifindexes to give: the bond's, and one for each link where not all keep their own."""
     first = max((link.index for link in (*links, *pod.links)), default=0) + 1
     in_pod = {link.index for link in pod.links}
-    if home == "host" and any(link.index in in_pod for link in links):
+    if home == Location.HOST and any(link.index in in_pod for link in links):
         first = max(first, ABOVE)
         return range(first, first + 1 + len(links))
     return range(first, first + 1)
@@ -315,7 +315,7 @@ def _wanted(
     """Ifindexes are free in the pod. A new one of a link is free on the host, too: when the pod's
     namespace dies hardware comes home with the ifindex it has there, and is known again by it.
     """
-    home = "pod" if config.links_in_container else "host"
+    home = Location.POD if config.links_in_container else Location.HOST
     index, *new = numbers([link for _, link in found], pod, home)
     if new:
         index, *new = spare(range(index, new[-1] + 1))
@@ -339,22 +339,22 @@ def _renewed(join: ChangeLink, member: Member) -> Iterator[Step]:
     which MAC it is about.
     """
     yield replace(join, master=None)
-    inside = ChangeLink("pod", member.index, join.label)
+    inside = ChangeLink(Location.POD, member.index, join.label)
     yield replace(inside, mac=member.mac)
     yield replace(inside, master=join.master)
 
 
-def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iterator[Step]:
+def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: Location) -> Iterator[Step]:
     early = {k: v for k, v in wanted.options.items() if k not in LATE}
     yield CreateBond(wanted.name, wanted.index, early, wanted.mtu, wanted.mac)
     if wanted.altname:
-        yield AddAltname("pod", wanted.index, wanted.name, wanted.altname)
+        yield AddAltname(Location.POD, wanted.index, wanted.name, wanted.altname)
     for (_, link), member in zip(found, wanted.members, strict=True):
         join = ChangeLink(
             home,
             link.index,
             link.name,
-            to="pod" if home == "host" else "",
+            to=Location.POD if home == Location.HOST else None,
             new_index=member.index if member.index != link.index else 0,
             change=IFF_UP if link.up else 0,
             master=wanted.index,
@@ -362,8 +362,8 @@ def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: str) -> Iter
         yield from _renewed(join, member) if member.mac else (join,)
     for member in wanted.members:
         if member.options:
-            yield ChangeLink("pod", member.index, member.name, member_options=member.options)
+            yield ChangeLink(Location.POD, member.index, member.name, member_options=member.options)
     late = {k: v for k, v in wanted.options.items() if k in LATE}
     yield ChangeLink(
-        "pod", wanted.index, wanted.name, flags=IFF_UP, change=IFF_UP, bond_options=late
+        Location.POD, wanted.index, wanted.name, flags=IFF_UP, change=IFF_UP, bond_options=late
     )

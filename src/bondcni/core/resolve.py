@@ -19,6 +19,7 @@ from bondcni.core.state import (
     IFF_LOOPBACK,
     Address,
     Link,
+    Location,
     Namespace,
 )
 
@@ -28,7 +29,7 @@ EXCLUSIVE = ("macvlan", "macvtap", "ipvlan", "ipvtap")
 RT_SCOPE_UNIVERSE = 0
 
 
-def find_link(ref: LinkRef, space: Namespace, home: str) -> tuple[Link | None, str]:
+def find_link(ref: LinkRef, space: Namespace, home: Location) -> tuple[Link | None, str]:
     """The link that ``ref`` means, or None and why."""
     found = [link for link in space.links if matches(ref, link)]
     if ref.by == "mac" and len(found) > 1:  # what is stacked on a NIC has its MAC too
@@ -36,7 +37,7 @@ def find_link(ref: LinkRef, space: Namespace, home: str) -> tuple[Link | None, s
         found = [n for n in found if not n.lower] or found
     if len(found) == 1:
         return found[0], ""
-    place = "on the host" if home == "host" else "in the pod"
+    place = "on the host" if home == Location.HOST else "in the pod"
     if not found:
         return None, f"link {ref.by} {ref.value}: there is none {place}"
     names = ", ".join(link.name for link in found)
@@ -56,7 +57,7 @@ def matches(ref: LinkRef, link: Link) -> bool:
 def candidate(
     ref: LinkRef,
     names: tuple[str, ...],
-    home: str,
+    home: Location,
     space: Namespace,
     pod: Namespace,
     judge: Callable[[Link], Verdict],
@@ -73,7 +74,7 @@ def candidate(
 def reasons_against(
     link: Link,
     names: tuple[str, ...],
-    home: str,
+    home: Location,
     space: Namespace,
     pod: Namespace,
     judge: Callable[[Link], Verdict],
@@ -87,7 +88,7 @@ def reasons_against(
     own = (link.name, *link.altnames)
     if not set(own).isdisjoint(names):
         reasons.append(f"link {link.name} has the name that the bond itself shall have")
-    if home == "host":
+    if home == Location.HOST:
         # Alternative names move with it, too (kernel commit 7663d522099e).
         reasons += [
             f"link {link.name}: the pod already has an interface named {name}"

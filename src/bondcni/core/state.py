@@ -6,6 +6,7 @@ Names are the kernel's (include/uapi/linux/if_link.h).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
@@ -16,6 +17,13 @@ ARPHRD_INFINIBAND = 32
 
 OptionValue = int | str | tuple[str, ...]
 """An option as the core holds it: a number (enums too), a MAC or link, or addresses."""
+
+
+class Location(StrEnum):
+    """The network namespace that a link is in."""
+
+    HOST = "host"
+    POD = "pod"
 
 
 @dataclass(frozen=True, slots=True)

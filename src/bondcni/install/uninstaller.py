@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from bondcni.core.state import Location
 from bondcni.install.installer import UNIT, UNITS, Place, Wrong, is_ours, queued, rights
 from bondcni.service.files import remove
 from bondcni.service.journal import Journal
@@ -44,7 +45,7 @@ def _in_use(place: Place) -> Iterator[str]:
     warnings: list[str] = []
     records = Journal(place.at(STATE_DIRECTORY)).all(warnings.append)
     for record in records:
-        links = ", ".join(item.link.name for item in record.claimed if item.home == "host")
+        links = ", ".join(item.link.name for item in record.claimed if item.home == Location.HOST)
         holds = f", with the host's {links}" if links else ""
         yield f"attachment {record.container_id} {record.ifname} is on record{holds}"
     if records:

@@ -29,7 +29,7 @@ from bondcni.core.plan import (
     Step,
     Wanted,
 )
-from bondcni.core.state import Address, Device, Link, Namespace, OptionValue, Route
+from bondcni.core.state import Address, Device, Link, Location, Namespace, OptionValue, Route
 from bondcni.kernel import link as messages
 from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.devices import device_of
@@ -192,8 +192,8 @@ class Node:
                     error = failure(request, answer)
                     yield step, explained(error) if isinstance(step, CreateBond) else error
 
-    def _side(self, where: str) -> Side:
-        side = self.host if where == "host" else self.pod
+    def _side(self, where: Location) -> Side:
+        side = self.host if where == Location.HOST else self.pod
         if side is None:
             raise AssertionError("a step in a pod whose namespace is gone")
         return side
@@ -270,7 +270,7 @@ class Node:
         host = self._near_home(bond, claimed, None)
         requests = []
         for one, item in zip(identities(bond, claimed), claimed, strict=True):
-            now = one.among(host, "host")[1]
+            now = one.among(host, Location.HOST)[1]
             if now and not now.master:
                 requests += [give_back(each, now.index, now.name) for each in item.kept]
         requests.sort(key=turn)  # what a gateway is reached by comes first
@@ -295,7 +295,7 @@ class Node:
 
         Without carrier duplicate detection cannot run: that is told, and no failure.
         """
-        rtnl = self._side("pod").rtnl
+        rtnl = self._side(Location.POD).rtnl
         six = any(":" in address.address for address in addresses)
         if six:
             self._set_sysctls(self.netns, bond.name, {"disable_ipv6": 0, "keep_addr_on_down": 1})
@@ -313,7 +313,9 @@ class Node:
     def add_routes(self, routes: Sequence[Route]) -> None:
         """Add routes; one that is there already is fine."""
         requests = [add_route(route) for route in routes]
-        for request, ack in zip(requests, self._side("pod").rtnl.send(requests, None), strict=True):
+        for request, ack in zip(
+            requests, self._side(Location.POD).rtnl.send(requests, None), strict=True
+        ):
             if ack.number not in (0, errno.EEXIST):
                 raise failure(request, ack)
 
@@ -324,7 +326,7 @@ def way_home(bond: Wanted, claimed: tuple[Claimed, ...]) -> bytes:
     are for who cannot compute the way from the state: ``shim/bond.c``, while no daemon runs.
     """
     pairs = zip(bond.members, claimed, strict=True)
-    homes = [(inside, item.link) for inside, item in pairs if item.home == "host"]
+    homes = [(inside, item.link) for inside, item in pairs if item.home == Location.HOST]
     if not homes:
         return b""
     requests = [messages.delete_link(bond.index, bond.name)]
@@ -350,7 +352,9 @@ def _words(step: ChangeLink) -> str:
     """What a step does, for the kernel's refusal to stand behind."""
     parts = []
     if step.to:
-        parts.append("into the pod" if step.to == "pod" else f"home as {step.name or step.label}")
+        parts.append(
+            "into the pod" if step.to == Location.POD else f"home as {step.name or step.label}"
+        )
     if step.master:
         parts.append("into the bond")
     if step.bond_options or step.member_options:

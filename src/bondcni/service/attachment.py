@@ -32,7 +32,7 @@ from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
-from bondcni.core.state import Link, Namespace
+from bondcni.core.state import Link, Location, Namespace
 from bondcni.core.values import mac_text
 from bondcni.kernel.executor import Node
 from bondcni.service import addressing, ipam
@@ -94,7 +94,7 @@ def link_key(link: Link) -> str:
 
 def host_links(record: Record) -> Iterator[Link]:
     """What the attachment took from the host."""
-    return (item.link for item in record.claimed if item.home == "host")
+    return (item.link for item in record.claimed if item.home == Location.HOST)
 
 
 @contextmanager

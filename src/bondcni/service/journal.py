@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Kept, Link
+from bondcni.core.state import Kept, Link, Location
 from bondcni.service.files import create, flush, read_file, set_aside, set_aside_as
 from bondcni.service.index import UNREADABLE, Index, Name, named
 from bondcni.service.paths import STATE_DIRECTORY
@@ -130,7 +130,7 @@ class Journal:
         """All that may be written for the host's links of a record. Raises ``UNREADABLE``."""
         content = self._content(*name)
         claimed = _from_json(json.loads(content)).claimed if content is not None else ()
-        links = [item.link for item in claimed if item.home == "host"]
+        links = [item.link for item in claimed if item.home == Location.HOST]
         macs = [str((link.member or {}).get("perm_hwaddr") or link.mac) for link in links]
         signs = [(link.name, *link.altnames, link.permanent_mac, link.parent) for link in links]
         return frozenset(word for found in (macs, *signs) for word in found if word)
@@ -350,7 +350,7 @@ def _from_json(document: dict[str, Any]) -> Record:
 def _claimed(item: dict[str, Any]) -> Claimed:
     """A link, and what it lost; records of older versions say nothing of that."""
     lost = tuple(Kept(**one) for one in item.get("kept", ()))
-    return Claimed(item["home"], Link(**_frozen(item["link"])), lost)
+    return Claimed(Location(item["home"]), Link(**_frozen(item["link"])), lost)
 
 
 def _frozen(value: Any) -> Any:

@@ -18,6 +18,7 @@ from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, ErrorList, TryAgain
 from bondcni.core.lifecycle import Action, AttachmentState, Boot, Operation, action_of, state_of
 from bondcni.core.resolve import matches
+from bondcni.core.state import Location
 from bondcni.kernel.executor import listen
 from bondcni.service.attachment import (
     Service,
@@ -87,7 +88,7 @@ def mend(service: Service) -> None:
         known = [
             (member, item)
             for member, item in pairs
-            if item.home == "host" and (item.link.permanent_mac or item.link.parent)
+            if item.home == Location.HOST and (item.link.permanent_mac or item.link.parent)
         ]
         if not known:
             continue

@@ -39,7 +39,7 @@ from bondcni.core.home import adopt, claims, unlike
 from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.plan import Claimed, Plan, Wanted, numbers, plan_add
 from bondcni.core.result import at_least
-from bondcni.core.state import Link, Namespace
+from bondcni.core.state import Link, Location, Namespace
 from bondcni.kernel.driver import bonding_driver
 from bondcni.kernel.executor import Node, way_home
 from bondcni.service import ipam
@@ -287,7 +287,7 @@ def _unrecorded_bond(
     """
     name = request.container_id, request.ifname
     links = tuple(link.value for link in config.links)
-    home = "pod" if config.links_in_container else "host"
+    home = Location.POD if config.links_in_container else Location.HOST
     found = adopt(request.ifname, links, home, pod)
     if found is None:
         service.journal.forget_refusal(*name)

@@ -10,7 +10,7 @@ from tests.unit.core.world import mac, nic, space, veth
 
 from bondcni.core.differ import difference, located
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import IFF_UP, Link, Namespace
+from bondcni.core.state import IFF_UP, Link, Location, Namespace
 
 WANTED = Wanted(
     50,
@@ -100,7 +100,7 @@ def test_check_lets_be_what_moves_by_itself() -> None:
     assert difference(WANTED, held(options(active_slave=12)), later=True) == ()
 
 
-TAKEN = (Claimed("host", nic(11, "eth1")), Claimed("host", nic(12, "eth2")))
+TAKEN = (Claimed(Location.HOST, nic(11, "eth1")), Claimed(Location.HOST, nic(12, "eth2")))
 
 
 def test_links_and_bond_are_located_where_they_are_now() -> None:

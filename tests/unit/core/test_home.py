@@ -13,7 +13,7 @@ from tests.unit.core.world import World, apply, config, die, mac, marked, nic, s
 
 from bondcni.core.home import Home, adopt, clues, our_bond, plan_home, suffices
 from bondcni.core.plan import ChangeLink, DeleteLink, Plan, plan_add
-from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Namespace
+from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Location, Namespace
 from bondcni.kernel.executor import ROUNDS
 
 FOREIGN_BOND = Link(60, "theirs", mac(0x60), kind="bond", bond={"mode": 0}, max_mtu=9990)
@@ -31,13 +31,15 @@ class Case(NamedTuple):
     plan: Plan
 
 
-def case(*links: Link, home: str = "host") -> Case:
+def case(*links: Link, home: Location = Location.HOST) -> Case:
     host, pod = THEIRS
     world = World(
-        space(*host, *(links if home == "host" else ())),
-        space(*pod, *(links if home == "pod" else ())),
+        space(*host, *(links if home == Location.HOST else ())),
+        space(*pod, *(links if home == Location.POD else ())),
     )
-    wanted = config(*(link.name for link in links), ifname="up", links_in_container=home == "pod")
+    wanted = config(
+        *(link.name for link in links), ifname="up", links_in_container=home == Location.POD
+    )
     assert world.pod is not None
     return Case(world, plan_add(wanted, "net1", world.host, world.pod))
 
@@ -54,8 +56,12 @@ VIRTUAL = (
 CASES = {
     "hardware": case(*HARDWARE),
     "virtual": case(*VIRTUAL),
-    "in the pod": case(*(replace(link, index=link.index + 10) for link in HARDWARE), home="pod"),
-    "virtual in the pod": case(*(replace(v, index=v.index + 10) for v in VIRTUAL), home="pod"),
+    "in the pod": case(
+        *(replace(link, index=link.index + 10) for link in HARDWARE), home=Location.POD
+    ),
+    "virtual in the pod": case(
+        *(replace(v, index=v.index + 10) for v in VIRTUAL), home=Location.POD
+    ),
 }
 
 
@@ -122,7 +128,7 @@ def _change(world: World, mark: int, **changes: Any) -> World:
     if mark not in marked(world):
         return world
     where, link = marked(world)[mark]
-    old = world.host if where == "host" else world.pod
+    old = world.host if where == Location.HOST else world.pod
     assert old is not None
     new = replace(link, **changes)
     others = Namespace(tuple(one for one in old.links if one is not link))
@@ -131,7 +137,7 @@ def _change(world: World, mark: int, **changes: Any) -> World:
         return world
     links = tuple(new if one is link else one for one in old.links)
     side = replace(old, links=links)
-    return world._replace(host=side) if where == "host" else world._replace(pod=side)
+    return world._replace(host=side) if where == Location.HOST else world._replace(pod=side)
 
 
 def rename(mark: int, name: str) -> Damage:
@@ -162,8 +168,8 @@ def drop_altnames(mark: int) -> Damage:
 
 def pod_adds_altname(mark: int, name: str) -> Damage:
     def damage(world: World, _: Plan) -> World:
-        where, link = marked(world).get(mark, ("", None))
-        if where != "pod" or link is None:
+        where, link = marked(world).get(mark, (None, None))
+        if where != Location.POD or link is None:
             return world
         return _change(world, mark, altnames=(*link.altnames, name))
 
@@ -243,7 +249,9 @@ def test_whatever_happens_it_ends_at_home_or_is_told(
     now = marked(world)
     ours = {item.link.max_mtu: item for item in start.plan.claimed}
     homeless = {
-        mark for mark in ours if ours[mark].home == "pod" and found.get(mark, "h")[0] != "pod"
+        mark
+        for mark in ours
+        if ours[mark].home == Location.POD and found.get(mark, (None, None))[0] != Location.POD
     }
     for mark, (where, link) in found.items():
         if mark not in ours or mark in homeless:
@@ -404,7 +412,7 @@ def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
     start = CASES["hardware"]
     world = rename_bond(after(start, len(start.plan.steps)), start.plan)
     home = plan_home(start.plan.wanted, start.plan.claimed, *world)
-    assert home.steps[0] == DeleteLink("pod", start.plan.wanted.index, "renamed")
+    assert home.steps[0] == DeleteLink(Location.POD, start.plan.wanted.index, "renamed")
 
 
 @pytest.mark.parametrize(("name", "moves"), [("hardware", 3), ("virtual", 2), ("in the pod", 0)])
@@ -415,7 +423,7 @@ def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> Non
     assert [type(step) for step in home.steps] == [DeleteLink, *[ChangeLink] * moves]
     for step in home.steps[1:]:
         assert isinstance(step, ChangeLink)
-        assert (step.to, step.mac, step.mtu) == ("host", "", 0)
+        assert (step.to, step.mac, step.mtu) == (Location.HOST, "", 0)
     for step in home.steps:
         world, error = apply(world, step)
         assert not error
@@ -485,7 +493,7 @@ def test_adopt_takes_a_bond_whose_members_are_all_configured() -> None:
     start = CASES["hardware"]
     world = after(start, len(start.plan.steps))
     assert world.pod is not None
-    found = adopt("net1", ("eth1", mac(12), "0000:0d:00.0"), "host", world.pod)
+    found = adopt("net1", ("eth1", mac(12), "0000:0d:00.0"), Location.HOST, world.pod)
     assert found is not None
     lost = replace(start.plan, wanted=found[0], claimed=found[1])
     home, told = bring_home(world, lost)
@@ -493,7 +501,7 @@ def test_adopt_takes_a_bond_whose_members_are_all_configured() -> None:
     for mark in (9011, 9012, 9013):
         where, link = marked(home)[mark]
         _, was = marked(start.world)[mark]
-        assert (where, link.name, link.mac, link.mtu) == ("host", was.name, was.mac, was.mtu)
+        assert (where, link.name, link.mac, link.mtu) == (Location.HOST, was.name, was.mac, was.mtu)
 
 
 @pytest.mark.parametrize(
@@ -508,7 +516,7 @@ def test_adopt_leaves_what_is_not_surely_ours(ifname: str, links: tuple[str, ...
     start = CASES["hardware"]
     pod = after(start, len(start.plan.steps)).pod
     assert pod is not None
-    assert adopt(ifname, links, "host", pod) is None
+    assert adopt(ifname, links, Location.HOST, pod) is None
 
 
 def test_each_attribute_at_home_is_mended_by_itself() -> None:

@@ -22,7 +22,7 @@ from bondcni.core.plan import (
     plan_add,
 )
 from bondcni.core.policy import Verdict
-from bondcni.core.state import IFF_UP, Address, Link, Namespace, Route
+from bondcni.core.state import IFF_UP, Address, Link, Location, Namespace, Route
 
 ETH1, ETH2 = nic(11, "eth1"), nic(12, "eth2")
 EMPTY = space()
@@ -319,13 +319,16 @@ def test_the_steps_for_host_links() -> None:
     options = {"mode": 1, "miimon": 100}
     assert plan.steps == (
         CreateBond("net1", 13, options, 1500, mac(0x70)),
-        AddAltname("pod", 13, "net1", "up"),
-        ChangeLink("host", 11, "eth1", to="pod", change=IFF_UP, master=13),
-        ChangeLink("host", 12, "eth2", to="pod", master=13),
-        ChangeLink("pod", 11, "eth1", member_options={"prio": 5}),
-        ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
+        AddAltname(Location.POD, 13, "net1", "up"),
+        ChangeLink(Location.HOST, 11, "eth1", to=Location.POD, change=IFF_UP, master=13),
+        ChangeLink(Location.HOST, 12, "eth2", to=Location.POD, master=13),
+        ChangeLink(Location.POD, 11, "eth1", member_options={"prio": 5}),
+        ChangeLink(Location.POD, 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
-    assert plan.claimed == (Claimed("host", ETH1), Claimed("host", replace(ETH2, flags=0)))
+    assert plan.claimed == (
+        Claimed(Location.HOST, ETH1),
+        Claimed(Location.HOST, replace(ETH2, flags=0)),
+    )
     assert (plan.wanted.index, plan.wanted.name, plan.wanted.altname) == (13, "net1", "up")
     assert [(m.index, m.name, m.options) for m in plan.wanted.members] == [
         (11, "eth1", {"prio": 5}),
@@ -337,11 +340,11 @@ def test_the_steps_for_links_in_the_pod() -> None:
     plan = planned(space(veth(90, "cali1")), space(ETH1, ETH2), links_in_container=True)
     assert plan.steps == (
         CreateBond("net1", 13, {"mode": 1, "miimon": 100}, 1500),
-        ChangeLink("pod", 11, "eth1", change=IFF_UP, master=13),
-        ChangeLink("pod", 12, "eth2", change=IFF_UP, master=13),
-        ChangeLink("pod", 13, "net1", flags=IFF_UP, change=IFF_UP),
+        ChangeLink(Location.POD, 11, "eth1", change=IFF_UP, master=13),
+        ChangeLink(Location.POD, 12, "eth2", change=IFF_UP, master=13),
+        ChangeLink(Location.POD, 13, "net1", flags=IFF_UP, change=IFF_UP),
     )
-    assert [item.home for item in plan.claimed] == ["pod", "pod"]
+    assert [item.home for item in plan.claimed] == [Location.POD, Location.POD]
 
 
 def test_every_new_ifindex_is_free_in_both_namespaces() -> None:
@@ -376,6 +379,6 @@ def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:
 
 def test_steps_of_different_kinds_are_never_equal() -> None:
     """As named tuples they were, with equal fields: a plan with the wrong one passed."""
-    fields = ("pod", 5, "bond0", "storage")
+    fields = (Location.POD, 5, "bond0", "storage")
     added: object = AddAltname(*fields)
     assert added != DropAltname(*fields)

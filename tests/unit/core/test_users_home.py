@@ -9,11 +9,11 @@ from tests.unit.core.world import BOND_MAC, mac, space, veth
 
 from bondcni.core.home import claims, unlike
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Link, Namespace
+from bondcni.core.state import Link, Location, Namespace
 
 A1, A2 = veth(11, "net1"), veth(12, "net2")
 RECORD = Wanted(50, "bond0", "", {}, 1500, "", (Member(11, "net1", {}), Member(12, "net2", {})))
-TAKEN = (Claimed("pod", A1), Claimed("pod", A2))
+TAKEN = (Claimed(Location.POD, A1), Claimed(Location.POD, A2))
 
 
 def bond(index: int, name: str, *members: Link) -> Namespace:

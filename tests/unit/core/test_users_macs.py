@@ -11,7 +11,7 @@ from tests.unit.core.world import World, apply, config, mac, marked, nic, space,
 from bondcni.core.home import clues, plan_home, suffices
 from bondcni.core.macs import distinct
 from bondcni.core.plan import ChangeLink, Plan, plan_add
-from bondcni.core.state import IFF_UP, Link, Namespace
+from bondcni.core.state import IFF_UP, Link, Location, Namespace
 
 SAME = (
     veth(11, "eth1", mac=mac(0x11)),
@@ -21,10 +21,12 @@ SAME = (
 VFS = tuple(nic(n, f"eth{n - 10}", mac=mac(0x11), permanent_mac=mac(0x11)) for n in (11, 12))
 
 
-def planned(links: tuple[Link, ...], mode: int, home: str = "host", seed: str = "c1 net1") -> Plan:
+def planned(
+    links: tuple[Link, ...], mode: int, home: Location = Location.HOST, seed: str = "c1 net1"
+) -> Plan:
     here, there = space(*links), space(veth(90, "eth0", max_mtu=9990))
-    host, pod = (here, there) if home == "host" else (space(), here)
-    asked = config(*(n.name for n in links), mode=mode, links_in_container=home == "pod")
+    host, pod = (here, there) if home == Location.HOST else (space(), here)
+    asked = config(*(n.name for n in links), mode=mode, links_in_container=home == Location.POD)
     return plan_add(asked, "net1", host, pod, seed=seed)
 
 
@@ -74,33 +76,33 @@ def test_3_the_warning_names_links_and_macs() -> None:
 
 
 @pytest.mark.parametrize("home", ["host", "pod"])
-def test_3_the_mac_changes_while_the_link_is_down_and_before_it_is_a_member(home: str) -> None:
+def test_3_the_mac_changes_while_the_link_is_down_and_before_it_is_a_member(home: Location) -> None:
     plan = planned(SAME[:2], 6, home)
     new = plan.wanted.members[1].mac
-    to = "pod" if home == "host" else ""
+    to = Location.POD if home == Location.HOST else None
     steps = [s for s in plan.steps if isinstance(s, ChangeLink) and s.label == "eth2"]
     assert steps == [
         ChangeLink(home, 12, "eth2", to=to, change=IFF_UP),
-        ChangeLink("pod", 12, "eth2", mac=new),
-        ChangeLink("pod", 12, "eth2", master=plan.wanted.index),
+        ChangeLink(Location.POD, 12, "eth2", mac=new),
+        ChangeLink(Location.POD, 12, "eth2", master=plan.wanted.index),
     ]
 
 
 @pytest.mark.parametrize("links", [SAME, VFS])
 @pytest.mark.parametrize("home", ["host", "pod"])
 def test_3_from_every_step_of_add_the_macs_are_as_before(
-    links: tuple[Link, ...], home: str
+    links: tuple[Link, ...], home: Location
 ) -> None:
     plan = planned(links, 6, home)
     here, there = space(*links), space(veth(90, "eth0", max_mtu=9990))
-    start = World(*((here, there) if home == "host" else (space(), here)))
+    start = World(*((here, there) if home == Location.HOST else (space(), here)))
     for done in range(len(plan.steps) + 1):
         world = start
         for step in plan.steps[:done]:
             world, error = apply(world, step)
             assert not error, step
         near = found(clues(plan.wanted, plan.claimed), world.host)
-        if home == "host":
+        if home == Location.HOST:
             assert suffices(plan.wanted, plan.claimed, near, world.pod)
         world, told = bring_home(world, plan)
         assert told == ()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, DropAltname, Step
-from bondcni.core.state import IFF_LOOPBACK, IFF_UP, Link, Namespace
+from bondcni.core.state import IFF_LOOPBACK, IFF_UP, Link, Location, Namespace
 
 BOND_MAC = "02:b0:0d:00:00:01"
 LO = Link(1, "lo", "00:00:00:00:00:00", mtu=65536, flags=IFF_UP | IFF_LOOPBACK, type=772)
@@ -63,10 +63,12 @@ class World(NamedTuple):
     pod: Namespace | None
 
 
-def marked(world: World) -> dict[int, tuple[str, Link]]:
+def marked(world: World) -> dict[int, tuple[Location, Link]]:
     """Mark -> where each device is, and the device."""
     pod = world.pod.links if world.pod else ()
-    found = [("host", link) for link in world.host.links] + [("pod", link) for link in pod]
+    found = [(Location.HOST, link) for link in world.host.links] + [
+        (Location.POD, link) for link in pod
+    ]
     return {link.max_mtu: (where, link) for where, link in found if link.max_mtu}
 
 
@@ -83,10 +85,10 @@ def apply(world: World, step: Step) -> tuple[World, str]:
 def die(world: World) -> World:
     """The pod's namespace ends: hardware goes to the host, all else is destroyed."""
     kernel = _Kernel(world)
-    for link in list(kernel.links["pod"]):
+    for link in list(kernel.links[Location.POD]):
         if not link.kind and link.name != "lo":
             kernel.orphan(link)
-    return World(Namespace(tuple(kernel.links["host"])), None)
+    return World(Namespace(tuple(kernel.links[Location.HOST])), None)
 
 
 class _RefusedError(Exception):
@@ -96,12 +98,12 @@ class _RefusedError(Exception):
 class _Kernel:
     def __init__(self, world: World) -> None:
         pod = world.pod.links if world.pod else ()
-        self.links = {"host": list(world.host.links), "pod": list(pod)}
+        self.links = {Location.HOST: list(world.host.links), Location.POD: list(pod)}
         self.gone = world.pod is None
 
     def world(self) -> World:
-        pod = None if self.gone else Namespace(tuple(self.links["pod"]))
-        return World(Namespace(tuple(self.links["host"])), pod)
+        pod = None if self.gone else Namespace(tuple(self.links[Location.POD]))
+        return World(Namespace(tuple(self.links[Location.HOST])), pod)
 
     def do(self, step: Step) -> None:
         if isinstance(step, CreateBond):
@@ -124,12 +126,12 @@ class _Kernel:
             self.links[step.where].remove(link)
 
     def create(self, step: CreateBond) -> None:
-        self.check_free("pod", step.name)
-        if self.at("pod", step.index):
+        self.check_free(Location.POD, step.name)
+        if self.at(Location.POD, step.index):
             raise _RefusedError("EEXIST")
         given = step.mac or BOND_MAC
         bond = Link(step.index, step.name, given, mtu=step.mtu, kind="bond", bond=step.options)
-        self.links["pod"].append(bond)
+        self.links[Location.POD].append(bond)
 
     def change(self, step: ChangeLink) -> None:
         """In the kernel's order: see ``bondcni.kernel.link.Change``."""
@@ -158,7 +160,8 @@ class _Kernel:
         if step.master:
             self.enslave(where, self.get(where, index), self.get(where, step.master))
 
-    def move(self, step: ChangeLink) -> tuple[str, int]:
+    def move(self, step: ChangeLink) -> tuple[Location, int]:
+        assert step.to
         link = self.get(step.where, step.index)
         name = link.name
         for altname in link.altnames:
@@ -178,16 +181,16 @@ class _Kernel:
         return step.to, index
 
     def orphan(self, link: Link) -> None:
-        link = self.release("pod", link)
-        name = f"dev{link.index}" if self.named("host", link.name) else link.name
-        index = self.index_for("host", link)
-        altnames = tuple(n for n in link.altnames if not self.named("host", n))
+        link = self.release(Location.POD, link)
+        name = f"dev{link.index}" if self.named(Location.HOST, link.name) else link.name
+        index = self.index_for(Location.HOST, link)
+        altnames = tuple(n for n in link.altnames if not self.named(Location.HOST, n))
         flags = link.flags & ~IFF_UP
-        self.links["host"].append(
+        self.links[Location.HOST].append(
             replace(link, name=name, index=index, altnames=altnames, flags=flags)
         )
 
-    def enslave(self, where: str, link: Link, bond: Link) -> None:
+    def enslave(self, where: Location, link: Link, bond: Link) -> None:
         if bond.kind != "bond" or link.flags & IFF_UP or link.master:
             raise _RefusedError("EPERM")
         if bond.mac == BOND_MAC:
@@ -196,35 +199,35 @@ class _Kernel:
         changes = {"mac": bond.mac, "mtu": bond.mtu, "flags": link.flags | IFF_UP}
         self.put(where, link, master=bond.index, member=lent, **changes)
 
-    def release(self, where: str, link: Link) -> Link:
+    def release(self, where: Location, link: Link) -> Link:
         if not link.master or link.member is None:
             return link
         lent: Any = link.member
         changes = {"mac": lent["perm_hwaddr"], "mtu": lent["mtu"], "flags": link.flags & ~IFF_UP}
         return self.put(where, link, master=0, member=None, **changes)
 
-    def index_for(self, where: str, link: Link) -> int:
+    def index_for(self, where: Location, link: Link) -> int:
         if not self.at(where, link.index):
             return link.index
         return max(one.index for one in self.links[where]) + 1
 
-    def put(self, where: str, link: Link, **changes: Any) -> Link:
+    def put(self, where: Location, link: Link, **changes: Any) -> Link:
         new = replace(link, **changes)
         self.links[where][self.links[where].index(link)] = new
         return new
 
-    def at(self, where: str, index: int) -> Link | None:
+    def at(self, where: Location, index: int) -> Link | None:
         return Namespace(tuple(self.links[where])).indexed(index)
 
-    def named(self, where: str, name: str) -> Link | None:
+    def named(self, where: Location, name: str) -> Link | None:
         return Namespace(tuple(self.links[where])).named(name)
 
-    def get(self, where: str, index: int) -> Link:
+    def get(self, where: Location, index: int) -> Link:
         link = self.at(where, index)
         if link is None:
             raise _RefusedError("ENODEV")
         return link
 
-    def check_free(self, where: str, name: str) -> None:
+    def check_free(self, where: Location, name: str) -> None:
         if self.named(where, name):
             raise _RefusedError("EEXIST")

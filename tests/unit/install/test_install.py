@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from bondcni.cli import main
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Link
+from bondcni.core.state import Link, Location
 from bondcni.daemon.protocol import Tag, Type, number, pack
 from bondcni.direct.launcher import launcher
 from bondcni.install.installer import Place, Wish, Wrong, install
@@ -267,7 +267,7 @@ def test_another_bond_is_not_removed(root: Path) -> None:
 def attached(root: Path) -> None:
     link = Link(4, "eth1")
     wanted = Wanted(9, "net1", "", {}, 1500, "", (Member(4, "eth1", {}),))
-    claimed = (Claimed("host", link),)
+    claimed = (Claimed(Location.HOST, link),)
     Journal(f"{root}{STATE_DIRECTORY}").write(Record("c1", "net1", "/x", {}, wanted, claimed))
 
 

@@ -19,7 +19,7 @@ from tests.unit.service.heard import heard
 
 from bondcni.core.errors import JournalError
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Kept, Link
+from bondcni.core.state import Kept, Link, Location
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
 
@@ -328,7 +328,7 @@ NIC = Link(5, "eth1", "02:00:00:00:00:05", altnames=("uplink",), parent="0000:3b
 WORDS = ["eth1", "uplink", "02:00:00:00:00:05", "0000:3b:02.1", "02:00:00:00:00:99"]
 
 
-def of(*links: Link, container_id: str = "abc", home: str = "host") -> Record:
+def of(*links: Link, container_id: str = "abc", home: Location = Location.HOST) -> Record:
     claimed = tuple(Claimed(home, link) for link in links)
     return RECORD._replace(container_id=container_id, claimed=claimed)
 
@@ -366,7 +366,7 @@ def test_records_are_found_by_what_may_be_written_for_their_links(
     nic = replace(NIC, permanent_mac="02:00:00:00:00:99")
     other.write(of(nic))
     other.write(stranger(1))
-    other.write(of(nic, container_id="pods", home="pod"))
+    other.write(of(nic, container_id="pods", home=Location.POD))
     found, words = heard(searched.naming, [word])
     assert (of(nic) in found, stranger(1) in found, words) == (True, False, [])
     assert heard(searched.naming, ["eth"]) == ([], [])
@@ -502,7 +502,9 @@ def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) 
     """Issue item 14."""
     journal = Journal(str(tmp_path))
     lost = (Kept(5, "route 192.0.2.0/24", "1400"), Kept(5, "neighbour 10.0.0.9", "1401"))
-    record = RECORD._replace(claimed=(Claimed("host", NIC, lost), Claimed("host", NIC)))
+    record = RECORD._replace(
+        claimed=(Claimed(Location.HOST, NIC, lost), Claimed(Location.HOST, NIC))
+    )
     journal.write(record)
     assert heard(journal.read, "abc", "net1") == (record, [])
     (path,) = tmp_path.iterdir()
@@ -511,5 +513,5 @@ def test_what_links_lost_is_kept_and_older_records_lost_nothing(tmp_path: Path) 
     for item in document["taken"]:
         del item["kept"], item["link"]["vfs"]
     path.write_text(json.dumps(document))
-    older = record._replace(claimed=(Claimed("host", NIC), Claimed("host", NIC)))
+    older = record._replace(claimed=(Claimed(Location.HOST, NIC), Claimed(Location.HOST, NIC)))
     assert heard(journal.read, "abc", "net1") == (older, [])

@@ -12,7 +12,7 @@ from bondcni.core.config import LinkRef, parse
 from bondcni.core.errors import ErrorList, TryAgain
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Link
+from bondcni.core.state import Link, Location
 from bondcni.daemon.delete_queue import Backlog
 from bondcni.daemon.pending_cleanup import Due
 from bondcni.service import reach
@@ -54,7 +54,7 @@ def warnings() -> list[str]:
 def blind(tmp_path: Path, warnings: list[str]) -> Service:
     """One that has a record, complete, and cannot see its namespace."""
     wanted = Wanted(900, "net1", "", {}, 1500, "", (Member(7, "eth1", {}),))
-    claimed = (Claimed("host", Link(7, "eth1")),)
+    claimed = (Claimed(Location.HOST, Link(7, "eth1")),)
     result = {"cniVersion": "1.1.0"}
     config = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "none"}}
     journal = Journal(str(tmp_path))

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.shim.bench import HERE, Answer, Bond, Build, Netns, ended, identity, used
 
 from bondcni.core.plan import Claimed, Member, Wanted
-from bondcni.core.state import Link
+from bondcni.core.state import Link, Location
 from bondcni.kernel.executor import way_home
 from bondcni.service.journal import Journal, Record
 
@@ -118,7 +118,7 @@ def test_the_journal_writes_what_the_shim_reads(scene: Scene) -> None:
     there = links(scene.pod)
     members = tuple(Member(there[name], name, {}) for name in ("a0", "b0"))
     wanted = Wanted(9999, "net1", "", {}, 1500, "", members)
-    claimed = tuple(Claimed(home, Link(1, "x")) for home in ("host", "pod"))
+    claimed = tuple(Claimed(home, Link(1, "x")) for home in Location)
     config = {"way_home": "00", "namespace": "1:1"}
     record = Record("abc", "net1", scene.pod, config, wanted, claimed)
     messages = way_home(wanted, claimed).hex()
