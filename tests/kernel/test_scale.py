@@ -19,7 +19,7 @@ from tests.kernel.conftest import Document, Node, Space, config
 
 from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, Refused, TryAgain
-from bondcni.core.plan import ABOVE
+from bondcni.core.plan import HIGH_IFINDEX
 from bondcni.core.state import Namespace
 from bondcni.kernel import executor
 from bondcni.kernel.reading import about
@@ -298,7 +298,9 @@ def test_a_new_ifindex_is_free_on_the_host_too(node: Node, pod: Space) -> None:
     """When the pod's namespace dies hardware comes home with it, and is known by it."""
     index = node.space.link("eth1")["ifindex"]
     pod.ip("link", "add", "d0", "index", str(index), "type", "dummy")
-    node.space.batch(*(f"link add x{n} index {n} type dummy" for n in range(ABOVE, ABOVE + 9)))
+    node.space.batch(
+        *(f"link add x{n} index {n} type dummy" for n in range(HIGH_IFINDEX, HIGH_IFINDEX + 9))
+    )
     taken = {link["ifindex"] for link in node.space.links().values()}
     before = node.everything(pod)
     node.cni("ADD", config([*LEGS]), pod).ok()

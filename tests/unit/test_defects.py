@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.core.world import config, nic, space
+from tests.unit.core.world import config, nic, plan_for, space
 
 from bondcni.core.config import BondConfig, parse
 from bondcni.core.errors import ConfigError, Refused
-from bondcni.core.plan import plan_add
 
 FILES = (Path(__file__), Path(__file__).parents[1] / "kernel/test_defects.py")
 
@@ -45,11 +44,11 @@ def test_d17_an_mtu_is_held_against_the_link_itself() -> None:
     links = (nic(5, "eth1", mac=mac, mtu=9000), nic(6, "eth2", mac=mac, mtu=1500))
     vfs = (*links, nic(7, "eth9", mac=mac, mtu=100))
     with pytest.raises(Refused) as refused:
-        plan_add(config("eth1", "eth2", mtu=9000), "bond0", space(*vfs), space())
+        plan_for(config("eth1", "eth2", mtu=9000), space(*vfs), space())
     assert refused.value.reasons == (
         "mtu 9000 exceeds the MTU of eth2 (1500): lower mtu or raise the MTU of eth2",
     )
-    plan = plan_add(config("eth1", "eth2", mtu=1500), "bond0", space(*vfs), space())
+    plan = plan_for(config("eth1", "eth2", mtu=1500), space(*vfs), space())
     assert plan.wanted.mtu == 1500
 
 

@@ -37,13 +37,14 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     ref = guess(link)
     if ref is None:
         raise Refused((f"{link!r} is not an interface name, MAC or PCI address",))
-    judge = policies.judge(policies.load(policy_file), namespace)
+    policy = policies.load(policy_file)
     with Node.open("") as node:
         host = node.about((ref,))
-    found, reasons = candidate(ref, (), Location.HOST, host, Namespace(), judge)
+    verdicts = policies.verdicts(policy, namespace, host.links)
+    found, reasons = candidate(ref, (), Location.HOST, host, Namespace(), verdicts)
     name = found.name if found else link
     if found and not reasons:
-        _say(f"{name}: may be taken", [judge(found).why])
+        _say(f"{name}: may be taken", [verdicts[found.index].why])
         return WELL
     _say(f"{name}: refused", [*reasons, *_held(service_of(state), ref)])
     return ILL

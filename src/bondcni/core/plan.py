@@ -1,46 +1,61 @@
-"""From (configuration, state) to the steps of ADD, or to every reason against it.
+"""The plan of ADD: from the configuration and the facts to the steps, or to every reason against it.
 
-Nothing is touched here: steps are values, and the kernel layer turns each into one
-netlink message. What was taken is part of the plan, as it was before; the way back
-is computed from it and from what the kernel holds by then (``home.py``).
+Pure: everything that the plan depends on is read before (``Facts``), and nothing is changed here.
+Steps are values; the kernel layer turns each into one netlink message. The plan also describes
+the claimed links as they are before the first change; they are restored from that description
+and from the state of the kernel at that time (``restore.py``).
 
-The bond's ifindex is chosen here, not by the kernel, so that the record that is
-written before the first change already names the bond, and so that the members
-can be enslaved in the same breath.
+The bond's ifindex is chosen before the bond is made. So the record, which is written before the
+first change, already identifies the bond, and members can be enslaved in the same send.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bondcni.core.asked import IPV6_MIN_MTU, known_ipv6, too_small_for
 from bondcni.core.config import BondConfig, LinkRef
-from bondcni.core.errors import Refused
+from bondcni.core.errors import Refused, TryAgain
 from bondcni.core.macs import distinct, replacement_warnings
 from bondcni.core.options import MODES, key_of
-from bondcni.core.policy import Policy, Verdict
+from bondcni.core.policy import Verdict
 from bondcni.core.resolve import candidate, reasons_between
 from bondcni.core.state import IFF_UP, Kept, Link, Location, Namespace, OptionValue
 
 LATE = ("primary", "active_slave")
-"""Options that name a member: the kernel ignores an ifindex it does not know yet."""
+"""Options that name a member. They are set last: the kernel ignores an ifindex that is no member."""
 
 DEFAULT_MTU = 1500
 
-NAMED = 20
-"""How many things that a link loses are named in a warning; all are recorded."""
+MAX_LOSSES = 20
+"""How many addresses, routes and neighbours of a link a warning lists; the record has all."""
 
-ABOVE = 1 << 16
-"""New ifindexes of links begin here: above what most hosts, which count up, have given out."""
+HIGH_IFINDEX = 1 << 16
+"""New ifindexes of links begin here. Kernels count up from 1, so most hosts have none as high."""
 
 
-def no_rules(link: Link) -> Verdict:
-    """The policy of a node without a policy file."""
-    return Policy().verdict(link, "", "")
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything but the configuration that a plan depends on.
+
+    ``host`` may hold only what concerns the configured links; ``pod`` holds all links.
+    ``verdicts`` is what the node's policy says of the configured host links, by ifindex.
+    ``free`` is as many free ifindexes as ``new_ifindexes`` asks for. ``seed`` identifies the
+    attachment: a MAC that replaces a duplicate one is derived from it. ``yielding`` has the
+    ifindexes of pod links whose alternative name was only given for the ``ifname`` key of
+    another attachment: such a name is given up when it is the CNI_IFNAME of this ADD.
+    """
+
+    host: Namespace
+    pod: Namespace
+    free: Sequence[int]
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    seed: str = ""
+    yielding: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class CreateBond:
-    """Make the bond in the pod with every option that needs no member."""
+    """Make the bond in the pod, with every option that names no member."""
 
     name: str
     index: int
@@ -52,15 +67,15 @@ class CreateBond:
 
 @dataclass(frozen=True, slots=True)
 class ChangeLink:
-    """One RTM_NEWLINK on an existing link; only what is set is sent.
+    """One RTM_NEWLINK for an existing link; it has only the attributes that are set here.
 
-    ``to`` moves it to the other namespace; the kernel does that first, then MAC, MTU,
+    ``to`` moves the link to the other namespace. The kernel does that first, then sets MAC, MTU,
     name, flags, and the master last (net/core/rtnetlink.c, do_setlink).
     """
 
     where: Location  # the namespace that it is in now
     index: int
-    label: str  # its name, for messages to people
+    label: str  # the name of the link in error messages
     to: Location | None = None
     new_index: int = 0
     name: str = ""
@@ -77,7 +92,7 @@ class ChangeLink:
 
 @dataclass(frozen=True, slots=True)
 class DeleteLink:
-    """Delete a link; its members are released with MAC and MTU as they were, down."""
+    """Delete a link. The kernel releases the members of a bond down, with their former MAC and MTU."""
 
     where: Location
     index: int
@@ -86,7 +101,7 @@ class DeleteLink:
 
 @dataclass(frozen=True, slots=True)
 class AddAltname:
-    """Give a link an alternative name."""
+    """Add an alternative name to a link."""
 
     where: Location
     index: int
@@ -96,7 +111,7 @@ class AddAltname:
 
 @dataclass(frozen=True, slots=True)
 class DropAltname:
-    """Take an alternative name from a link."""
+    """Remove an alternative name of a link."""
 
     where: Location
     index: int
@@ -109,26 +124,26 @@ Step = CreateBond | ChangeLink | DeleteLink | AddAltname | DropAltname
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A link as it was before it was touched, and the namespace that is its home."""
+    """A link as it was before ADD, and its home namespace."""
 
     home: Location
     link: Link
-    kept: tuple[Kept, ...] = ()  # what it loses when it leaves the host
+    kept: tuple[Kept, ...] = ()  # removed by the kernel when it leaves the host
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A link as it shall be in the bond."""
+    """A link as ADD configures it in the bond."""
 
     index: int  # in the pod
     name: str
     options: Mapping[str, OptionValue]
-    mac: str = ""  # given by ADD, where another member has its own; "": it keeps its own
+    mac: str = ""  # assigned by ADD where another member has the same; "": it keeps its own
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The bond as it shall be, in the kernel's terms (links by ifindex)."""
+    """The bond as ADD configures it, in the kernel's terms (links by ifindex)."""
 
     index: int
     name: str
@@ -149,36 +164,22 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
-    config: BondConfig,
-    ifname: str,
-    host: Namespace,
-    pod: Namespace,
-    judge: Callable[[Link], Verdict] = no_rules,
-    spare: Callable[[range], range] = lambda numbers: numbers,
-    seed: str = "",
-    is_lent: Callable[[Link], bool] = lambda _: False,
-) -> Plan:
-    """The steps that give the pod its bond. ``judge`` is the node's policy on host links.
-
-    ``host`` may hold what concerns the links of the configuration alone, ``pod`` holds all
-    links. ``spare`` gives as many ifindexes in a row, those or higher ones, that are free on the
-    host; it is asked where a link cannot keep its own. ``seed`` names the attachment: a member
-    that cannot keep its MAC gets one that is made from it. ``is_lent`` tells whether a link of the
-    pod has the bond's name only as the ``ifname`` of another attachment, which is a wish and yields.
+def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
+    """The steps that make the bond ``ifname`` in the pod.
 
     Raises ``Refused`` with every reason: a link that is missing, named twice, in use,
-    of the wrong type; an MTU or MAC that a member cannot take; a name that is taken.
+    of the wrong type; an MTU or MAC that a member cannot take; a name that is taken. Raises
+    ``TryAgain`` where ``facts.free`` is too short, because the links changed between two reads.
     """
     home = Location.POD if config.links_in_container else Location.HOST
-    space = pod if config.links_in_container else host
-    names = (ifname,)
+    pod = facts.pod
+    space = pod if config.links_in_container else facts.host
     holder = pod.named(ifname)
-    lender = holder if holder and holder.name != ifname and is_lent(holder) else None
-    reasons = [f"interface name {ifname} is already taken in the pod"] if holder != lender else []
+    yielding = holder if holder and holder.index in facts.yielding else None
+    reasons = [f"interface name {ifname} is already taken in the pod"] if holder != yielding else []
     found: list[tuple[LinkRef, Link]] = []
     for ref in config.links:
-        link, against = candidate(ref, names, home, space, pod, judge)
+        link, against = candidate(ref, (ifname,), home, space, pod, facts.verdicts)
         reasons += against
         found += [] if link is None else [(ref, link)]
     links = [link for _, link in found]
@@ -194,16 +195,15 @@ def plan_add(  # noqa: PLR0913, PLR0917  what it may ask
         raise Refused(tuple(dict.fromkeys(reasons)))
     altname, why = choose_altname(config, ifname, links, pod)
     warnings += [f"/ifname: alternative name {config.ifname} is left out: {why}"] if why else []
-    wanted = _wanted(config, ifname, altname, mtu, found, pod, spare)
-    given = distinct(links, MODES[config.mode], seed, (*space.links, *pod.links))
-    warnings += replacement_warnings(links, MODES[config.mode], given)
-    members = zip(links, wanted.members, strict=True)
-    renewed = tuple(replace(member, mac=given.get(link.index, "")) for link, member in members)
-    wanted = replace(wanted, members=renewed)
+    macs = distinct(links, MODES[config.mode], facts.seed, (*space.links, *pod.links))
+    warnings += replacement_warnings(links, MODES[config.mode], macs)
+    bond, members = _members(found, macs, home, facts)
+    options = {"mode": config.mode, **_options(config, found, members)}
+    wanted = Wanted(bond, ifname, altname, options, mtu, config.mac, members)
     steps = tuple(_steps(wanted, found, home))
-    if lender:
-        steps = (DropAltname(Location.POD, lender.index, lender.name, ifname), *steps)
-        warnings.append(f"{ifname} is no alternative name of {lender.name} any more")
+    if yielding:
+        steps = (DropAltname(Location.POD, yielding.index, yielding.name, ifname), *steps)
+        warnings.append(f"{ifname} is no alternative name of {yielding.name} any more")
     claimed = tuple(
         Claimed(home, link, tuple(one for one in space.kept if one.index == link.index))
         for link in links
@@ -221,7 +221,7 @@ def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterato
 
 
 def _positions(found: list[tuple[LinkRef, Link]]) -> dict[str, int]:
-    """All that may be written for a link, to its place among the links; names win."""
+    """Every spelling of a link, to its position among the links. Names take precedence."""
     spellings = [(n, i) for i, (_, link) in enumerate(found) for n in (link.name, *link.altnames)]
     for i, (ref, link) in enumerate(found):
         spellings += [(s, i) for s in (ref.value, link.permanent_mac, link.mac, link.parent) if s]
@@ -232,10 +232,10 @@ def _positions(found: list[tuple[LinkRef, Link]]) -> dict[str, int]:
 
 
 def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
-    """The bond's MTU in bytes, and what to tell about it.
+    """The bond's MTU in bytes, and warnings about it.
 
-    A number that the user wrote was already held against every member; where none was
-    written it is never a reason to refuse.
+    A configured MTU was already compared with every member's. Without one, the members' MTUs
+    are never a reason to refuse.
     """
     if config.mtu is not None:
         return config.mtu, []
@@ -254,10 +254,10 @@ def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
 def choose_altname(
     config: BondConfig, ifname: str, links: list[Link], pod: Namespace
 ) -> tuple[str, str]:
-    """The bond's alternative name, or "" and why ``ifname`` is not given to it.
+    """The bond's alternative name; "" and the reason where it does not get the configured one.
 
-    It is a wish: the Go bond-cni ignores the key, so definitions carry leftovers. The name
-    that Multus gives to a pod's other networks must stay free for them.
+    That is never an error: the Go bond-cni ignores the key, so existing definitions have values
+    without a meaning. The names that Multus gives to the pod's other networks stay free.
     """
     name = config.ifname
     if name in ("", ifname):
@@ -281,10 +281,10 @@ def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
 
 
 def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
-    """What the host is without while the pod has its links."""
+    """Warnings of what host links lose while they are in the pod."""
     for item in claimed:
         if item.kept:
-            words = [one.words for one in item.kept[:NAMED]]
+            words = [one.words for one in item.kept[:MAX_LOSSES]]
             more = len(item.kept) - len(words)
             words += [f"{more} more"] if more else []
             yield (
@@ -293,50 +293,56 @@ def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
             )
 
 
-def numbers(links: Sequence[Link], pod: Namespace, home: Location = Location.HOST) -> range:
-    """The ifindexes to give: the bond's, and one for each link where not all keep their own."""
+def new_ifindexes(links: Sequence[Link], pod: Namespace) -> range:
+    """The ifindexes that ADD assigns: the bond's, and one for each of these host links unless all
+    of them keep theirs. They are free in the pod.
+    """
     first = max((link.index for link in (*links, *pod.links)), default=0) + 1
     in_pod = {link.index for link in pod.links}
-    if home == Location.HOST and any(link.index in in_pod for link in links):
-        first = max(first, ABOVE)
+    if any(link.index in in_pod for link in links):
+        first = max(first, HIGH_IFINDEX)
         return range(first, first + 1 + len(links))
     return range(first, first + 1)
 
 
-def _wanted(
-    config: BondConfig,
-    ifname: str,
-    altname: str,
-    mtu: int,
-    found: list[tuple[LinkRef, Link]],
-    pod: Namespace,
-    spare: Callable[[range], range],
-) -> Wanted:
-    """Ifindexes are free in the pod. A new one of a link is free on the host, too: when the pod's
-    namespace dies hardware comes home with the ifindex it has there, and is known again by it.
+def _members(
+    found: list[tuple[LinkRef, Link]], macs: Mapping[int, str], home: Location, facts: Facts
+) -> tuple[int, tuple[Member, ...]]:
+    """The bond's ifindex, and its members.
+
+    The new ifindex of a host link is free on the host as well: hardware returns to the host with
+    the ifindex that it has in the pod when the pod's namespace ends, and is identified by it.
     """
-    home = Location.POD if config.links_in_container else Location.HOST
-    index, *new = numbers([link for _, link in found], pod, home)
-    if new:
-        index, *new = spare(range(index, new[-1] + 1))
-    in_pod = {link.index for link in pod.links} if new else set()
-    members = []
-    for number, (ref, link) in enumerate(found):
-        target = new[number] if link.index in in_pod else link.index
-        members.append(Member(target, link.name, ref.options))
-    place = _positions(found)
-    options = {
-        key: members[place[str(value).lower()]].index if key in LATE else value
-        for key, value in config.options.items()
-    }
-    return Wanted(
-        index, ifname, altname, {"mode": config.mode, **options}, mtu, config.mac, tuple(members)
+    bond, *free = facts.free
+    in_pod = {link.index for link in facts.pod.links} if home == Location.HOST else set()
+    short = len(free) < len(found) and any(link.index in in_pod for _, link in found)
+    if short or any(link.index == bond for _, link in found):
+        raise TryAgain("the ifindexes of the links changed while ADD read them")
+    return bond, tuple(
+        Member(
+            free[place] if link.index in in_pod else link.index,
+            link.name,
+            ref.options,
+            macs.get(link.index, ""),
+        )
+        for place, (ref, link) in enumerate(found)
     )
 
 
+def _options(
+    config: BondConfig, found: list[tuple[LinkRef, Link]], members: tuple[Member, ...]
+) -> dict[str, OptionValue]:
+    """The options of the bond; those that name a member have its ifindex in the pod."""
+    place = _positions(found)
+    return {
+        key: members[place[str(value).lower()]].index if key in LATE else value
+        for key, value in config.options.items()
+    }
+
+
 def _renewed(join: ChangeLink, member: Member) -> Iterator[Step]:
-    """``join`` in parts: a driver may change the MAC only of what is down, and a refusal tells
-    which MAC it is about.
+    """``join`` in three steps: a driver may change the MAC only of a link that is down, and by a
+    step of its own the MAC that is refused is known.
     """
     yield replace(join, master=None)
     inside = ChangeLink(Location.POD, member.index, join.label)

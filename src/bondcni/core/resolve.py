@@ -1,15 +1,15 @@
-"""From a link as the user names it to the link that is meant, and what speaks against it.
+"""Find the link that a reference names, and every reason against taking it.
 
-A link is named by name or alternative name, by MAC or by PCI address. Reasons are
-sentences with the link's name in them; the planner collects all before it refuses.
-What the host itself lives on (a default route, a global address, a master, something
-stacked on it) is never taken.
+A reference is a name or alternative name, a MAC or a PCI address. Reasons are sentences with the
+link's name in them; the planner collects all of them before it refuses. A host link that is in use
+(a default route, a global address, a master, another link on top of it) is not taken, unless the
+node's policy forces it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.options import MODES
@@ -24,15 +24,15 @@ from bondcni.core.state import (
 )
 
 EXCLUSIVE = ("macvlan", "macvtap", "ipvlan", "ipvtap")
-"""Kinds that take the receive handler of the link below: it cannot be a member too."""
+"""Kinds that use the receive handler of the link below them, which bonding needs as well."""
 
 RT_SCOPE_UNIVERSE = 0
 
 
 def find_link(ref: LinkRef, space: Namespace, home: Location) -> tuple[Link | None, str]:
-    """The link that ``ref`` means, or None and why."""
+    """The link that ``ref`` names, or None and the reason."""
     found = [link for link in space.links if matches(ref, link)]
-    if ref.by == "mac" and len(found) > 1:  # what is stacked on a NIC has its MAC too
+    if ref.by == "mac" and len(found) > 1:  # VLANs and macvlans may have the MAC of their NIC
         found = [n for n in found if n.permanent_mac == ref.value] or found
         found = [n for n in found if not n.lower] or found
     if len(found) == 1:
@@ -45,7 +45,7 @@ def find_link(ref: LinkRef, space: Namespace, home: Location) -> tuple[Link | No
 
 
 def matches(ref: LinkRef, link: Link) -> bool:
-    """Whether ``ref`` names this link; a member by the MAC it had before, too."""
+    """Whether ``ref`` names this link. A member is also named by the MAC it had before bonding."""
     if ref.by == "pci":
         return link.parent == ref.value and link.parent_bus in ("", "pci")
     if ref.by == "mac":
@@ -60,15 +60,15 @@ def candidate(
     home: Location,
     space: Namespace,
     pod: Namespace,
-    judge: Callable[[Link], Verdict],
+    verdicts: Mapping[int, Verdict],
 ) -> tuple[Link | None, list[str]]:
-    """The link that ``ref`` means, if there is one, and every reason against taking it: the
-    verdict of ADD and of whoever wants to know it before. The rest is as ``reasons_against``.
+    """The link that ``ref`` names, if there is one, and every reason against taking it. The other
+    arguments are those of ``reasons_against``.
     """
     link, why = find_link(ref, space, home)
     if link is None:
         return None, [why]
-    return link, reasons_against(link, names, home, space, pod, judge)
+    return link, reasons_against(link, names, home, space, pod, verdicts)
 
 
 def reasons_against(
@@ -77,25 +77,25 @@ def reasons_against(
     home: Location,
     space: Namespace,
     pod: Namespace,
-    judge: Callable[[Link], Verdict],
+    verdicts: Mapping[int, Verdict],
 ) -> list[str]:
-    """Why this link cannot be a member, whatever the others are.
+    """Why this link cannot be a member, regardless of the other links.
 
-    ``names`` are those that the bond must have. ``judge`` is the node's policy; it is asked
-    about links of the host.
+    ``names`` are the names of the bond, ``home`` is the link's namespace and ``space`` what was
+    read of it. ``verdicts`` has the verdict of the node's policy on each host link, by ifindex.
     """
     reasons = list(_unfit(link, space))
     own = (link.name, *link.altnames)
     if not set(own).isdisjoint(names):
         reasons.append(f"link {link.name} has the name that the bond itself shall have")
     if home == Location.HOST:
-        # Alternative names move with it, too (kernel commit 7663d522099e).
+        # Alternative names move with a link (kernel commit 7663d522099e).
         reasons += [
             f"link {link.name}: the pod already has an interface named {name}"
             for name in own
             if name not in names and pod.named(name)
         ]
-        verdict = judge(link)
+        verdict = verdicts[link.index]
         reasons += [] if verdict.allowed else [f"host link {link.name}: {verdict.why}"]
         reasons += [] if verdict.force else list(in_use(link, space))
     return reasons
@@ -114,7 +114,7 @@ def _unfit(link: Link, space: Namespace) -> Iterator[str]:
 
 
 def in_use(link: Link, host: Namespace) -> Iterator[str]:
-    """Reasons why the host itself needs the link."""
+    """Why the host itself needs the link."""
     for route in host.routes:
         if route.index == link.index and route.dst in ("0.0.0.0/0", "::/0"):
             yield f"host link {link.name} is in use: a default route goes through it"
@@ -138,7 +138,7 @@ def _is_global(address: Address) -> bool:
 
 
 def reasons_between(links: list[Link], config: BondConfig) -> list[str]:
-    """Why these links cannot be members of one bond of this configuration."""
+    """Why these links cannot together be members of this bond."""
     once = list({link.index: link for link in links}.values())
     return [
         *_twice(links),

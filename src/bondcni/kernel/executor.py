@@ -120,7 +120,6 @@ class Node:
         self._set_sysctls = set_sysctls
         self._watch = watch
         self._device_of = device_of
-        self._free = range(0)
 
     @classmethod
     @contextmanager
@@ -151,24 +150,29 @@ class Node:
     def about(self, refs: Sequence[LinkRef], numbers: range = range(0)) -> Namespace:
         """Of the host all that matters when these links are to be taken.
 
-        ``numbers`` are the ifindexes that will be given then, as ``plan.numbers`` has them: who
-        has one is asked in the same breath, so that ``spare`` need not.
+        With it the links that have the ifindexes ``numbers`` (``plan.new_ifindexes``) are read,
+        which ``free_ifindexes`` needs.
         """
-        if len(numbers) == 1:  # the bond's alone, which the host need not have free
+        if len(numbers) == 1:  # only the bond's, which need not be free on the host
             numbers = range(0)
         look: Look = look_everywhere
         if self._watch and self._watch.knows(self.host.fd):
             look = self._watch
-        found = about(self.host.rtnl, refs, look, numbers)
-        self._free = range(0) if any(link.index in numbers for link in found.links) else numbers
-        return found
+        return about(self.host.rtnl, refs, look, numbers)
 
-    def spare(self, numbers: range) -> range:
-        """As many ifindexes in a row that the host has free: those, or higher ones."""
-        while numbers != self._free and known(self.host.rtnl, (), numbers).links:
-            first = numbers.start * 8  # the host counts up from 1: soon above all it gave out
+    def free_ifindexes(self, numbers: range, host: Namespace) -> range:
+        """``numbers``, or as many higher ifindexes in a row, that no link of the host has.
+
+        ``host`` is what ``about`` read along with ``numbers``. A single one is the bond's, which
+        need not be free on the host.
+        """
+        if len(numbers) == 1 or not any(link.index in numbers for link in host.links):
+            return numbers
+        while True:
+            first = numbers.start * 8  # kernels count up from 1: soon above all that were assigned
             numbers = range(first, first + len(numbers))
-        return numbers
+            if not known(self.host.rtnl, (), numbers).links:
+                return numbers
 
     def apply(self, steps: Sequence[Step], explain: Explain = lambda _step, _error: "") -> None:
         """Make the changes in their order. Raises ``KernelError`` for the first refused, with

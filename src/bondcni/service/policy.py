@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bondcni.core.errors import PolicyError
@@ -180,13 +180,12 @@ def _force(entry: Any, mistakes: list[str]) -> bool:
     return force is True
 
 
-def judge(policy: Policy, namespace: str) -> Callable[[Link], Verdict]:
-    """What the rules say of each link for the pods of one Kubernetes namespace."""
-
-    def one(link: Link) -> Verdict:
-        return policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
-
-    return one
+def verdicts(policy: Policy, namespace: str, links: Iterable[Link]) -> dict[int, Verdict]:
+    """By ifindex what the policy says of these links for the pods of one Kubernetes namespace."""
+    return {
+        link.index: policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
+        for link in links
+    }
 
 
 def driver_of(link: Link) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import Any
 
 from bondcni.core.asked import arguments_without_effect
@@ -37,7 +36,8 @@ from bondcni.core.errors import (
 )
 from bondcni.core.home import adopt, claims, unlike
 from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
-from bondcni.core.plan import Claimed, Plan, Wanted, numbers, plan_add
+from bondcni.core.plan import Claimed, Facts, Plan, Wanted, new_ifindexes, plan_add
+from bondcni.core.resolve import matches
 from bondcni.core.result import at_least
 from bondcni.core.state import Link, Location, Namespace
 from bondcni.kernel.driver import bonding_driver
@@ -59,7 +59,7 @@ from bondcni.service.attachment import (
 from bondcni.service.garbage import collect
 from bondcni.service.journal import Record
 from bondcni.service.locks import hold
-from bondcni.service.policy import judge, namespace_of
+from bondcni.service.policy import namespace_of, verdicts
 from bondcni.service.reconcile import (
     before_add,
     condition,
@@ -125,9 +125,12 @@ def _add(service: Service, request: Request) -> Document:
     with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
         _finish_old(service, request)
         if config.links_in_container:
-            lent = partial(_is_lent, service, request.ifname, pod)
-            inside, seed = node.inside(), _seed(request)
-            plan = plan_add(config, request.ifname, Namespace(), inside, seed=seed, is_lent=lent)
+            inside = node.inside()
+            yielding = _yielding(service, request, inside)
+            facts = Facts(
+                Namespace(), inside, new_ifindexes((), inside), {}, _seed(request), yielding
+            )
+            plan = plan_add(config, request.ifname, facts)
             return _attach(service, request, config, node, plan)
         before_add(service, config.links)
         links = node.meant(config.links)
@@ -153,36 +156,51 @@ def _find_ipam(service: Service, kind: str, request: Request) -> None:
 def _plan(
     service: Service, request: Request, config: BondConfig, node: Node, links: Sequence[Link]
 ) -> Plan:
-    """What to do with links of the host. They are read again when their locks are held: another
-    request may have had them until then. What they were before tells what else to ask for.
+    """The plan for host links, from what is read of them under their locks: until then another
+    request could change them. ``links`` is how they were before; their ifindexes are most likely
+    the same, so whether the host has the new ifindexes free is read along with the links.
     """
-    verdict = judge(service.policy(), namespace_of(request.env.get("CNI_ARGS", "")))
+    policy = service.policy()
     pod = node.links_inside()
-    host = node.about(config.links, numbers(links, pod))
-    pod_lock = pod_key(service.reach.presence(request.netns).identity)
-    lent = partial(_is_lent, service, request.ifname, pod_lock)
+    numbers = new_ifindexes(links, pod)
+    host = node.about(config.links, numbers)
+    named = [link for link in host.links if any(matches(ref, link) for ref in config.links)]
+    facts = Facts(
+        host,
+        pod,
+        node.free_ifindexes(numbers, host),
+        verdicts(policy, namespace_of(request.env.get("CNI_ARGS", "")), named),
+        _seed(request),
+        _yielding(service, request, pod),
+    )
     try:
-        name = request.ifname
-        return plan_add(config, name, host, pod, verdict, node.spare, _seed(request), lent)
+        return plan_add(config, request.ifname, facts)
     except Refused as error:
         error.details = "; ".join(map(str, holders(service, config.links)))
         raise
 
 
 def _seed(request: Request) -> str:
-    """What no other attachment has, and a repeated ADD has again."""
+    """A text that is unique to the attachment, and the same when its ADD is repeated."""
     return f"{request.container_id} {request.ifname}"
 
 
-def _is_lent(service: Service, name: str, pod: str, link: Link) -> bool:
-    """Whether a link of a pod has a name for no other reason than an attachment's ``ifname``."""
+def _yielding(service: Service, request: Request, pod: Namespace) -> frozenset[int]:
+    """The ifindex of a bond that has CNI_IFNAME as its alternative name only because the
+    ``ifname`` key of its own attachment says so; nothing where there is no such bond.
+    """
+    name = request.ifname
+    holder = pod.named(name)
+    if holder is None or holder.name == name:
+        return frozenset()
+    namespace = service.reach.presence(request.netns).identity
     found = service.journal.all(service.warn)
-    return any(
-        (record.wanted.name, record.wanted.altname) == (link.name, name)
-        and pod_key(record.namespace) == pod
-        and record.boot == boot_id()
+    yields = any(
+        (record.wanted.name, record.wanted.altname) == (holder.name, name)
+        and (record.namespace, record.boot) == (namespace, boot_id())
         for record in found
     )
+    return frozenset({holder.index} if yields else ())
 
 
 def _attach(

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.world import World, apply, config, die, mac, marked, nic, space, veth
+from tests.unit.core.world import World, apply, config, die, mac, marked, nic, plan_for, space, veth
 
 from bondcni.core.home import Home, adopt, clues, our_bond, plan_home, suffices
-from bondcni.core.plan import ChangeLink, DeleteLink, Plan, plan_add
+from bondcni.core.plan import ChangeLink, DeleteLink, Plan
 from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Location, Namespace
 from bondcni.kernel.executor import ROUNDS
 
@@ -41,7 +41,7 @@ def case(*links: Link, home: Location = Location.HOST) -> Case:
         *(link.name for link in links), ifname="up", links_in_container=home == Location.POD
     )
     assert world.pod is not None
-    return Case(world, plan_add(wanted, "net1", world.host, world.pod))
+    return Case(world, plan_for(wanted, world.host, world.pod))
 
 
 HARDWARE = (

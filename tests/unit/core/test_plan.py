@@ -6,20 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.core.world import config, mac, nic, space, veth
+from tests.unit.core.world import config, mac, nic, plan_for, space, veth
 
 from bondcni.core.config import LinkRef
-from bondcni.core.errors import Refused
+from bondcni.core.errors import Refused, TryAgain
 from bondcni.core.plan import (
-    ABOVE,
+    HIGH_IFINDEX,
     AddAltname,
     ChangeLink,
     Claimed,
     CreateBond,
     DropAltname,
     Plan,
-    numbers,
-    plan_add,
+    new_ifindexes,
 )
 from bondcni.core.policy import Verdict
 from bondcni.core.state import IFF_UP, Address, Link, Location, Namespace, Route
@@ -33,13 +32,13 @@ def refusal(host: Namespace, pod: Namespace = EMPTY, **changes: Any) -> tuple[st
     """Every reason against a bond of eth1 and eth2."""
     links = changes.pop("links", ("eth1", "eth2"))
     with pytest.raises(Refused) as caught:
-        plan_add(config(*links, **changes), "net1", host, pod)
+        plan_for(config(*links, **changes), host, pod)
     return caught.value.reasons
 
 
 def planned(host: Namespace, pod: Namespace = EMPTY, **changes: Any) -> Plan:
     links = changes.pop("links", ("eth1", "eth2"))
-    return plan_add(config(*links, **changes), "net1", host, pod)
+    return plan_for(config(*links, **changes), host, pod)
 
 
 def changed(**changes: Any) -> Namespace:
@@ -195,28 +194,26 @@ def test_one_nic_by_three_names_is_told_once() -> None:
     )
 
 
-def test_the_nodes_policy_is_asked_about_links_of_the_host_only() -> None:
-    asked: list[str] = []
-
-    def judge(link: Link) -> Verdict:
-        asked.append(link.name)
-        return Verdict(allowed=False, force=False, why="not for you")
-
+def test_the_nodes_policy_is_for_links_of_the_host_only() -> None:
     both = config("eth1", "eth2")
+    no = dict.fromkeys((11, 12), Verdict(allowed=False, force=False, why="not for you"))
     with pytest.raises(Refused) as caught:
-        plan_add(both, "net1", space(ETH1, ETH2), EMPTY, judge)
+        plan_for(both, space(ETH1, ETH2), EMPTY, verdicts=no)
     assert caught.value.reasons == ("host link eth1: not for you", "host link eth2: not for you")
-    assert asked == ["eth1", "eth2"]
-    plan_add(replace(both, links_in_container=True), "net1", EMPTY, space(ETH1, ETH2), judge)
-    assert asked == ["eth1", "eth2"]
+    inside = replace(both, links_in_container=True)
+    assert plan_for(inside, EMPTY, space(ETH1, ETH2), verdicts=no).steps
+    assert plan_for(inside, EMPTY, space(ETH1, ETH2), verdicts={}).steps
+
+
+def test_a_host_link_without_a_verdict_is_never_taken() -> None:
+    with pytest.raises(KeyError):
+        plan_for(config("eth1", "eth2"), space(ETH1, ETH2), EMPTY, verdicts={})
 
 
 def test_the_policy_can_give_away_what_the_host_uses() -> None:
-    def judge(_link: Link) -> Verdict:
-        return Verdict(allowed=True, force=True, why="")
-
+    forced = dict.fromkeys((11, 12), Verdict(allowed=True, force=True, why=""))
     host = space(ETH1, ETH2, addresses=(Address(12, "10.0.0.5/24"),))
-    assert plan_add(config("eth1", "eth2"), "net1", host, EMPTY, judge).steps
+    assert plan_for(config("eth1", "eth2"), host, EMPTY, verdicts=forced).steps
 
 
 def test_every_reason_is_told_at_once() -> None:
@@ -347,28 +344,37 @@ def test_the_steps_for_links_in_the_pod() -> None:
     assert [item.home for item in plan.claimed] == [Location.POD, Location.POD]
 
 
-def test_every_new_ifindex_is_free_in_both_namespaces() -> None:
-    pod = space(veth(11, "eth0"), veth(12, "dummy0"), veth(ABOVE, "high"))
-    asked: list[range] = []
-
-    def spare(numbers: range) -> range:
-        asked.append(numbers)
-        return range(numbers.start + 50, numbers.stop + 50)
-
-    plan = plan_add(config("eth1", "eth2"), "net1", space(ETH1, ETH2), pod, spare=spare)
-    new = [plan.wanted.index, *(member.index for member in plan.wanted.members)]
-    assert new == [ABOVE + 51, ABOVE + 52, ABOVE + 53]
-    assert asked == [numbers([ETH1, ETH2], pod)] == [range(ABOVE + 1, ABOVE + 4)]
+def test_new_ifindexes_are_those_that_were_found_free() -> None:
+    pod = space(veth(11, "eth0"), veth(12, "dummy0"), veth(HIGH_IFINDEX, "high"))
+    assert new_ifindexes([ETH1, ETH2], pod) == range(HIGH_IFINDEX + 1, HIGH_IFINDEX + 4)
+    free = range(HIGH_IFINDEX + 51, HIGH_IFINDEX + 54)
+    made = plan_for(config("eth1", "eth2"), space(ETH1, ETH2), pod, free=free)
+    assert [made.wanted.index, *(member.index for member in made.wanted.members)] == [*free]
 
 
-def test_where_every_link_keeps_its_ifindex_the_host_is_not_asked() -> None:
-    def spare(_numbers: range) -> range:
-        raise AssertionError
-
+def test_where_every_link_keeps_its_ifindex_the_bond_alone_gets_a_new_one() -> None:
+    assert (
+        new_ifindexes([ETH1, ETH2], EMPTY) == new_ifindexes((), space(ETH1, ETH2)) == range(13, 14)
+    )
     for host, pod, inside in ((space(ETH1, ETH2), EMPTY, False), (EMPTY, space(ETH1, ETH2), True)):
         asked = config("eth1", "eth2", links_in_container=inside)
-        plan = plan_add(asked, "net1", host, pod, spare=spare)
-        assert [plan.wanted.index, *(m.index for m in plan.wanted.members)] == [13, 11, 12]
+        made = plan_for(asked, host, pod, free=range(13, 14))
+        assert [made.wanted.index, *(m.index for m in made.wanted.members)] == [13, 11, 12]
+
+
+@pytest.mark.parametrize("index", [9, 13])
+def test_ifindexes_that_changed_between_two_reads_are_tried_again(index: int) -> None:
+    """9 is taken in the pod, and there is no free one for it; 13 is the bond's."""
+    host = space(ETH1, replace(ETH2, index=index))
+    with pytest.raises(TryAgain, match="the ifindexes of the links changed"):
+        plan_for(config("eth1", "eth2"), host, space(veth(9, "eth0")), free=range(13, 14))
+
+
+def test_a_name_that_only_another_attachments_ifname_gave_yields() -> None:
+    pod = space(nic(50, "x", altnames=("net1",)))
+    made = plan_for(config("eth1", "eth2"), space(ETH1, ETH2), pod, yielding=frozenset({50}))
+    assert made.steps[0] == DropAltname(Location.POD, 50, "x", "net1")
+    assert made.warnings == ("net1 is no alternative name of x any more",)
 
 
 def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:

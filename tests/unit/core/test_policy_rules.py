@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.core.world import config, nic, space
+from tests.unit.core.world import config, nic, plan_for, space
 
 from bondcni.core.errors import Refused
-from bondcni.core.plan import Plan, plan_add
+from bondcni.core.plan import Plan
 from bondcni.core.policy import Policy, Rule
 from bondcni.core.state import Address, Link
 
@@ -71,13 +71,7 @@ def test_the_rule_with_force_counts_wherever_it_stands() -> None:
 def plan(policy: Policy, *uses: Address) -> Plan:
     """A bond over eth12, which the host may use, and eth13."""
     host = space(ETH, nic(6, "eth13"), addresses=uses)
-    return plan_add(
-        config("eth12", "eth13"),
-        "bond0",
-        host,
-        space(),
-        lambda link: policy.verdict(link, "", ""),
-    )
+    return plan_for(config("eth12", "eth13"), host, space(), policy)
 
 
 IN_USE = Address(ETH.index, "192.0.2.1/24")
@@ -109,10 +103,4 @@ def test_force_takes_what_the_host_uses() -> None:
 def test_force_does_not_take_what_cannot_be_a_member() -> None:
     policy = Policy((Rule(name="lo", force=True), Rule()), "p.yaml")
     with pytest.raises(Refused, match="lo is the loopback"):
-        plan_add(
-            config("lo", "eth12"),
-            "bond0",
-            space(ETH),
-            space(),
-            lambda link: policy.verdict(link, "", ""),
-        )
+        plan_for(config("lo", "eth12"), space(ETH), space(), policy)

@@ -6,10 +6,10 @@ import errno
 from typing import Any
 
 import pytest
-from tests.unit.core.world import config, mac, nic, space
+from tests.unit.core.world import config, mac, nic, plan_for, space
 
 from bondcni.core.enslaving import ENOTSUPP, TABLE, explain
-from bondcni.core.plan import ChangeLink, CreateBond, Plan, Step, plan_add
+from bondcni.core.plan import ChangeLink, CreateBond, Plan, Step
 
 FIRST = "the MAC of eth1, the first link"
 ALONE = (
@@ -21,7 +21,7 @@ KEEP = 'or write "failOverMac": 1, with which each member keeps its own MAC'
 
 def planned(mode: int = 1, **changes: Any) -> Plan:
     host = space(nic(11, "eth1"), nic(12, "eth2"))
-    return plan_add(config("eth1", "eth2", mode=mode, **changes), "net1", host, space())
+    return plan_for(config("eth1", "eth2", mode=mode, **changes), host, space())
 
 
 def enslave(plan: Plan) -> Step:

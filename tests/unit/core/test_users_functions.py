@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.core.world import config, nic, space
+from tests.unit.core.world import config, nic, plan_for, space
 
 from bondcni.core.errors import Refused
-from bondcni.core.plan import no_rules, plan_add
 from bondcni.core.policy import Policy, Rule
 from bondcni.core.state import Link
 
@@ -15,7 +14,7 @@ from bondcni.core.state import Link
 def test_18_a_pf_with_vfs_is_in_use(vfs: int, count: str) -> None:
     host = space(nic(11, "eth1", vfs=vfs), nic(12, "eth2"))
     with pytest.raises(Refused) as refused:
-        plan_add(config("eth1", "eth2"), "net1", host, space(), no_rules)
+        plan_for(config("eth1", "eth2"), host, space())
     assert refused.value.reasons == (
         (
             f"host link eth1 is in use: it is an SR-IOV PF with {count}, which pods may hold: take "
@@ -28,9 +27,7 @@ def test_18_a_pf_with_vfs_is_in_use(vfs: int, count: str) -> None:
 def test_18_the_policy_can_force_it() -> None:
     host = space(nic(11, "eth1", vfs=2), nic(12, "eth2"))
     forced = Policy((Rule(name="eth1", force=True), Rule(name="eth2")), "p.yaml")
-    plan = plan_add(
-        config("eth1", "eth2"), "net1", host, space(), lambda link: forced.verdict(link, "", "")
-    )
+    plan = plan_for(config("eth1", "eth2"), host, space(), forced)
     assert [item.link.name for item in plan.claimed] == ["eth1", "eth2"]
 
 
@@ -38,6 +35,6 @@ def test_18_a_pf_without_vfs_and_a_link_in_the_pod_are_free() -> None:
     def links(vfs: int) -> tuple[Link, Link]:
         return nic(11, "eth1", vfs=vfs), nic(12, "eth2")
 
-    assert plan_add(config("eth1", "eth2"), "net1", space(*links(0)), space()).steps
+    assert plan_for(config("eth1", "eth2"), space(*links(0)), space()).steps
     inside = config("eth1", "eth2", links_in_container=True)
-    assert plan_add(inside, "net1", space(), space(*links(4))).steps
+    assert plan_for(inside, space(), space(*links(4))).steps

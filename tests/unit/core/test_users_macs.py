@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from tests.unit.core.test_home import CASES, after, as_before, bring_home
-from tests.unit.core.world import World, apply, config, mac, marked, nic, space, veth
+from tests.unit.core.world import World, apply, config, mac, marked, nic, plan_for, space, veth
 
 from bondcni.core.home import clues, plan_home, suffices
 from bondcni.core.macs import distinct
-from bondcni.core.plan import ChangeLink, Plan, plan_add
+from bondcni.core.plan import ChangeLink, Plan
 from bondcni.core.state import IFF_UP, Link, Location, Namespace
 
 SAME = (
@@ -27,7 +27,7 @@ def planned(
     here, there = space(*links), space(veth(90, "eth0", max_mtu=9990))
     host, pod = (here, there) if home == Location.HOST else (space(), here)
     asked = config(*(n.name for n in links), mode=mode, links_in_container=home == Location.POD)
-    return plan_add(asked, "net1", host, pod, seed=seed)
+    return plan_for(asked, host, pod, seed=seed)
 
 
 @pytest.mark.parametrize("mode", range(7))

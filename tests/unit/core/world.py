@@ -12,9 +12,22 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
-from bondcni.core.plan import AddAltname, ChangeLink, CreateBond, DropAltname, Step
+from bondcni.core.plan import (
+    AddAltname,
+    ChangeLink,
+    CreateBond,
+    DropAltname,
+    Facts,
+    Plan,
+    Step,
+    new_ifindexes,
+    plan_add,
+)
+from bondcni.core.policy import Policy
+from bondcni.core.resolve import matches
 from bondcni.core.state import IFF_LOOPBACK, IFF_UP, Link, Location, Namespace
 
+NO_FILE = Policy()
 BOND_MAC = "02:b0:0d:00:00:01"
 LO = Link(1, "lo", "00:00:00:00:00:00", mtu=65536, flags=IFF_UP | IFF_LOOPBACK, type=772)
 
@@ -54,6 +67,25 @@ def config(*links: str | LinkRef, mode: int = 1, **changes: Any) -> BondConfig:
     refs = tuple(LinkRef("name", link) if isinstance(link, str) else link for link in links)
     base = BondConfig("1.1.0", "net", mode, {"miimon": 100}, refs)
     return replace(base, **changes)
+
+
+def facts(
+    asked: BondConfig, host: Namespace, pod: Namespace, policy: Policy = NO_FILE, **others: Any
+) -> Facts:
+    """What the service reads before it plans."""
+    links = [link for link in host.links if any(matches(ref, link) for ref in asked.links)]
+    read = {
+        "free": new_ifindexes(links, pod),
+        "verdicts": {link.index: policy.verdict(link, "", "") for link in links},
+    }
+    return Facts(host, pod, **{**read, **others})
+
+
+def plan_for(
+    asked: BondConfig, host: Namespace, pod: Namespace, policy: Policy = NO_FILE, **others: Any
+) -> Plan:
+    """The plan of an ADD with CNI_IFNAME net1."""
+    return plan_add(asked, "net1", facts(asked, host, pod, policy, **others))
 
 
 class World(NamedTuple):
