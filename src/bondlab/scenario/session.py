@@ -14,7 +14,7 @@ from bondcni.direct.launcher import launcher
 from bondcni.service.paths import POLICY_FILE
 from bondlab.kernels.catalog import Progress, delegates
 from bondlab.manifests.manifests import Pod
-from bondlab.plugins.standins import standins
+from bondlab.plugins.stand_ins import stand_ins
 from bondlab.scenario import build, planning, thick
 from bondlab.scenario.guest_commands import Hands, Machine
 from bondlab.scenario.story import Lab
@@ -71,7 +71,7 @@ def prepare(
         hands.write(f"{BIN}/bond", launcher().encode(), "755")
     else:
         thick.install(hands, f"{BIN}/bond")
-    for name, text in standins().items():
+    for name, text in stand_ins().items():
         hands.write(f"{BIN}/{name}", text.encode(), "755")
     hands.batch(build.shelve(nics))
     return hands
