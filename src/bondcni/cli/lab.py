@@ -25,9 +25,9 @@ from bondlab.guest import guest
 from bondlab.guest.guest import Guest, LostGuest
 from bondlab.kernels import catalog
 from bondlab.manifests import manifests
+from bondlab.manifests.ipam_substitute import UnsupportedCase
 from bondlab.manifests.manifests import Manifests
 from bondlab.manifests.multus import Sandbox
-from bondlab.manifests.substitutes import Impossible
 from bondlab.scenario import interactive, planning, session, story, thick
 from bondlab.scenario.guest_commands import CommandFailed
 from bondlab.scenario.record import Record
@@ -81,7 +81,14 @@ def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
     """What can stop everything, as one message, an entry in the record and an exit code."""
     try:
         yield
-    except (Stop, LostGuest, catalog.Unavailable, Impossible, CommandFailed, NoExecutable) as error:
+    except (
+        Stop,
+        LostGuest,
+        catalog.Unavailable,
+        UnsupportedCase,
+        CommandFailed,
+        NoExecutable,
+    ) as error:
         code = _code(error)
         text = str(error)
         if record:

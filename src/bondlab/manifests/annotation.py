@@ -2,7 +2,7 @@
 
 Two forms, told apart as Multus does (k8sclient.go, parsePodNetworkAnnotation): a list of
 ``[namespace/]name[@interface]`` with commas, or JSON when any of ``[{"`` occurs. Both become
-`Request` values; everything that is wrong is a `Finding` at its line of the file.
+`NetworkSelection` values; everything that is wrong is a `ManifestFinding` at its line of the file.
 Whether the networks exist is the business of ``manifests``.
 """
 
@@ -12,14 +12,21 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bondlab.manifests.located import Broken, Finding, Node, embedded, template, unrendered
+from bondlab.manifests.yaml_nodes import (
+    ManifestFinding,
+    ParseError,
+    YamlNode,
+    embedded,
+    template,
+    unrendered,
+)
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 ELEMENT = re.compile(r"(?:([^/@]+)/)?([^/@]+)(?:@([^/@]+))?")
 LONGEST_IFNAME = 15  # IFNAMSIZ - 1
 
 
-class Request(NamedTuple):
+class NetworkSelection(NamedTuple):
     """One network that a pod asks for; "" and empty where the pod leaves it open."""
 
     name: str
@@ -31,7 +38,7 @@ class Request(NamedTuple):
     line: int = 0
 
 
-def requests(holder: Node) -> tuple[list[Request], list[Finding]]:
+def selections(holder: YamlNode) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
     """The annotation's networks, and all that is wrong with it."""
     found = _no_text(holder)
     if found:
@@ -41,7 +48,7 @@ def requests(holder: Node) -> tuple[list[Request], list[Finding]]:
         return _from_list(holder, text)
     try:
         data, tree = embedded(holder)
-    except Broken as broken:
+    except ParseError as broken:
         return [], [broken.finding]
     if not isinstance(data, list):
         advice = 'Write a list: [ { "name": "..." } ].'
@@ -50,7 +57,7 @@ def requests(holder: Node) -> tuple[list[Request], list[Finding]]:
     return _split(made)
 
 
-def _no_text(holder: Node) -> Finding | None:
+def _no_text(holder: YamlNode) -> ManifestFinding | None:
     """Why the annotation is no text that names networks; None if it is."""
     if isinstance(holder.value, dict | list):
         kind = "list" if isinstance(holder.value, list) else "mapping"
@@ -64,14 +71,16 @@ def _no_text(holder: Node) -> Finding | None:
     return unrendered(holder.file, holder.line, action) if action else None
 
 
-def _split(made: list[Request | Finding]) -> tuple[list[Request], list[Finding]]:
-    """Requests and findings apart; a request also has to have usable names."""
-    found = [part for part in made if isinstance(part, Finding)]
-    return [part for part in made if isinstance(part, Request)], found
+def _split(
+    made: list[NetworkSelection | ManifestFinding],
+) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
+    """Requests and findings apart; a selection also has to have usable names."""
+    found = [part for part in made if isinstance(part, ManifestFinding)]
+    return [part for part in made if isinstance(part, NetworkSelection)], found
 
 
-def _from_list(holder: Node, text: str) -> tuple[list[Request], list[Finding]]:
-    made: list[Request | Finding] = []
+def _from_list(holder: YamlNode, text: str) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
+    made: list[NetworkSelection | ManifestFinding] = []
     offset = 0
     for element in text.split(","):
         blanks = len(element) - len(element.lstrip())
@@ -80,22 +89,22 @@ def _from_list(holder: Node, text: str) -> tuple[list[Request], list[Finding]]:
         parts = ELEMENT.fullmatch(element.strip())
         if parts:
             namespace, name, interface = (part or "" for part in parts.groups())
-            request = Request(name, namespace, interface, line=line)
-            made.append(_checked(request, holder.file))
+            selection = NetworkSelection(name, namespace, interface, line=line)
+            made.append(_checked(selection, holder.file))
         else:
             message = f"`{element.strip()}` in the networks annotation names no network"
             advice = "Write [namespace/]name[@interface], with commas between."
-            made.append(Finding(holder.file, line, message, advice))
+            made.append(ManifestFinding(holder.file, line, message, advice))
     return _split(made)
 
 
-def _from_entry(entry: Any, tree: Node, place: int) -> Request | Finding:
+def _from_entry(entry: Any, tree: YamlNode, place: int) -> NetworkSelection | ManifestFinding:
     line = tree.line_of(f"/{place}")
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         message = f"entry {place + 1} of the networks annotation has no name"
-        return Finding(tree.file, line, message, 'Write { "name": "..." }.')
+        return ManifestFinding(tree.file, line, message, 'Write { "name": "..." }.')
     arguments = entry.get("cni-args") or {}
-    request = Request(
+    selection = NetworkSelection(
         name=entry["name"],
         namespace=str(entry.get("namespace") or ""),
         interface=str(entry.get("interface") or ""),
@@ -104,18 +113,20 @@ def _from_entry(entry: Any, tree: Node, place: int) -> Request | Finding:
         cni_args=arguments if isinstance(arguments, dict) else {},
         line=tree.line_of(f"/{place}/name"),
     )
-    return _checked(request, tree.file)
+    return _checked(selection, tree.file)
 
 
-def _checked(request: Request, file: str) -> Request | Finding:
-    """The request, or what is wrong with its names."""
-    for name in filter(None, (request.namespace, request.name)):
+def _checked(selection: NetworkSelection, file: str) -> NetworkSelection | ManifestFinding:
+    """The selection, or what is wrong with its names."""
+    for name in filter(None, (selection.namespace, selection.name)):
         if not NAME.fullmatch(name):
             advice = "Use small letters, digits and hyphens."
-            return Finding(file, request.line, f"`{name}` is no name of Kubernetes", advice)
-    bad = len(request.interface) > LONGEST_IFNAME or re.search(r"[\s/:]", request.interface)
+            return ManifestFinding(
+                file, selection.line, f"`{name}` is no name of Kubernetes", advice
+            )
+    bad = len(selection.interface) > LONGEST_IFNAME or re.search(r"[\s/:]", selection.interface)
     if bad:
-        message = f"`{request.interface}` can not name an interface"
+        message = f"`{selection.interface}` can not name an interface"
         advice = "At most 15 characters, without blanks, colons and slashes."
-        return Finding(file, request.line, message, advice)
-    return request
+        return ManifestFinding(file, selection.line, message, advice)
+    return selection

@@ -16,19 +16,21 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-DEFAULT = {4: 26, 6: 122}
-SHORTEST = {4: 20, 6: 116}
-ENOUGH = 8  # addresses of a block in which the pod, its peer and another pod find room
+DEFAULT_SIZE = {4: 26, 6: 122}
+MIN_SIZE = {4: 20, 6: 116}
+MIN_SHARED_ADDRESSES = (
+    8  # addresses of a block in which the pod, its peer and another pod find room
+)
 
 
 class Block(NamedTuple):
     """The block of the node that the lab plays, in its pool."""
 
-    pool: Network
-    network: Network
-    label: str  # how the pool is called
+    pool: IPNetwork
+    network: IPNetwork
+    pool_name: str  # how the pool is called
 
     @property
     def shared(self) -> bool:
@@ -36,11 +38,11 @@ class Block(NamedTuple):
         return self.network == self.pool
 
     @property
-    def elsewhere(self) -> str:
+    def other_node_address(self) -> str:
         """The address, with prefix length, that a pod of another node could have; "" for none."""
         if not self.shared:
             other = self.network.network_address + self.network.num_addresses + 2
-        elif self.network.num_addresses >= ENOUGH:
+        elif self.network.num_addresses >= MIN_SHARED_ADDRESSES:
             other = self.network.broadcast_address - 1
         else:
             return ""
@@ -51,11 +53,11 @@ class Block(NamedTuple):
         size = self.network.prefixlen
         if self.shared:
             return (
-                f"the pool {self.label} is one block (blockSize {size}): all nodes share it while "
+                f"the pool {self.pool_name} is one block (blockSize {size}): all nodes share it while "
                 "strictAffinity is off"
             )
         text = (
-            f"as Calico does, each node has a block of its own (blockSize {size} of {self.label}) "
+            f"as Calico does, each node has a block of its own (blockSize {size} of {self.pool_name}) "
             "and the address has the mask of the block: pods of different nodes do not reach each "
             "other over this bond"
         )
@@ -65,7 +67,7 @@ class Block(NamedTuple):
 
     def remedy(self) -> str:
         """What makes one LAN of all nodes."""
-        shortest = SHORTEST[self.pool.version]
+        shortest = MIN_SIZE[self.pool.version]
         if self.pool.prefixlen < shortest:
             return (
                 f"a new IPPool with a cidr of /{shortest} or longer and blockSize equal to its "
@@ -77,19 +79,19 @@ class Block(NamedTuple):
         )
 
 
-def block(cidr: str, size: int, label: str) -> Block:
+def block(cidr: str, size: int, pool_name: str) -> Block:
     """The first block of a pool; ``size`` 0 for the default."""
-    pool: Network = ipaddress.ip_network(cidr, strict=False)
-    length = max(size or DEFAULT[pool.version], pool.prefixlen)
+    pool: IPNetwork = ipaddress.ip_network(cidr, strict=False)
+    length = max(size or DEFAULT_SIZE[pool.version], pool.prefixlen)
     first = ipaddress.ip_network(f"{pool.network_address}/{length}")
-    return Block(pool, first, label)
+    return Block(pool, first, pool_name)
 
 
-def wrong_block(cidr: str, size: str) -> str:
+def block_size_error(cidr: str, size: str) -> str:
     """Why Calico does not take a pool with this ``spec.blockSize`` ("" for none), "" if it does."""
     pool = ipaddress.ip_network(cidr, strict=False)
-    low, high = SHORTEST[pool.version], pool.max_prefixlen
-    default = DEFAULT[pool.version]
+    low, high = MIN_SIZE[pool.version], pool.max_prefixlen
+    default = DEFAULT_SIZE[pool.version]
     if size and not (re.fullmatch("[0-9]+", size) and low <= int(size) <= high):
         return f"spec.blockSize `{size}` is not between {low} and {high}"
     if int(size or default) < pool.prefixlen:

@@ -16,10 +16,10 @@ from typing import Any
 from bondcni.core import config as bond_config
 from bondcni.core.errors import BondError, ConfigError, Problem
 from bondcni.core.values import show
-from bondlab.manifests.located import Finding, Node
+from bondlab.manifests.yaml_nodes import ManifestFinding, YamlNode
 
 
-def config(data: Any, tree: Node) -> list[Finding]:
+def config(data: Any, tree: YamlNode) -> list[ManifestFinding]:
     """Everything wrong with a single configuration or a list of plugins."""
     if not isinstance(data, dict):
         advice = 'Write an object: { "cniVersion": "1.0.0", "type": "...", ... }.'
@@ -48,12 +48,12 @@ def subnet(text: str) -> str:
     return "" if "/" in text else f"`{text}` has no prefix length"
 
 
-def _plugin(data: Any, base: str, tree: Node) -> list[Finding]:
+def _plugin(data: Any, base: str, tree: YamlNode) -> list[ManifestFinding]:
     found = []
     for problem in _problems(data):
         line = tree.line_of(base + problem.pointer)
         message = str(replace(problem, advice=""))
-        found.append(Finding(tree.file, line, message, _sentence(problem.advice)))
+        found.append(ManifestFinding(tree.file, line, message, _sentence(problem.advice)))
     return found
 
 

@@ -5,7 +5,7 @@ read; other documents are passed over. Networks are found in order as Multus doe
 pod's namespace unless the annotation says otherwise, interfaces ``net1`` to ``netN`` by
 position unless they are named. Several files are read together: a pod finds what its own file
 defines first, then what others do, so that examples with the same names can run side by side.
-All that is wrong comes back at once, each `Finding` with file, line and what to do.
+All that is wrong comes back at once, each `ManifestFinding` with file, line and what to do.
 
 Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8sclient.go.
 """
@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bondcni.core import config as bond_config
-from bondlab.manifests import annotation, calico, config_check, mistakes
-from bondlab.manifests.located import (
-    Broken,
-    Finding,
-    Node,
+from bondlab.manifests import annotation, calico, config_check, manifest_check
+from bondlab.manifests.yaml_nodes import (
+    ManifestFinding,
+    ParseError,
+    YamlNode,
     documents,
     embedded,
     template,
     unrendered,
 )
 
-NETWORKS = mistakes.NETWORKS
-RESOURCE = mistakes.RESOURCE
+NETWORKS = manifest_check.NETWORKS
+RESOURCE = manifest_check.RESOURCE
 STDIN = Path("-")
 TEMPLATES = ("DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Job")
 POOL_GROUPS = ("crd.projectcalico.org/", "projectcalico.org/")
@@ -100,7 +100,7 @@ class Manifests(NamedTuple):
     """What the files hold. ``findings`` is empty when all is well."""
 
     pods: tuple[Pod, ...]  # those with a bond
-    findings: tuple[Finding, ...]
+    findings: tuple[ManifestFinding, ...]
 
 
 def load(paths: Iterable[Path]) -> Manifests:
@@ -112,11 +112,13 @@ def load(paths: Iterable[Path]) -> Manifests:
             texts.append((str(path), data.decode()))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            findings.append(Finding(str(path), 1, f"can not be read: {reason}", "Check the path."))
+            findings.append(
+                ManifestFinding(str(path), 1, f"can not be read: {reason}", "Check the path.")
+            )
     return read(texts, findings)
 
 
-def read(texts: Iterable[tuple[str, str]], findings: Iterable[Finding] = ()) -> Manifests:
+def read(texts: Iterable[tuple[str, str]], findings: Iterable[ManifestFinding] = ()) -> Manifests:
     """Parse (file name, text) pairs together: they may refer to each other."""
     return _Reader(list(findings)).read(list(texts))
 
@@ -124,19 +126,19 @@ def read(texts: Iterable[tuple[str, str]], findings: Iterable[Finding] = ()) -> 
 class _Reader:
     """Collects documents, then joins pods and networks."""
 
-    def __init__(self, findings: list[Finding]) -> None:
+    def __init__(self, findings: list[ManifestFinding]) -> None:
         self.findings = findings
         # By file, namespace and name; None: it is there, but broken.
         self.networks: dict[tuple[str, str, str], Network | None] = {}
         self.pools: list[Pool] = []
-        self.pods: list[tuple[Node, Node]] = []  # document, pod (or its template)
-        self.names: dict[tuple[str, ...], Node] = {}
+        self.pods: list[tuple[YamlNode, YamlNode]] = []  # document, pod (or its template)
+        self.names: dict[tuple[str, ...], YamlNode] = {}
 
     def read(self, texts: list[tuple[str, str]]) -> Manifests:
         for file, text in texts:
             try:
                 parts = documents(file, text)
-            except Broken as broken:
+            except ParseError as broken:
                 self.findings.append(broken.finding)
                 continue
             for document in parts:
@@ -148,25 +150,25 @@ class _Reader:
         order = sorted(self.findings, key=lambda one: (one.file, one.line))
         return Manifests(bonded, tuple(order))
 
-    def _nothing_to_do(self, texts: list[tuple[str, str]]) -> Finding:
+    def _nothing_to_do(self, texts: list[tuple[str, str]]) -> ManifestFinding:
         file = texts[0][0] if texts else "-"
         bonds = [one.name for one in self.networks.values() if one and one.bonds]
         if bonds:
             advice = f"Add a Pod with the annotation {NETWORKS}: {bonds[0]}"
-            return Finding(file, 1, f"no Pod asks for the bond {bonds[0]}", advice)
+            return ManifestFinding(file, 1, f"no Pod asks for the bond {bonds[0]}", advice)
         advice = 'Add a NetworkAttachmentDefinition whose config has "type": "bond", and a Pod.'
-        return Finding(file, 1, "there is no bond in it", advice)
+        return ManifestFinding(file, 1, "there is no bond in it", advice)
 
     # Documents
 
-    def document(self, document: Node) -> None:
+    def document(self, document: YamlNode) -> None:
         if not isinstance(document.value, dict):
             message = "this document is not a Kubernetes object"
             advice = "Write apiVersion, kind, metadata and spec."
             self.findings.append(document.finding(message, advice))
             return
         kind = document.text("kind")
-        readers: dict[str, Callable[[Node], None]] = {
+        readers: dict[str, Callable[[YamlNode], None]] = {
             "NetworkAttachmentDefinition": self.network,
             "IPPool": self.pool,
             "Pod": lambda node: self.pods.append((node, node)),
@@ -179,23 +181,25 @@ class _Reader:
         elif kind in readers:
             readers[kind](document)
         else:
-            self.findings += mistakes.kind(document, (*TEMPLATES, "CronJob", *readers))
+            self.findings += manifest_check.misspelled_kind(
+                document, (*TEMPLATES, "CronJob", *readers)
+            )
         if kind in (*TEMPLATES, *readers) and kind != "List":
             self._note_name(document, kind)
 
-    def _list(self, document: Node) -> None:
+    def _list(self, document: YamlNode) -> None:
         for one in document.items("items"):
             self.document(one)
 
-    def _template(self, document: Node, pod: Node | None) -> None:
+    def _template(self, document: YamlNode, pod: YamlNode | None) -> None:
         if pod is None:
             message = f"{document.text('kind')} {document.text('metadata', 'name')} has no template"
             self.findings.append(document.finding(message, "Add spec.template."))
         else:
-            self.findings += mistakes.on_the_workload(document, pod)
+            self.findings += manifest_check.workload_annotation(document, pod)
             self.pods.append((document, pod))
 
-    def _note_name(self, document: Node, kind: str) -> None:
+    def _note_name(self, document: YamlNode, kind: str) -> None:
         metadata = document.at("metadata") or document
         name = metadata.text("name")
         if not name:
@@ -212,7 +216,7 @@ class _Reader:
             advice = f"The first is at line {first.line}. Rename or remove one."
             self.findings.append(metadata.finding(message, advice))
 
-    def pool(self, document: Node) -> None:
+    def pool(self, document: YamlNode) -> None:
         if not document.text("apiVersion").startswith(POOL_GROUPS):
             return
         name = document.text("metadata", "name")
@@ -224,7 +228,7 @@ class _Reader:
             self.findings.append(holder.finding(message, advice))
             return
         cidr, size = document.text("spec", "cidr"), document.text("spec", "blockSize")
-        wrong = calico.wrong_block(cidr, size)
+        wrong = calico.block_size_error(cidr, size)
         if wrong:
             holder = document.at("spec", "blockSize") or holder
             advice = "Write the prefix length of a block, between the pool's own and the longest."
@@ -232,19 +236,19 @@ class _Reader:
         else:
             self.pools.append(Pool(name, cidr, document.file, int(size or 0)))
 
-    def network(self, document: Node) -> None:
+    def network(self, document: YamlNode) -> None:
         names = (_namespace(document), document.text("metadata", "name"))
         key = (document.file, *names)
         self.networks[key] = None
-        self.findings += mistakes.annotation_keys(document)
+        self.findings += manifest_check.misspelled_annotations(document)
         holder = document.at("spec", "config")
-        found = list(mistakes.no_config(document, names[1]))
+        found = list(manifest_check.config_missing(document, names[1]))
         if found or holder is None:
             self.findings += found
             return
         try:
             config, tree = embedded(holder)
-        except Broken as broken:
+        except ParseError as broken:
             self.findings.append(broken.finding)
             return
         findings = config_check.config(config, tree if tree.value else holder)
@@ -255,34 +259,39 @@ class _Reader:
 
     # Pods
 
-    def pod(self, document: Node, pod: Node) -> Pod:
-        self.findings += mistakes.annotation_keys(pod)
+    def pod(self, document: YamlNode, pod: YamlNode) -> Pod:
+        self.findings += manifest_check.misspelled_annotations(pod)
         holder = pod.at("metadata", "annotations", NETWORKS)
-        wanted, findings = annotation.requests(holder) if holder else ([], [])
+        wanted, findings = annotation.selections(holder) if holder else ([], [])
         self.findings += findings
         attachments: list[Attachment] = []
-        for place, request in enumerate(wanted, 1):
-            network = self.find(document, request)
-            ifname = request.interface or f"net{place}"
+        for place, selection in enumerate(wanted, 1):
+            network = self.find(document, selection)
+            ifname = selection.interface or f"net{place}"
             if ifname in [one.ifname for one in attachments]:
                 message = f"two networks of this pod want the interface {ifname}"
                 advice = 'Give one of them another name with @name or "interface".'
-                self.findings.append(Finding(document.file, request.line, message, advice))
+                self.findings.append(
+                    ManifestFinding(document.file, selection.line, message, advice)
+                )
             if network:
-                self._check_capabilities(document.file, network, request)
+                self._check_capabilities(document.file, network, selection)
                 attachments.append(
-                    Attachment(network, ifname, request.mac, request.ips, request.cni_args)
+                    Attachment(network, ifname, selection.mac, selection.ips, selection.cni_args)
                 )
         names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
         pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
         made = Pod(*names, tuple(attachments), tuple(pools), document.file)
         plugins = [config for one in made.bonds for config in one.network.plugins]
-        notes = [*mistakes.quoted(plugins), *mistakes.replicas(document, pod, _taken(made))]
+        notes = [
+            *manifest_check.quoted_values(plugins),
+            *manifest_check.too_many_replicas(document, pod, _claimed_links(made)),
+        ]
         return made._replace(notes=tuple(notes))
 
-    def find(self, document: Node, request: annotation.Request) -> Network | None:
+    def find(self, document: YamlNode, selection: annotation.NetworkSelection) -> Network | None:
         """The network asked for; a finding when no file defines it, or several others do."""
-        names = (request.namespace or _namespace(document), request.name)
+        names = (selection.namespace or _namespace(document), selection.name)
         own = (document.file, *names)
         if own in self.networks:
             return self.networks[own]
@@ -291,14 +300,14 @@ class _Reader:
             return self.networks[others[0]]
         if others:
             files = " and ".join(key[0] for key in others)
-            message = f"the network {request.name} is defined in {files}"
+            message = f"the network {selection.name} is defined in {files}"
             advice = "Give one of these files, or define it in this one."
-            self.findings.append(Finding(document.file, request.line, message, advice))
+            self.findings.append(ManifestFinding(document.file, selection.line, message, advice))
         else:
-            self.findings.append(self._unknown(document.file, names, request.line))
+            self.findings.append(self._unknown(document.file, names, selection.line))
         return None
 
-    def _unknown(self, file: str, names: tuple[str, str], line: int) -> Finding:
+    def _unknown(self, file: str, names: tuple[str, str], line: int) -> ManifestFinding:
         message = f"the network {names[1]} is not defined in namespace {names[0]}"
         known = list(dict.fromkeys(key[1:] for key in self.networks))
         elsewhere = [one for one in known if one[1] == names[1]]
@@ -310,23 +319,25 @@ class _Reader:
         else:
             listed = ", ".join(one[1] for one in known) or "none"
             advice = f"Networks in these files: {listed}. Give the file that defines it too."
-        return Finding(file, line, message, advice)
+        return ManifestFinding(file, line, message, advice)
 
-    def _check_capabilities(self, file: str, network: Network, request: annotation.Request) -> None:
+    def _check_capabilities(
+        self, file: str, network: Network, selection: annotation.NetworkSelection
+    ) -> None:
         """multi-net-spec 4.1.2.1: ips and mac must fail where no plugin has the capability."""
         offered: set[str] = set()
         for plugin in network.plugins:
             capabilities = plugin.get("capabilities")
             if isinstance(capabilities, dict):
                 offered |= {name for name, on in capabilities.items() if on}
-        for name, value in (("ips", request.ips), ("mac", request.mac)):
+        for name, value in (("ips", selection.ips), ("mac", selection.mac)):
             if value and name not in offered:
                 message = f"the pod gives {name} to network {network.name}, which takes none"
                 advice = f'Add "capabilities": {{"{name}": true}} to the network\'s config.'
-                self.findings.append(Finding(file, request.line, message, advice))
+                self.findings.append(ManifestFinding(file, selection.line, message, advice))
 
 
-def _taken(pod: Pod) -> list[str]:
+def _claimed_links(pod: Pod) -> list[str]:
     """The links of the node that this pod takes for itself alone."""
     names: list[str] = []
     for plugin in (config for one in pod.attachments for config in one.network.plugins):
@@ -338,5 +349,5 @@ def _taken(pod: Pod) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _namespace(document: Node) -> str:
+def _namespace(document: YamlNode) -> str:
     return document.text("metadata", "namespace") or "default"

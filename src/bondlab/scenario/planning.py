@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bondcni.core.config import BondConfig, LinkRef, parse
 from bondcni.core.options import AD, ALB, MODES, TLB
+from bondlab.manifests.ipam_substitute import UnsupportedCase
 from bondlab.manifests.manifests import Attachment, Config, Pod
 from bondlab.manifests.multus import configs
-from bondlab.manifests.substitutes import Impossible
 from bondlab.scenario.topology import (
     ETHERNET_MTU,
     PEER,
@@ -56,7 +56,7 @@ def host_nics(pods: Sequence[Pod]) -> list[str]:
     for pod in pods:
         try:
             made = plan(pod, hardware=True)
-        except Impossible:
+        except UnsupportedCase:
             continue  # its case will say why
         names += [nic.name for nic in made.nics if nic.form is Form.CABLE]
     return list(dict.fromkeys(names))
@@ -65,7 +65,7 @@ def host_nics(pods: Sequence[Pod]) -> list[str]:
 def plan(pod: Pod, *, hardware: bool) -> Topology:
     """The topology for ``pod``; ``hardware`` tells whether the guest can have NICs on cables.
 
-    Raises Impossible where the lab has nothing to offer.
+    Raises UnsupportedCase where the lab has nothing to offer.
     """
     return _Planner(pod, hardware=hardware).plan()
 
@@ -122,7 +122,7 @@ class _Planner:
     def outside(self, link: LinkRef) -> Leg:
         """A NIC of the node, which the bond plugin itself moves into the pod."""
         if link.by == "pci":
-            raise Impossible(
+            raise UnsupportedCase(
                 f"the lab has no PCI NICs ({link.value}): name the link, or give its mac"
             )
         if link.by == "mac":
@@ -174,7 +174,7 @@ class _Planner:
             if link.by == "name" and attachment.ifname == link.value:
                 return self.provided(place, attachment)
         made = ", ".join(one.ifname for one in self.pod.attachments)
-        raise Impossible(
+        raise UnsupportedCase(
             f"no network of this pod makes {link.value}: they make {made}. "
             "Order the networks of the members before the bond's"
         )
@@ -190,7 +190,7 @@ class _Planner:
         }
         kind = str(config.get("type"))
         if kind not in makers:
-            raise Impossible(
+            raise UnsupportedCase(
                 f"{attachment.ifname} comes from {kind}: the lab can bond links of "
                 + ", ".join(makers)
             )
@@ -227,7 +227,7 @@ class _Planner:
     def host_device(self, _place: int, attachment: Attachment) -> Leg:
         name = str(self.provider(attachment).get("device") or "")
         if not name:
-            raise Impossible('host-device: the lab finds NICs by "device" only: name it so')
+            raise UnsupportedCase('host-device: the lab finds NICs by "device" only: name it so')
         self.nics[name] = self.node_nic(name)._replace(up=False)  # it gives them back down
         return self.leg(self.nics[name], attachment.ifname)
 
@@ -236,7 +236,7 @@ class _Planner:
         config = self.provider(attachment)
         name = str(config.get("master") or "")
         if not name:
-            raise Impossible(f'{config["type"]}: name the NIC below it: "master": "eth1000"')
+            raise UnsupportedCase(f'{config["type"]}: name the NIC below it: "master": "eth1000"')
         why = f"a hardware NIC here can not lose the carrier that a {config['type']} on it follows"
         nic = self.node_nic(name, vlan=int(config.get("vlanId") or 0), why_veth=why)
         return self.leg(nic, attachment.ifname)

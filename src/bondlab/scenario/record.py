@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bondlab.manifests.located import Finding
+from bondlab.manifests.yaml_nodes import ManifestFinding
 from bondlab.scenario.events import (
     Bond,
     Call,
@@ -35,7 +35,7 @@ class Record:
         self.cases: list[Json] = []
         self.lost = ""  # why the guest was lost
         self.error = ""  # why nothing could be run
-        self.findings: tuple[Finding, ...] = ()
+        self.findings: tuple[ManifestFinding, ...] = ()
 
     @property
     def ok(self) -> bool:

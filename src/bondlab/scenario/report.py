@@ -13,7 +13,7 @@ from functools import singledispatch
 from rich.console import Console
 from rich.markup import escape
 
-from bondlab.manifests.located import Finding
+from bondlab.manifests.yaml_nodes import ManifestFinding
 from bondlab.scenario.events import (
     Bond,
     Call,
@@ -53,7 +53,7 @@ class Story:
         """One step of the preparation."""
         self.console.print(f"[dim]lab: {escape(text)}[/]")
 
-    def findings(self, findings: tuple[Finding, ...]) -> None:
+    def findings(self, findings: tuple[ManifestFinding, ...]) -> None:
         """All that is wrong with the files."""
         for one in findings:
             self.console.print(

@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bondlab.manifests.ipam_substitute import LEASES, UnsupportedCase, substitute_ipam
 from bondlab.manifests.manifests import Config, Pod
 from bondlab.manifests.multus import Sandbox, configs
-from bondlab.manifests.substitutes import LEASES, Impossible, runnable
 from bondlab.scenario import build, crash, drill, planning, thick
 from bondlab.scenario.calls import Runtime
 from bondlab.scenario.drill import Tools
@@ -66,7 +66,9 @@ class Case:
         self.runtime = Runtime(lab.hands, sandbox, lab.cni_path, lab.plugins)
         self.reasons: list[str] = []
         self.before: dict[str, str] = {}
-        self.elsewhere: dict[str, list[str]] = {}  # by interface: addresses of other nodes' pods
+        self.other_addresses: dict[
+            str, list[str]
+        ] = {}  # by interface: addresses of other nodes' pods
 
     def tell(self) -> Iterator[Event]:
         """The whole case."""
@@ -75,7 +77,7 @@ class Case:
         yield CaseBegin(title, self.pod.file, networks)
         try:
             made = planning.plan(self.pod, hardware=self.lab.hardware)
-        except Impossible as error:
+        except UnsupportedCase as error:
             yield CaseEnd((str(error),))
             return
         yield from map(Note, (*self.pod.notes, *made.notes))
@@ -87,7 +89,7 @@ class Case:
         """Pass events on; what goes wrong is a reason and ends this part."""
         try:
             yield from events
-        except (Failed, Impossible, CommandFailed) as error:
+        except (Failed, UnsupportedCase, CommandFailed) as error:
             self.reasons.append(str(error))
         except OSError as error:
             self.reasons.append(f"a command could not be started: {error}")
@@ -124,12 +126,12 @@ class Case:
         for place, attachment in enumerate(self.pod.attachments):
             chain = []
             for config in configs(attachment, made.device(place)):
-                ready = runnable(
+                ready = substitute_ipam(
                     config, self.pod.pools, self.lab.plugins.keys(), strict=self.lab.strict
                 )
                 if ready.note:
                     yield Note(ready.note)
-                self.elsewhere.setdefault(attachment.ifname, []).extend(ready.elsewhere)
+                self.other_addresses.setdefault(attachment.ifname, []).extend(ready.other_nodes)
                 chain.append(ready.config)
             yield from self.crash(made, attachment.network.name, attachment.ifname, chain)
             for call in self.runtime.add(attachment.network.name, attachment.ifname, chain):
@@ -234,7 +236,7 @@ class Case:
 
     def other_nodes(self, fabric: Fabric) -> Iterator[Event]:
         """Ping what pods of another node would have; not to be reached is no failure here."""
-        for target in self.elsewhere.get(fabric.ifname, ()):
+        for target in self.other_addresses.get(fabric.ifname, ()):
             quick = " nodad" if ":" in target else ""
             line = f"addr replace {target} dev {LAN}{quick}"
             self.hands.batch([build.Batch(fabric.switch, (line,))])

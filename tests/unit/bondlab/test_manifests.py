@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bondlab.manifests import manifests
-from bondlab.manifests.located import Broken, documents, embedded
 from bondlab.manifests.manifests import Manifests
+from bondlab.manifests.yaml_nodes import ParseError, documents, embedded
 
 BOND = '{ "cniVersion": "1.0.0", "type": "bond", "mode": "active-backup", "miimon": 100, %s }'
 HOST_LINKS = '"links": [{ "name": "eth1000" }, { "name": "eth1001" }]'
@@ -220,7 +220,7 @@ def test_places_inside_every_style_of_string(style: str) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         found = read(text)
-    except Broken as error:  # pragma: no cover
+    except ParseError as error:  # pragma: no cover
         pytest.fail(str(error))
     assert found.findings or found.pods
 

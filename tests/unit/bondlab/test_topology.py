@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.unit.bondlab.labpods import bond, make_pod
 
+from bondlab.manifests.ipam_substitute import Substitution, UnsupportedCase, substitute_ipam
 from bondlab.manifests.manifests import Attachment, Network, Pool
 from bondlab.manifests.multus import Sandbox, configs, environment, with_result
-from bondlab.manifests.substitutes import Impossible, Substitution, runnable
 from bondlab.scenario import build, planning
 from bondlab.scenario.topology import PEER, POD, SILICON, Form
 
@@ -114,7 +114,7 @@ def test_members_that_other_plugins_bring(
     ],
 )
 def test_what_the_lab_can_not_offer(networks: list[tuple[str, Any]], said: str) -> None:
-    with pytest.raises(Impossible, match=said):
+    with pytest.raises(UnsupportedCase, match=said):
         planning.plan(make_pod(*networks), hardware=True)
 
 
@@ -229,7 +229,7 @@ POOLS = (Pool("four", "10.1.0.0/24"), Pool("six", "2001:db8::/64"))
     ],
 )
 def test_host_local_takes_the_place(ipam: dict[str, Any], subnets: list[str]) -> None:
-    made = runnable({"ipam": ipam}, POOLS, {"host-local"}, strict=False)
+    made = substitute_ipam({"ipam": ipam}, POOLS, {"host-local"}, strict=False)
     assert [one[0]["subnet"] for one in made.config["ipam"]["ranges"]] == subnets
     assert str(ipam["type"]) in made.note
     assert "host-local" in made.note
@@ -237,7 +237,7 @@ def test_host_local_takes_the_place(ipam: dict[str, Any], subnets: list[str]) ->
 
 def test_a_range_of_whereabouts_keeps_its_ends() -> None:
     ipam = {"type": "whereabouts", "range": "10.2.0.20-10.2.0.30/24", "gateway": "10.2.0.9"}
-    ((made,),) = runnable({"ipam": ipam}, (), (), strict=False).config["ipam"]["ranges"]
+    ((made,),) = substitute_ipam({"ipam": ipam}, (), (), strict=False).config["ipam"]["ranges"]
     assert made == {
         "subnet": "10.2.0.0/24",
         "rangeStart": "10.2.0.20",
@@ -259,10 +259,10 @@ def test_a_range_of_whereabouts_keeps_its_ends() -> None:
     ],
 )
 def test_what_can_not_be_replaced(ipam: dict[str, Any], strict: bool, said: str) -> None:  # noqa: FBT001
-    with pytest.raises(Impossible, match=said):
-        runnable({"ipam": ipam}, POOLS, {"host-local"}, strict=strict)
+    with pytest.raises(UnsupportedCase, match=said):
+        substitute_ipam({"ipam": ipam}, POOLS, {"host-local"}, strict=strict)
 
 
 def test_what_is_there_is_left_alone() -> None:
     config = {"ipam": {"type": "calico-ipam"}}
-    assert runnable(config, (), {"calico-ipam"}, strict=True) == Substitution(config)
+    assert substitute_ipam(config, (), {"calico-ipam"}, strict=True) == Substitution(config)

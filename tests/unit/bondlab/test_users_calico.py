@@ -8,8 +8,8 @@ from tests.unit.bondlab.test_manifests import GOOD_BOND, pod, read
 from tests.unit.bondlab.test_story import NICS, World, lab, reasons, run
 
 from bondlab.manifests import calico
+from bondlab.manifests.ipam_substitute import Substitution, UnsupportedCase, substitute_ipam
 from bondlab.manifests.manifests import Pool
-from bondlab.manifests.substitutes import Impossible, Substitution, runnable
 from bondlab.scenario import story
 from bondlab.scenario.events import Event, OtherNode
 from bondlab.scenario.record import Record
@@ -18,7 +18,7 @@ from bondlab.scenario.report import Story
 
 def played(pool: Pool, **ipam: str) -> Substitution:
     config = {"ipam": {"type": "calico-ipam", **ipam}}
-    return runnable(config, [pool], {"host-local"}, strict=False)
+    return substitute_ipam(config, [pool], {"host-local"}, strict=False)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def played(pool: Pool, **ipam: str) -> Substitution:
 def test_10_22_one_node_has_one_block(pool: Pool, subnet: str, elsewhere: str) -> None:
     made = played(pool)
     assert made.config["ipam"]["ranges"] == [[{"subnet": subnet}]]
-    assert made.elsewhere == (elsewhere,)
+    assert made.other_nodes == (elsewhere,)
 
 
 def test_10_22_ipv6_has_blocks_too() -> None:
     made = played(Pool("p", "2001:db8::/64"), assign_ipv4="false", assign_ipv6="true")
     assert made.config["ipam"]["ranges"] == [[{"subnet": "2001:db8::/122"}]]
-    assert made.elsewhere == ("2001:db8::42/122",)
+    assert made.other_nodes == ("2001:db8::42/122",)
     assert "broadcast" not in made.note
 
 
@@ -56,9 +56,9 @@ def test_10_22_the_note_says_what_it_means_and_the_remedy() -> None:
 
 
 def test_10_22_a_block_that_host_local_cannot_play() -> None:
-    with pytest.raises(Impossible, match="four addresses"):
+    with pytest.raises(UnsupportedCase, match="four addresses"):
         played(Pool("p", "10.20.0.0/24", block=32))
-    assert played(Pool("p", "10.20.0.0/30", block=30)).elsewhere == ()
+    assert played(Pool("p", "10.20.0.0/30", block=30)).other_nodes == ()
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_10_22_a_block_that_host_local_cannot_play() -> None:
     ],
 )
 def test_10_22_a_block_size_that_calico_refuses(cidr: str, size: str, said: str) -> None:
-    assert said in calico.wrong_block(cidr, size)
-    assert bool(said) is bool(calico.wrong_block(cidr, size))
+    assert said in calico.block_size_error(cidr, size)
+    assert bool(said) is bool(calico.block_size_error(cidr, size))
     spec = f"  cidr: {cidr}\n" + f"  blockSize: {size}\n" * bool(size)
     text = "---\napiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: p }\nspec:\n"
     found = read(GOOD_BOND + pod("bond0") + text + spec)

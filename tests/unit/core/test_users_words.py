@@ -17,7 +17,7 @@ from bondcni.core.config import parse
 from bondcni.core.errors import ConfigError, Problem, VersionError
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES
 from bondlab.manifests import config_check
-from bondlab.manifests.located import Node
+from bondlab.manifests.yaml_nodes import YamlNode
 
 
 def refused(**changes: Any) -> ConfigError:
@@ -89,7 +89,7 @@ def test_10_26_findings_speak_the_users_keys() -> None:
 
 def test_10_26_the_lab_shows_the_advice() -> None:
     """What the lab prints is the problem of core, its advice as a sentence below it."""
-    tree = Node({}, "net.yaml", 7)
+    tree = YamlNode({}, "net.yaml", 7)
     found = config_check.config(document(mode=ABSENT), tree)
     says = "Write one of balance-rr, active-backup, balance-xor, broadcast, 802.3ad, "
     says += "balance-tlb, balance-alb (or 0 to 6)."
@@ -107,7 +107,7 @@ def test_10_23_a_misspelled_key_is_told_with_the_error_that_it_makes() -> None:
 
 
 def test_10_23_the_lab_shows_a_warning_that_comes_with_an_error() -> None:
-    found = config_check.config(document(mode=ABSENT, mdoe=1), Node({}, "net.yaml", 7))
+    found = config_check.config(document(mode=ABSENT, mdoe=1), YamlNode({}, "net.yaml", 7))
     assert [finding.advice for finding in found][1:] == ['Did you mean "mode"?']
 
 

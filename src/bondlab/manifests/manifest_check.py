@@ -14,55 +14,57 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bondlab.manifests.located import Finding, Node
+from bondlab.manifests.yaml_nodes import ManifestFinding, YamlNode
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
-OTHERS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
+STATUS_ANNOTATIONS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
 """Annotations of Multus that only look like `NETWORKS`; the second is the older spelling."""
 
-NEAR_KEY, NEAR_KIND = 0.92, 0.88
-UNQUOTED = {
+KEY_SIMILARITY, KIND_SIMILARITY = 0.92, 0.88
+UNQUOTED_IN_GO = {
     "linksInContainer": ("true", "false"),
     **dict.fromkeys(("failOverMac", "mtu", "allSlavesActive", "tlbDynamicLb"), ()),
 }
 """Keys of the bond that the Go bond-cni declares as bool and int (bond.go, bondingConfig)."""
 
 
-def kind(document: Node, known: Iterable[str]) -> Iterator[Finding]:
+def misspelled_kind(document: YamlNode, known: Iterable[str]) -> Iterator[ManifestFinding]:
     """A kind that nobody knows and that is nearly one of ``known``."""
     written = document.text("kind")
     lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(written.lower(), lower, 1, NEAR_KIND)
+    near = difflib.get_close_matches(written.lower(), lower, 1, KIND_SIMILARITY)
     if near:
         line = document.line_of("/kind")
         advice = f"Did you mean {lower[near[0]]}?"
-        yield Finding(document.file, line, f"`{written}` is not a kind that the lab reads", advice)
+        yield ManifestFinding(
+            document.file, line, f"`{written}` is not a kind that the lab reads", advice
+        )
 
 
-def annotation_keys(holder: Node) -> Iterator[Finding]:
+def misspelled_annotations(holder: YamlNode) -> Iterator[ManifestFinding]:
     """Annotations whose key is nearly one that is read."""
     annotations = holder.at("metadata", "annotations")
     if not annotations or not isinstance(annotations.value, dict):
         return
     for key, node in annotations.value.items():
-        near = difflib.get_close_matches(key, (NETWORKS, RESOURCE), 1, NEAR_KEY)
-        if near and key not in (NETWORKS, RESOURCE, *OTHERS):
+        near = difflib.get_close_matches(key, (NETWORKS, RESOURCE), 1, KEY_SIMILARITY)
+        if near and key not in (NETWORKS, RESOURCE, *STATUS_ANNOTATIONS):
             yield node.finding(f"nobody reads the annotation {key}", f"Did you mean {near[0]}?")
 
 
-def on_the_workload(document: Node, pod: Node) -> Iterator[Finding]:
+def workload_annotation(document: YamlNode, pod: YamlNode) -> Iterator[ManifestFinding]:
     """The networks annotation on a workload: no pod ever gets it."""
     found = document.at("metadata", "annotations", NETWORKS)
     if found:
-        kind_ = document.text("kind")
-        path = "spec.jobTemplate.spec.template" if kind_ == "CronJob" else "spec.template"
-        message = f"{NETWORKS} is an annotation of the {kind_}, not of its pods"
+        workload = document.text("kind")
+        path = "spec.jobTemplate.spec.template" if workload == "CronJob" else "spec.template"
+        message = f"{NETWORKS} is an annotation of the {workload}, not of its pods"
         remedy = "Remove it" if pod.at("metadata", "annotations", NETWORKS) else "Move it"
         yield found.finding(message, f"{remedy}: pods have the annotations of {path}.metadata.")
 
 
-def no_config(document: Node, name: str) -> Iterator[Finding]:
+def config_missing(document: YamlNode, name: str) -> Iterator[ManifestFinding]:
     """A network whose spec.config is missing or is no string."""
     holder = document.at("spec", "config")
     if holder is None:
@@ -80,10 +82,10 @@ def no_config(document: Node, name: str) -> Iterator[Finding]:
         yield holder.finding(message, "Write `config: |` and the same as JSON, indented, below it.")
 
 
-def quoted(plugins: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def quoted_values(plugins: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Numbers and booleans in quotes, which only this plugin takes."""
     for plugin in plugins:
-        for key, words in UNQUOTED.items() if plugin.get("type") == "bond" else ():
+        for key, words in UNQUOTED_IN_GO.items() if plugin.get("type") == "bond" else ():
             value = plugin.get(key)
             if isinstance(value, str) and (value in words or re.fullmatch("[0-9]+", value)):
                 yield (
@@ -92,10 +94,10 @@ def quoted(plugins: Iterable[Mapping[str, Any]]) -> Iterator[str]:
                 )
 
 
-def replicas(document: Node, pod: Node, links: Sequence[str]) -> Iterator[str]:
+def too_many_replicas(document: YamlNode, pod: YamlNode, links: Sequence[str]) -> Iterator[str]:
     """More pods than a node has links for: each link can be in one pod at a time."""
-    count = _count(document)
-    if count < 2 or not links or _one_a_node(pod):
+    count = _replica_count(document)
+    if count < 2 or not links or _one_pod_per_node(pod):
         return
     names = " and ".join((", ".join(links[:-1]), links[-1]) if links[1:] else links)
     yield (
@@ -106,7 +108,7 @@ def replicas(document: Node, pod: Node, links: Sequence[str]) -> Iterator[str]:
     )
 
 
-def _count(document: Node) -> int:
+def _replica_count(document: YamlNode) -> int:
     """How many pods a workload runs at the same time, as far as the manifest says."""
     spec = ("spec", "jobTemplate", "spec") if document.text("kind") == "CronJob" else ("spec",)
     key = "parallelism" if document.text("kind") in ("Job", "CronJob") else "replicas"
@@ -114,7 +116,7 @@ def _count(document: Node) -> int:
     return int(text) if re.fullmatch("[0-9]+", text) else 1
 
 
-def _one_a_node(pod: Node) -> bool:
+def _one_pod_per_node(pod: YamlNode) -> bool:
     """Whether the scheduler may put only one of these pods on a node."""
     rules = pod.items(
         *("spec", "affinity", "podAntiAffinity"), "requiredDuringSchedulingIgnoredDuringExecution"

@@ -2,7 +2,7 @@
 
 A manifest holds JSON in YAML strings (a network's ``spec.config``, the networks annotation).
 Whoever finds something wrong deep inside must point at the line of the *file*, so every value
-here is a `Node` with its line, and `embedded` reads the JSON of a string so that its parts
+here is a `YamlNode` with its line, and `embedded` reads the JSON of a string so that its parts
 point at the file too. YAML folds line breaks and blanks inside quoted strings; what never
 changes is the sequence of the other characters, so places are found by counting those.
 
@@ -23,10 +23,10 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 BLOCK_STYLES = ("|", ">")
 BLANK_ESCAPES = "nrtvfb0 _NLPe"
 TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
-RENDER = "Render the chart first: helm template CHART | bondctl lab run -"
+RENDER_ADVICE = "Render the chart first: helm template CHART | bondctl lab run -"
 
 
-class Finding(NamedTuple):
+class ManifestFinding(NamedTuple):
     """One thing wrong in a file, and what to do about it."""
 
     file: str
@@ -40,25 +40,25 @@ class Finding(NamedTuple):
         )
 
 
-class Broken(Exception):
+class ParseError(Exception):
     """Text that is not YAML or not JSON; ``finding`` says where and why."""
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: ManifestFinding) -> None:
         super().__init__(str(finding))
         self.finding = finding
 
 
-class Node(NamedTuple):
+class YamlNode(NamedTuple):
     """A value and its place; scalars are text as written, or None for null."""
 
-    value: dict[str, Node] | list[Node] | str | None
+    value: dict[str, YamlNode] | list[YamlNode] | str | None
     file: str
     line: int
-    ink: tuple[int, ...] = ()  # scalars: the line of each character that is not blank
+    char_lines: tuple[int, ...] = ()  # scalars: the line of each character that is not blank
 
-    def at(self, *path: str) -> Node | None:
+    def at(self, *path: str) -> YamlNode | None:
         """The node below, through mappings; None where the path leads nowhere."""
-        node: Node | None = self
+        node: YamlNode | None = self
         for key in path:
             node = node.value.get(key) if node and isinstance(node.value, dict) else None
         return node
@@ -68,7 +68,7 @@ class Node(NamedTuple):
         node = self.at(*path)
         return node.value if node and isinstance(node.value, str) else ""
 
-    def items(self, *path: str) -> list[Node]:
+    def items(self, *path: str) -> list[YamlNode]:
         """The list below, empty where there is none."""
         node = self.at(*path)
         return node.value if node and isinstance(node.value, list) else []
@@ -77,7 +77,9 @@ class Node(NamedTuple):
         """The file's line of the character at ``offset`` of this scalar."""
         text = self.value if isinstance(self.value, str) else ""
         count = sum(not letter.isspace() for letter in text[:offset])
-        return self.ink[min(count, len(self.ink) - 1)] if self.ink else self.line
+        return (
+            self.char_lines[min(count, len(self.char_lines) - 1)] if self.char_lines else self.line
+        )
 
     def line_of(self, pointer: str) -> int:
         """The line of the value at a JSON pointer, or of the nearest that exists above it."""
@@ -92,9 +94,9 @@ class Node(NamedTuple):
             node = below
         return node.line
 
-    def finding(self, message: str, advice: str = "") -> Finding:
+    def finding(self, message: str, advice: str = "") -> ManifestFinding:
         """Something wrong with this value."""
-        return Finding(self.file, self.line, message, advice)
+        return ManifestFinding(self.file, self.line, message, advice)
 
 
 def template(text: str) -> str:
@@ -103,30 +105,36 @@ def template(text: str) -> str:
     return " ".join(found[0].split()) if found else ""
 
 
-def unrendered(file: str, line: int, action: str) -> Finding:
+def unrendered(file: str, line: int, action: str) -> ManifestFinding:
     """A template where a manifest is expected."""
-    return Finding(file, line, f"`{action}` is a template that was not rendered", RENDER)
+    return ManifestFinding(
+        file, line, f"`{action}` is a template that was not rendered", RENDER_ADVICE
+    )
 
 
-def documents(file: str, text: str) -> list[Node]:
-    """Every document of a YAML text that has content; raises Broken where it is not YAML."""
+def documents(file: str, text: str) -> list[YamlNode]:
+    """Every document of a YAML text that has content; raises ParseError where it is not YAML."""
     try:
         nodes = list(YAML(typ="safe", pure=True).compose_all(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         if action := template("\n".join(text.splitlines()[max(0, line - 2) : line])):
-            raise Broken(unrendered(file, line, action)) from error
+            raise ParseError(unrendered(file, line, action)) from error
         advice = "Check indentation, quotes and colons at this line and the one before."
-        raise Broken(Finding(file, line, f"not YAML: {error.problem}", advice)) from error
+        raise ParseError(
+            ManifestFinding(file, line, f"not YAML: {error.problem}", advice)
+        ) from error
     except (YAMLError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise Broken(Finding(file, 1, f"not YAML: {first}", "Is it a text file?")) from error
+        raise ParseError(
+            ManifestFinding(file, 1, f"not YAML: {first}", "Is it a text file?")
+        ) from error
     made = [_node(file, node, text, lambda _: None) for node in nodes if node is not None]
     return [node for node in made if node.value is not None]
 
 
-def embedded(holder: Node) -> tuple[Any, Node]:
+def embedded(holder: YamlNode) -> tuple[Any, YamlNode]:
     """The JSON that a scalar holds: as plain data, and as nodes whose lines are the file's."""
     text = holder.value if isinstance(holder.value, str) else ""
     try:
@@ -134,8 +142,8 @@ def embedded(holder: Node) -> tuple[Any, Node]:
     except json.JSONDecodeError as error:
         if action := TEMPLATE.search(text):
             line = holder.line_at(action.start())
-            raise Broken(unrendered(holder.file, line, template(text))) from error
-        raise Broken(_explain(holder, text, error)) from error
+            raise ParseError(unrendered(holder.file, line, template(text))) from error
+        raise ParseError(_json_error(holder, text, error)) from error
     try:
         tree = YAML(typ="safe", pure=True).compose(text)
     except YAMLError:  # JSON that YAML reads otherwise (tabs): every part is at the holder's line
@@ -143,7 +151,7 @@ def embedded(holder: Node) -> tuple[Any, Node]:
     return data, _node(holder.file, tree, text, holder.line_at)
 
 
-def _explain(holder: Node, text: str, error: json.JSONDecodeError) -> Finding:
+def _json_error(holder: YamlNode, text: str, error: json.JSONDecodeError) -> ManifestFinding:
     """The JSON parser's complaint, at the character a person would look at."""
     before = text[: error.pos].rstrip()
     line = holder.line_at(error.pos)
@@ -155,37 +163,39 @@ def _explain(holder: Node, text: str, error: json.JSONDecodeError) -> Finding:
         sign = "comma" if "','" in error.msg else "colon"
         found = next(iter(text[error.pos :].split()), "its end")[:40]
         message = f"not JSON: a {sign} is expected after `{shown}`, found `{found}`"
-        return Finding(holder.file, line, message, f"Add the {sign} at the end of line {line}.")
+        return ManifestFinding(
+            holder.file, line, message, f"Add the {sign} at the end of line {line}."
+        )
     if "property name" in error.msg and before.endswith(","):
         line = holder.line_at(len(before) - 1)
-        return Finding(
+        return ManifestFinding(
             holder.file,
             line,
             f"not JSON: nothing follows the comma of `{shown}`",
             f"Remove the last comma at line {line}, or double-quote the key that follows.",
         )
     message = f"not JSON: {error.msg.lower()} after `{shown}`"
-    return Finding(holder.file, line, message, "Correct the JSON at this line.")
+    return ManifestFinding(holder.file, line, message, "Correct the JSON at this line.")
 
 
-def _node(file: str, node: Any, source: str, line_at: Any) -> Node:
-    """A composed node and all below as `Node`; ``line_at`` places JSON in its file."""
+def _node(file: str, node: Any, source: str, line_at: Any) -> YamlNode:
+    """A composed node and all below as `YamlNode`; ``line_at`` places JSON in its file."""
     line = line_at(node.start_mark.index) or node.start_mark.line + 1
     if isinstance(node, MappingNode):
         if any(isinstance(key, MappingNode) for key, _ in node.value):  # how YAML reads {{ x }}
             raw = source[node.start_mark.index : node.end_mark.index]
-            raise Broken(unrendered(file, line, template(raw) or raw))
+            raise ParseError(unrendered(file, line, template(raw) or raw))
         pairs = {str(key.value): _node(file, value, source, line_at) for key, value in node.value}
-        return Node(pairs, file, line)
+        return YamlNode(pairs, file, line)
     if isinstance(node, SequenceNode):
-        return Node([_node(file, part, source, line_at) for part in node.value], file, line)
+        return YamlNode([_node(file, part, source, line_at) for part in node.value], file, line)
     if node.tag is not None and str(node.tag).endswith(":null"):
-        return Node(None, file, line)
+        return YamlNode(None, file, line)
     raw = source[node.start_mark.index : node.end_mark.index]
-    return Node(str(node.value), file, line, tuple(_ink(raw, node.style or "", line)))
+    return YamlNode(str(node.value), file, line, tuple(_char_lines(raw, node.style or "", line)))
 
 
-def _ink(raw: str, style: str, line: int) -> Iterator[int]:
+def _char_lines(raw: str, style: str, line: int) -> Iterator[int]:
     """The line of each non-blank character that the scalar's raw text stands for."""
     place = 0
     if style in BLOCK_STYLES:
@@ -194,14 +204,14 @@ def _ink(raw: str, style: str, line: int) -> Iterator[int]:
     elif style in ("'", '"'):
         place, raw = 1, raw[:-1]
     while place < len(raw):
-        step, blank = _letter(raw, place, style)
+        step, blank = _next_char(raw, place, style)
         if not blank:
             yield line
         line += raw.count("\n", place, place + step)
         place += step
 
 
-def _letter(raw: str, place: int, style: str) -> tuple[int, bool]:
+def _next_char(raw: str, place: int, style: str) -> tuple[int, bool]:
     """How many raw characters the next one takes, and whether it is blank."""
     letter = raw[place]
     if style == "'" and letter == "'":
