@@ -25,6 +25,7 @@ import pytest
 from tests.kernel.thick import Thick, Way
 
 from bondcni.direct import plugin
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 NUMBERS = itertools.count(1)
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -185,6 +186,9 @@ class Node:
     way: type[Way] = Thick
     """How the next daemon runs: in this process, or as one of its own."""
 
+    timeouts = DEFAULT
+    """Those of direct mode, and of the next daemon of this process."""
+
     _daemon: Way | None = None
 
     def __init__(self, folder: Path) -> None:
@@ -254,7 +258,9 @@ class Node:
     ) -> Answer:
         """Call the plugin as a runtime does: in this process, or by the shim and a daemon."""
         env, text = self.request(command, config, pod, **named)
-        return answer(*(self._through_daemon if THICK else here)(env, text))
+        if THICK:
+            return answer(*self._through_daemon(env, text))
+        return answer(*here(env, text, self.timeouts))
 
     def request(
         self,
@@ -284,12 +290,12 @@ class Node:
         return self.daemon(env.get("BONDCNI_POLICY", "")).call(env, text)
 
     def daemon(self, policy: str = "") -> Way:
-        """This node's daemon; another where another policy is asked for."""
+        """This node's daemon; another where another policy or other timeouts are asked for."""
         policy = policy or str(self.folder / "no-policy.yaml")
-        if self._daemon and self._daemon.serves(policy):
+        if self._daemon and self._daemon.serves(policy, self.timeouts):
             return self._daemon
         self.end_daemon()
-        self._daemon = self.way(self.folder, self.state, policy)
+        self._daemon = self.way(self.folder, self.state, policy, self.timeouts)
         return self._daemon
 
     def end_daemon(self) -> None:
@@ -310,14 +316,14 @@ class Node:
             space.delete()
 
 
-def here(env: dict[str, str], text: bytes) -> tuple[int, str, str]:
+def here(env: dict[str, str], text: bytes, timeouts: Timeouts = DEFAULT) -> tuple[int, str, str]:
     """Direct mode, without a process of its own."""
     out, err = io.StringIO(), io.StringIO()
     reading = os.memfd_create("stdin")
     os.write(reading, text)
     os.lseek(reading, 0, os.SEEK_SET)
     try:
-        status = plugin.run(env, reading, out, err)
+        status = plugin.run(env, reading, out, err, timeouts)
     finally:
         os.close(reading)
     return status, out.getvalue(), err.getvalue()

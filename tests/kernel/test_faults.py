@@ -30,11 +30,10 @@ from tests.kernel.faults import faults, none
 from tests.kernel.iron import NICS, IronNode, have_iron
 from tests.kernel.killing import run
 
-from bondcni.service import ipam
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
-from bondcni.service.locks import hold
 from bondcni.service.reconcile import Recovered, recover
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 IO, BUSY, REFUSED, KERNEL, DELEGATE, INCOMPLETE = 5, 11, 101, 102, 104, 106
 LINKS = ("eth1", "eth2")
@@ -321,10 +320,10 @@ def fickle(node: Node, end: str, begin: str = "") -> Document:
     ],
 )
 def test_reserved_and_then_failed(
-    node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch, end: str, code: int
+    node: Node, pod: Space, before: Document, end: str, code: int
 ) -> None:
     """An address was reserved, and the answer says otherwise: it is released again."""
-    monkeypatch.setattr(ipam.add, "__defaults__", (3.0,))
+    node.timeouts = Timeouts(delegate=3.0)
     node.cni("ADD", fickle(node, end), pod).failed(code)
     assert (node.folder / "fickle.answer").exists()
     assert node.everything(pod) == before
@@ -361,22 +360,20 @@ def test_delegate_outlives_its_plugin(node: Node, pod: Space, before: Document, 
 
 
 @ENDS
-def test_delegate_that_hangs_outlives_its_plugin(
-    node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_delegate_that_hangs_outlives_its_plugin(node: Node, pod: Space, before: Document) -> None:
     """DEL waits, then ends all the same; the record stays, for it may reserve yet."""
     begin = f"echo $$ > {node.folder}/pid"
     wanted = fickle(node, f"[ -e {node.folder}/now ] && exec sleep 1000; cat $0.answer", begin)
     killed_in_delegate(node, pod, wanted)
     wait_for(node.leases)
-    monkeypatch.setattr(vars(hold)["__wrapped__"], "__defaults__", (0.3,))
+    node.timeouts = Timeouts(lock=0.3)
     answer = node.cni("DEL", wanted, pod)
     assert answer.ok() == {}
     assert "attachment c1 bond0" in answer.stderr
     assert pod.links().keys() == {"lo"}
     assert [path.name for path in node.state.glob("*.json")] == ["c1:bond0.json"]
     os.kill(int((node.folder / "pid").read_text()), 9)
-    monkeypatch.undo()
+    node.timeouts = DEFAULT
     node.cni("DEL", wanted, pod).ok()
     assert node.everything(pod) == before
 

@@ -15,6 +15,7 @@ import pytest
 from tests.kernel.conftest import Answer, Document, Node, Space, config, sh, wait_for
 
 from bondcni.service.locks import hold
+from bondcni.service.timeouts import Timeouts
 
 VALID = "cni.dev/valid-attachments"
 
@@ -133,7 +134,7 @@ def holding(node: Node, *keys: str) -> int:
     """A process that has these locks until the test says go."""
     child = os.fork()
     if not child:
-        with hold(str(node.state), keys):
+        with hold(str(node.state), keys, 30):
             (node.folder / "held").touch()
             while not (node.folder / "free").exists():
                 time.sleep(0.02)
@@ -156,9 +157,8 @@ def test_waits_for_a_link_that_another_is_at_work_on(node: Node, pod: Space) -> 
     assert pod.members("bond0") == {"eth1", "eth2"}
 
 
-def test_waiting_has_a_deadline(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hold, "__defaults__", (0.3,))
-    monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.3,))  # type: ignore[attr-defined]
+def test_waiting_has_a_deadline(node: Node, pod: Space) -> None:
+    node.timeouts = Timeouts(lock=0.3)
     first = inside(node, pod)
     now = node.space.everything()
     said = node.cni("ADD", asked(), pod).failed(11)
@@ -169,11 +169,10 @@ def test_waiting_has_a_deadline(node: Node, pod: Space, monkeypatch: pytest.Monk
     assert pod.addresses("bond0") == {"10.1.0.3/24"}
 
 
-def test_del_ends_at_the_deadline(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_del_ends_at_the_deadline(node: Node, pod: Space) -> None:
     """It takes down what the ADD has made so far, which then fails and leaves nothing."""
     before = node.everything(pod)
-    monkeypatch.setattr(hold, "__defaults__", (0.3,))
-    monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.3,))  # type: ignore[attr-defined]
+    node.timeouts = Timeouts(lock=0.3)
     first = inside(node, pod)
     answer = node.cni("DEL", asked(), pod)
     answer.ok()

@@ -236,7 +236,7 @@ def test_add_after_another_boot_lets_links_be(node: Node, pod: Space, before: Do
 def test_a_busy_one_is_let_be(node: Node, pod: Space, before: Document) -> None:
     cut_off(node, pod, 2)
     now = node.everything(pod)
-    with hold(str(node.state), ["attachment c1 bond0"]):
+    with hold(str(node.state), ["attachment c1 bond0"], 30):
         found = recovered(node)
     assert states(found) == [("busy", False)]
     assert "at work on attachment c1 bond0" in found[0].messages[0]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.kernel.conftest import Document, Node, Space, config
 
-from bondcni.service import ipam
+from bondcni.service.timeouts import Timeouts
 
 Words = list[str]
 Cause = Callable[[Node, Space], tuple[Document, Words]]
@@ -386,9 +386,8 @@ def test_ipam_fails_for_pod_links(node: Node, pod: Space, failure: str) -> None:
     assert calls(node) == ["ADD", "DEL", "DEL"]
 
 
-def test_ipam_hangs(node: Node, pod: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ipam.execute, "__defaults__", (0.5,))
-    monkeypatch.setattr(ipam.add, "__defaults__", (0.5,))
+def test_ipam_hangs(node: Node, pod: Space) -> None:
+    node.timeouts = Timeouts(delegate=0.5)
     asked = config(
         ["eth1", "eth2"], ipam=ipam_of_ours(node, f"sleep 60 & echo $! > {node.folder}/pid; wait")
     )

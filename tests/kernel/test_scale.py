@@ -368,7 +368,7 @@ def waiting(node: Node, pod: Space) -> Iterator[list[BondError]]:
         except BondError as error:
             failures.append(error)
 
-    with hold(str(node.state), [f"link eth2 {node.space.link('eth2')['address']}"]):
+    with hold(str(node.state), [f"link eth2 {node.space.link('eth2')['address']}"], 30):
         thread = threading.Thread(target=add)
         thread.start()
         time.sleep(0.5)

@@ -40,13 +40,12 @@ from tests.kernel.conftest import (
 from tests.kernel.iron import NICS, IronNode, hardware, have_iron
 from tests.kernel.thick import USER, Server, Thick, Way, ended, idle, recovered
 
-from bondcni.daemon import pending_cleanup
 from bondcni.daemon.connection import SEND_SECONDS, Connection
 from bondcni.daemon.protocol import Field, Type
-from bondcni.service import ipam
 from bondcni.service.attachment import attachment_key
 from bondcni.service.delegate import LIMIT
 from bondcni.service.locks import hold
+from bondcni.service.timeouts import Timeouts
 
 pytestmark = thick_only("caller and daemon are two processes")
 
@@ -189,7 +188,7 @@ def test_caller_killed_while_the_daemon_waits_for_a_lock(
 ) -> None:
     asked = config(LINKS, ipam=node.host_local() if leased else None)
     node.daemon()
-    with hold(str(node.state), [attachment_key("c1", "bond0")]):
+    with hold(str(node.state), [attachment_key("c1", "bond0")], 30):
         shim = ask(node, "ADD", asked, pod)
         time.sleep(0.3)
         assert not resting(node)
@@ -265,11 +264,9 @@ def test_caller_killed_before_it_hears_a_refusal(
     assert node.everything(pod) == before
 
 
-def test_caller_killed_while_it_helps_another(
-    node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caller_killed_while_it_helps_another(node: Node, pod: Space, before: Document) -> None:
     """It runs the delegate of a deletion that was queued: that one is tried again."""
-    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
+    node.timeouts = Timeouts(cleanup_retry=0.0)
     slow = Slow(node, "DEL")
     node.cni("ADD", slow.asked(), pod).ok()
     node.daemon().end()
@@ -459,10 +456,10 @@ def test_next_add_of_the_same_comes_after_its_queued_del(
 
 
 def test_queued_deletion_comes_before_an_add_of_its_links(
-    node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
+    node: Node, pod: Space, before: Document
 ) -> None:
     """The emergency return sends links home as they are. Who takes them next takes them as they were."""
-    monkeypatch.setattr(pending_cleanup, "AT_ONCE", 0)  # as where many others are queued
+    node.timeouts = Timeouts(cleanup=0.0)  # as where many others are queued
     other = node.pod()
     asked = config(LINKS, mtu=1400, ipam=node.host_local())
     node.cni("ADD", asked, pod).ok()
@@ -476,10 +473,10 @@ def test_queued_deletion_comes_before_an_add_of_its_links(
 
 
 def test_queued_deletion_that_fails_holds_up_the_next_add(
-    node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
+    node: Node, pod: Space, before: Document
 ) -> None:
     """Done later it would take down what that ADD has made."""
-    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
+    node.timeouts = Timeouts(cleanup_retry=0.0)
     node.delegate("moody", f"[ $CNI_COMMAND = DEL ] && exit 1; echo '{ADDRESS}'")
     asked = config(LINKS, ipam={"type": "moody"})
     node.daemon().end()
@@ -612,7 +609,7 @@ def test_two_at_once_for_one_container(
 def both(node: Node, command: str, asked: Document, pod: Space | None, **named: Any) -> Answer:
     """A request that must fail, the same one through the daemon and without it."""
     request = node.request(command, asked, pod, **named)
-    direct = answer(*here(*request))
+    direct = answer(*here(*request, node.timeouts))
     thick = node.cni(command, asked, pod, **named)
     assert (thick.status, thick.document) == (direct.status, direct.document)
     return thick
@@ -642,10 +639,9 @@ BAD_DELEGATES: dict[str, tuple[str, int, str]] = {
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(node: Node) -> None:
     """Delegates have half a second."""
-    monkeypatch.setattr(ipam.execute, "__defaults__", (0.5,))
-    monkeypatch.setattr(ipam.add, "__defaults__", (0.5,))
+    node.timeouts = Timeouts(delegate=0.5)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -893,11 +889,9 @@ def test_hardware_comes_back_while_the_daemon_lives(iron: IronNode) -> None:
     assert not iron.leases()
 
 
-def test_a_new_daemon_mends_hardware_and_owes_the_lease(
-    iron: IronNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_daemon_mends_hardware_and_owes_the_lease(iron: IronNode) -> None:
     """Killed with record and lease on disk; then the pod dies, too."""
-    monkeypatch.setattr(pending_cleanup, "AGAIN", 0.0)
+    iron.timeouts = Timeouts(cleanup_retry=0.0)
     before, pod, slow = as_it_was(iron), iron.pod(), Slow(iron)
     asked = {**slow.asked(mtu=1300), "links": [{"name": nic} for nic in NICS]}
     iron.way = Server

@@ -18,6 +18,7 @@ from tests.kernel.thick import idle, recovered
 from bondcni.service.attachment import attachment_key
 from bondcni.service.journal import REFUSALS, Journal
 from bondcni.service.locks import hold
+from bondcni.service.timeouts import Timeouts
 
 B: dict[str, Any] = {"container": "c2"}
 
@@ -205,16 +206,9 @@ def test_10_6_the_notes_are_bounded(node: Node, pod: Space, links: list[str]) ->
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for long."""
-    monkeypatch.setattr(hold, "__defaults__", (0.1,))
-    monkeypatch.setattr(hold.__wrapped__, "__defaults__", (0.1,))  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def attached(node: Node, hurried: None) -> tuple[Document, Space]:
-    """An attachment of links of the host."""
-    assert hurried is None
+def attached(node: Node) -> tuple[Document, Space]:
+    """What to attach: links of the host. Requests do not wait for long."""
+    node.timeouts = Timeouts(lock=0.1)
     node.veth("eth1")
     node.veth("eth2")
     return config(["eth1", "eth2"], ipam=node.host_local()), node.pod()
@@ -232,7 +226,7 @@ def test_10_20_a_record_outlives_a_del_that_is_killed(
         place = places.pop()
         node.cni("ADD", whole, pod).ok()
         node.end_daemon()
-        with hold(str(node.state), [attachment_key("c1", "bond0")]):
+        with hold(str(node.state), [attachment_key("c1", "bond0")], 30):
             number, when = (place.number, place.when) if place else (-1, "")
             ended = run(lambda: node.cni("DEL", whole, pod).status, number, when)
             assert ended.killed == (place is not None), place

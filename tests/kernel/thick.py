@@ -30,6 +30,7 @@ from bondcni.daemon.start_up import listening
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.reconcile import Recovered
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = os.environ.get("BONDCNI_SHIM") or str(ROOT / "build" / "bond")
@@ -119,9 +120,12 @@ class Way:
     A runtime's requests can be made whether anybody serves there or not.
     """
 
-    def __init__(self, folder: Path, state: Path, policy: str) -> None:
+    def __init__(
+        self, folder: Path, state: Path, policy: str, timeouts: Timeouts = DEFAULT
+    ) -> None:
         self.process = os.getpid()
         self._policy = policy
+        self._timeouts = timeouts
         self._state = state
         run = folder.with_name(f"{folder.name}-run-{os.getpid()}")
         self.socket = run / "bond.sock"
@@ -129,9 +133,10 @@ class Way:
         for place in (run, state):
             _give(place)
 
-    def serves(self, policy: str) -> bool:
-        """Whether it can be asked: it is of this process and has this policy."""
-        return (self.process, self._policy) == (os.getpid(), policy)
+    def serves(self, policy: str, timeouts: Timeouts) -> bool:
+        """Whether it can be asked: it is of this process and has this policy and these timeouts."""
+        asked = os.getpid(), policy, timeouts
+        return (self.process, self._policy, self._timeouts) == asked
 
     def start(self, env: Mapping[str, str], text: bytes) -> subprocess.Popen[bytes]:
         """Execute the shim as a runtime does."""
@@ -168,8 +173,10 @@ def ended(shim: subprocess.Popen[bytes], seconds: float = SECONDS) -> tuple[int,
 class Thick(Way):
     """A daemon for one node, in this process."""
 
-    def __init__(self, folder: Path, state: Path, policy: str) -> None:
-        super().__init__(folder, state, policy)
+    def __init__(
+        self, folder: Path, state: Path, policy: str, timeouts: Timeouts = DEFAULT
+    ) -> None:
+        super().__init__(folder, state, policy, timeouts)
         self.log: list[dict[str, Any]] = []
         self._ready = threading.Event()
         self._failed: list[BaseException] = []
@@ -193,7 +200,9 @@ class Thick(Way):
     @contextlib.contextmanager
     def _daemon_here(self) -> Iterator[Daemon]:
         drop_rights()
-        settings = Settings(str(self.socket), str(self._state), self._policy)
+        settings = Settings(
+            str(self.socket), str(self._state), self._policy, timeouts=self._timeouts
+        )
         with listening(settings.socket) as listener:
             self._daemon = Daemon(settings, listener, self._tell)
             self._daemon.prepare()
@@ -230,8 +239,10 @@ RIGHTS = "-all,+net_admin"
 class Server(Way):
     """``bondctl serve`` as a process of its own, with the rights that it has in production."""
 
-    def __init__(self, folder: Path, state: Path, policy: str) -> None:
-        super().__init__(folder, state, policy)
+    def __init__(
+        self, folder: Path, state: Path, policy: str, timeouts: Timeouts = DEFAULT
+    ) -> None:
+        super().__init__(folder, state, policy, timeouts)
         self.log = self.socket.with_name("log")
         caps = [f"--{sort}={RIGHTS}" for sort in ("inh-caps", "ambient-caps", "bounding-set")]
         ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]

@@ -25,14 +25,7 @@ from bondcni.service.index import Name
 from bondcni.service.reconcile import condition, reclaim, records
 
 AT_ONCE = 8
-SECONDS = 2.0
-"""So much is done before one request, which waits for it."""
-
-AGAIN = 10.0
-"""Seconds until what could not be done is tried again."""
-
-PATIENCE = 60.0
-"""Seconds to wait for a deletion of the request's own attachment that another request does."""
+"""How many attachments are cleaned up before one request, which waits for it."""
 
 
 class Waiting(NamedTuple):
@@ -48,10 +41,9 @@ class Waiting(NamedTuple):
 class Due:
     """What is owed in one state folder; for any number of threads."""
 
-    def __init__(self, backlog: Backlog, tell: Log, patience: float = PATIENCE) -> None:
+    def __init__(self, backlog: Backlog, tell: Log) -> None:
         self._backlog = backlog
         self._tell = tell
-        self._patience = patience
         self._dead: set[Name] = set()
         self._unexamined: set[Name] = set()
         self._tried: dict[Name, float] = {}
@@ -102,15 +94,17 @@ class Due:
         queued = self._backlog.names()
         first = self._in_its_way(service, own, links()) & set(queued) if queued else set()
         for name in sorted(first):
-            with self._alone(name, self._patience):
+            with self._alone(name, service.timeouts.queued_delete):
                 self._finish(service, name)
         known = {*first, own}
         noted = (*queued, *list(self._dead), *list(self._unexamined))
-        others = self._ripe([name for name in noted if name not in known])
+        others = self._ripe(
+            [name for name in noted if name not in known], service.timeouts.cleanup_retry
+        )
         if not others or not self._draining.acquire(blocking=False):
             return
         try:
-            until = time.monotonic() + SECONDS
+            until = time.monotonic() + service.timeouts.cleanup
             for name in others[:AT_ONCE]:
                 if time.monotonic() < until:  # one that somebody is at work on needs no second
                     with suppress(TryAgain), self._alone(name, 0.0):
@@ -126,9 +120,9 @@ class Due:
         found = service.journal.naming(links, service.warn) if links else []
         return {own, *((record.container_id, record.ifname) for record in found)}
 
-    def _ripe(self, names: list[Name]) -> list[Name]:
+    def _ripe(self, names: list[Name], retry: float) -> list[Name]:
         """Those to try, each once: what was tried longest ago comes first."""
-        before = time.monotonic() - AGAIN
+        before = time.monotonic() - retry
         tried = {name: self._tried.get(name, -math.inf) for name in names}
         return sorted((n for n in tried if tried[n] <= before), key=lambda n: (tried[n], n))
 

@@ -37,6 +37,7 @@ from bondcni.daemon.worker_pool import Crew
 from bondcni.service import verbs
 from bondcni.service.answer import Answer
 from bondcni.service.paths import SOCKET
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 WORKERS = 16
 WAITING = 1024
@@ -61,6 +62,7 @@ class Settings(NamedTuple):
     workers: int = WORKERS
     waiting: int = WAITING
     silence: float = SILENCE
+    timeouts: Timeouts = DEFAULT
 
 
 class Pending(NamedTuple):
@@ -83,7 +85,7 @@ class Daemon:
         self._settings = settings
         self._listener = listener
         self._rules = Rules(settings.policy)
-        self._worker = Worker(settings.state, self._rules, tell, verb)
+        self._worker = Worker(settings.state, self._rules, tell, verb, settings.timeouts)
         self._tell = tell
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, Pending] = {}

@@ -25,13 +25,13 @@ from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Frame, ProtocolError, Tag
 from bondcni.daemon.reply import refusal, send
 from bondcni.daemon.shim_client import Caller, environment
-from bondcni.service import verbs
 from bondcni.service.answer import Answer, answered
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.reach import Direct, Unaided
 from bondcni.service.reconcile import mend
 from bondcni.service.request import Request, read_request
+from bondcni.service.timeouts import Timeouts
 
 Verb = Callable[[Service, Request], Object | None]
 """Answers one request, as ``verbs.serve`` does."""
@@ -69,17 +69,18 @@ class Visit(NamedTuple):
 class Worker:
     """Does requests, in any number of threads at once."""
 
-    def __init__(self, state: str, rules: Rules, tell: Log, verb: Verb = verbs.serve) -> None:
+    def __init__(self, state: str, rules: Rules, tell: Log, verb: Verb, timeouts: Timeouts) -> None:
         self._journal = Journal(state)
         self._rules = rules
         self._tell = tell
         self._verb = verb
+        self._timeouts = timeouts
         self._due = Due(Backlog(state), tell)
         self._strange = False
 
     def prepare(self) -> None:
         """Put right what is at home, note what waits for a caller, and look at the policy."""
-        service = Service(self._journal, self._warn, self._rules, Unaided())
+        service = Service(self._journal, self._warn, self._rules, Unaided(), self._timeouts)
         try:
             mend(service)
             self._due.look(service)
@@ -116,7 +117,7 @@ class Worker:
     def _serve(self, visit: Visit, caller: Caller) -> None:
         warnings: list[str] = []
         defects = io.StringIO()
-        service = Service(self._journal, warnings.append, self._rules, caller)
+        service = Service(self._journal, warnings.append, self._rules, caller, self._timeouts)
         work = partial(self._work, service, caller)
         answer = answered(work, lambda: visit.stdin, defects)
         delivered = send(visit.connection, answer, warnings)

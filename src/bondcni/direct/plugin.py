@@ -17,6 +17,7 @@ from bondcni.core.result import SUPPORTED, Object
 from bondcni.service.answer import STDIN_LIMIT, WARNING, answered
 from bondcni.service.paths import POLICY_FILE, STATE_DIRECTORY
 from bondcni.service.request import Request, read_request
+from bondcni.service.timeouts import DEFAULT, Timeouts
 from bondcni.service.version import version
 
 USAGE = """bond is a CNI plugin (bonded network interfaces for containers): a container runtime
@@ -32,7 +33,13 @@ def main() -> None:
     os._exit(status)  # nothing is left to tear down, and tearing down takes 4 ms
 
 
-def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> int:
+def run(
+    env: Mapping[str, str],
+    stdin: int,
+    stdout: TextIO,
+    stderr: TextIO,
+    timeouts: Timeouts = DEFAULT,
+) -> int:
     """Answer one request; the exit code. ``stdin`` is a file descriptor."""
     if "CNI_COMMAND" not in env and os.isatty(stdin):
         print(USAGE.format(versions=", ".join(SUPPORTED)), file=stderr)
@@ -42,14 +49,14 @@ def run(env: Mapping[str, str], stdin: int, stdout: TextIO, stderr: TextIO) -> i
     def work() -> Object | None:
         nonlocal text
         text = _read(stdin)
-        return _answer(read_request(env, text), stderr)
+        return _answer(read_request(env, text), stderr, timeouts)
 
     answer = answered(work, lambda: text, stderr)
     print(answer.output, end="", file=stdout)
     return 1 if answer.code else 0
 
 
-def _answer(request: Request, stderr: TextIO) -> Object | None:
+def _answer(request: Request, stderr: TextIO, timeouts: Timeouts) -> Object | None:
     """The service's answer; VERSION and a bad environment need not import it."""
     if request.command == "VERSION":
         return version(request)
@@ -63,7 +70,7 @@ def _answer(request: Request, stderr: TextIO) -> Object | None:
     def warn(text: str) -> None:
         print(WARNING.format(text), file=stderr)
 
-    return verbs.serve(Service(journal, warn, rules), request)
+    return verbs.serve(Service(journal, warn, rules, timeouts=timeouts), request)
 
 
 def _read(descriptor: int) -> bytes:

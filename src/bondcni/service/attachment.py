@@ -39,9 +39,7 @@ from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
 from bondcni.service.reach import GONE, Direct, Presence, Reach
-
-RETURN_PATIENCE = 5.0
-"""Seconds to wait for a NIC whose namespace is gone: the kernel ends namespaces behind."""
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 Warn = Callable[[str], None]
 
@@ -55,6 +53,7 @@ class Service(NamedTuple):
     warn: Warn
     policy: Callable[[], Policy] = Policy
     reach: Reach = Direct()
+    timeouts: Timeouts = DEFAULT
 
 
 @cache
@@ -172,7 +171,7 @@ def _verify(differences: Iterable[str]) -> None:
 
 def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> Result:
     if config.ipam:
-        answer = ipam.add(service.reach, config.raw, env)
+        answer = ipam.add(service.reach, config.raw, env, service.timeouts)
         other = unasked(config.ips, (str(ip["address"]) for ip in answer.ips))
         if other:
             kind = config.ipam["type"]
@@ -212,7 +211,7 @@ def release(
     if not isinstance(config.get("ipam"), dict) or not config["ipam"].get("type"):
         return
     try:
-        ipam.execute(service.reach, "DEL", config, env)
+        ipam.execute(service.reach, "DEL", config, env, service.timeouts)
     except BondError as error:
         harmless = DelegateIncompatible if recorded else _UNSTARTED
         if not isinstance(error, harmless):
@@ -261,7 +260,7 @@ def settle(
     """
     back = node.bring_home(record.wanted, record.claimed)
     if node.pod is None:
-        until = time.monotonic() + RETURN_PATIENCE
+        until = time.monotonic() + service.timeouts.links_return
         while back.awaited and time.monotonic() < until:
             time.sleep(0.05)
             back = node.bring_home(record.wanted, record.claimed)

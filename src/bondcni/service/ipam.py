@@ -24,15 +24,10 @@ from bondcni.core.result import SUPPORTED, Result, at_least, read, render, unrou
 from bondcni.service.delegate import LIMIT, Ended
 from bondcni.service.reach import Reach
 from bondcni.service.request import SINCE
-
-DEADLINE = 60.0
-"""Seconds that a delegate may take; a DHCP exchange with retries fits."""
+from bondcni.service.timeouts import Timeouts
 
 DETAILS = 2048
 """Characters of standard error in an error's details."""
-
-VERSION_DEADLINE = 10.0
-"""Seconds to say which versions it knows."""
 
 INCOMPATIBLE = 1
 """The CNI code of a plugin that does not know the cniVersion. It has done nothing then."""
@@ -46,7 +41,7 @@ def add(
     reach: Reach,
     config: Mapping[str, Any],
     env: Mapping[str, str],
-    deadline: float = DEADLINE,
+    timeouts: Timeouts,
 ) -> Result:
     """IPAM ADD: the addresses reserved. Raises ``DelegateError``, ``TryAgain``.
 
@@ -54,7 +49,7 @@ def add(
     not after ``DelegateUnstarted`` and ``DelegateIncompatible``.
     """
     name = str(config["ipam"]["type"])
-    ended = _execute(reach, "ADD", config, env, deadline)
+    ended = _execute(reach, "ADD", config, env, timeouts)
     try:
         result = read(loads(ended.output))
         problems = tuple(unroutable(result))
@@ -76,27 +71,30 @@ def execute(
     command: str,
     config: Mapping[str, Any],
     env: Mapping[str, str],
-    deadline: float = DEADLINE,
+    timeouts: Timeouts,
 ) -> bytes:
     """Run the IPAM plugin for one verb; its standard output.
 
     One that does not know the configuration's cniVersion is asked again, in the highest that both
-    know; only then is it asked for its versions (docs/decisions/0009). ``deadline`` is in
-    seconds. Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
+    know; only then is it asked for its versions (docs/decisions/0009). Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
     ``TryAgain`` where it did not end in time; in their details is what it wrote to standard error.
     """
-    return _execute(reach, command, config, env, deadline).output
+    return _execute(reach, command, config, env, timeouts).output
 
 
 def _execute(
-    reach: Reach, command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
+    reach: Reach,
+    command: str,
+    config: Mapping[str, Any],
+    env: Mapping[str, str],
+    timeouts: Timeouts,
 ) -> Ended:
     try:
-        return _run(reach, command, config, env, deadline)
+        return _run(reach, command, config, env, timeouts.delegate)
     except DelegateError as error:
         if error.code not in _SUSPECT.get(command, (INCOMPATIBLE,)):
             raise
-        theirs = _versions(reach, config, env)
+        theirs = _versions(reach, config, env, timeouts.delegate_version)
         least = SINCE.get(command, SUPPORTED[0])
         both = [v for v in SUPPORTED if v in theirs and at_least(v, least)]
         settled = not both or config.get("cniVersion") in both
@@ -107,16 +105,17 @@ def _execute(
             raise DelegateIncompatible(f"{error.message} ({knows})", error.details) from error
         if settled:
             raise
-    return _run(reach, command, _speaking(config, both[-1]), env, deadline)
+    return _run(reach, command, _speaking(config, both[-1]), env, timeouts.delegate)
 
 
-def _versions(reach: Reach, config: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:
+def _versions(
+    reach: Reach, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
+) -> tuple[str, ...]:
     """The cniVersions that the IPAM plugin says it knows; () where it does not say."""
     asked = {"cniVersion": config.get("cniVersion") or SUPPORTED[0], "ipam": config["ipam"]}
     try:
-        found = loads(_run(reach, "VERSION", asked, env, VERSION_DEADLINE).output)[
-            "supportedVersions"
-        ]
+        answer = _run(reach, "VERSION", asked, env, deadline).output
+        found = loads(answer)["supportedVersions"]
     except (BondError, ValueError, TypeError, KeyError, RecursionError):
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()

@@ -24,16 +24,13 @@ from bondcni.core.errors import JournalError, TryAgain
 from bondcni.service.files import create
 from bondcni.service.journal import make_folder, own_as_folder
 
-PATIENCE = 30.0
-"""Seconds to wait for another request on the same attachment or NIC."""
-
 POLL = 0.01
 
 _FLOCK = struct.Struct("=hh4xqqi4x")  # l_type, l_whence, l_start, l_len, l_pid on 64 bits
 
 
 @contextlib.contextmanager
-def hold(folder: str, keys: Iterable[str], patience: float = PATIENCE) -> Iterator[None]:
+def hold(folder: str, keys: Iterable[str], patience: float) -> Iterator[None]:
     """Hold the locks of ``keys`` for the context.
 
     Raises ``TryAgain`` (code 11) naming what is busy past the deadline, and

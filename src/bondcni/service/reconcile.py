@@ -34,9 +34,6 @@ from bondcni.service.attachment import (
 from bondcni.service.journal import Record
 from bondcni.service.locks import hold
 
-SHORT = 0.2
-"""Seconds to wait for a record that another request is at work on, before it is let be."""
-
 
 class Recovered(NamedTuple):
     """One attachment, its state, and whether anything remains to be done."""
@@ -94,7 +91,7 @@ def mend(service: Service) -> None:
             continue
         members, claimed = zip(*known, strict=True)
         try:
-            with locked(service, record, SHORT), service.reach.node("") as node:
+            with locked(service, record, service.timeouts.busy), service.reach.node("") as node:
                 back = node.bring_home(replace(record.wanted, members=members), claimed)
         except BondError as error:
             service.warn(error.message)
@@ -114,7 +111,7 @@ def reclaim(
     """Do what the operation does with an attachment in the state that it is found in."""
     name = (record.container_id, record.ifname)
     try:
-        with locked(service, record, SHORT):
+        with locked(service, record, service.timeouts.busy):
             again = service.journal.read(*name, service.warn)
             state, why = condition(service, again or record)
             action = action_of(operation, state)
@@ -137,7 +134,7 @@ def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Recovere
     else.
     """
     try:
-        with hold(service.journal.folder, [attachment_key(*name)], SHORT):
+        with hold(service.journal.folder, [attachment_key(*name)], service.timeouts.busy):
             if not dry_run:
                 service.journal.tidy(*name)
     except BondError as error:

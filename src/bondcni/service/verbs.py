@@ -122,7 +122,10 @@ def _add(service: Service, request: Request) -> Document:
         _find_ipam(service, str(config.ipam["type"]), request)
     pod = pod_key(service.reach.presence(request.netns).identity)
     keys = [attachment_key(request.container_id, request.ifname), pod]
-    with hold(service.journal.folder, keys), service.reach.node(request.netns) as node:
+    with (
+        hold(service.journal.folder, keys, service.timeouts.lock),
+        service.reach.node(request.netns) as node,
+    ):
         _finish_old(service, request)
         if config.links_in_container:
             inside = node.inside()
@@ -135,7 +138,7 @@ def _add(service: Service, request: Request) -> Document:
         before_add(service, config.links)
         links = node.meant(config.links)
         locks = {link_key(link) for link in links}
-        with hold(service.journal.folder, locks):
+        with hold(service.journal.folder, locks, service.timeouts.lock):
             plan = _plan(service, request, config, node, links)
             if not locks.issuperset(link_key(item.link) for item in plan.claimed):
                 raise TryAgain("the links became others while ADD waited for them")
@@ -244,7 +247,8 @@ def _finish_old(service: Service, request: Request) -> None:
         if state is AttachmentState.INTERRUPTED
         else f"cleaning up an earlier attachment {name} first: {state}"
     )
-    with hold(service.journal.folder, map(link_key, host_links(record))):
+    links = map(link_key, host_links(record))
+    with hold(service.journal.folder, links, service.timeouts.lock):
         end(service, record, action).raise_all()
     if service.journal.read(request.container_id, request.ifname, service.warn):
         raise TryAgain(f"links that an earlier ADD of {name} claimed are not back yet")
@@ -276,7 +280,7 @@ def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
     killed, and on a file system that can have no locks.
     """
     try:
-        held.enter_context(hold(service.journal.folder, keys))
+        held.enter_context(hold(service.journal.folder, keys, service.timeouts.lock))
     except JournalError as error:
         service.warn(error.message)
     except TryAgain as error:
@@ -396,7 +400,7 @@ def status(service: Service, request: Request) -> None:
 def _forward(service: Service, request: Request, config: Mapping[str, Any]) -> None:
     """Ask the IPAM plugin for the same verb; one that does not know it is left out, with a word."""
     try:
-        ipam.execute(service.reach, request.command, config, request.env)
+        ipam.execute(service.reach, request.command, config, request.env, service.timeouts)
     except DelegateIncompatible as error:
         service.warn(f"{error.message}; {request.command} continues without it")
 

@@ -25,6 +25,7 @@ from bondcni.service.attachment import Service, boot_id
 from bondcni.service.delegate import Ended
 from bondcni.service.journal import Journal, Record
 from bondcni.service.reach import GONE, Direct, Presence, Unaided
+from bondcni.service.timeouts import Timeouts
 
 CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "delegate"}}
 NAME = ("c1", "net1")
@@ -319,9 +320,9 @@ def test_the_deletion_of_an_attachment_is_never_done_late(state: State) -> None:
 def test_it_is_told_where_the_own_deletion_does_not_end(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
     state.store()
-    waiting = Due(state.backlog, lambda **_: None, patience=0.05)
-    with waiting._alone(NAME, 0), pytest.raises(TryAgain, match="goes on"):
-        waiting.drain(state.service, NAME)
+    hurried = state.service._replace(timeouts=Timeouts(queued_delete=0.05))
+    with state.due._alone(NAME, 0), pytest.raises(TryAgain, match="goes on"):
+        state.due.drain(hurried, NAME)
 
 
 def test_one_that_its_own_request_is_at_work_on_is_not_waited_for(state: State) -> None:

@@ -16,6 +16,7 @@ import pytest
 from bondcni.core.errors import DelegateError, TryAgain
 from bondcni.service import delegate, ipam
 from bondcni.service.reach import Direct
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 DIRECT = Direct()
 Plugin = Callable[[str], dict[str, str]]
@@ -46,7 +47,7 @@ def answering(document: Any) -> str:
 
 def failure(env: dict[str, str], deadline: float = 10) -> DelegateError:
     with pytest.raises(DelegateError) as caught:
-        ipam.add(DIRECT, CONFIG, env, deadline)
+        ipam.add(DIRECT, CONFIG, env, Timeouts(delegate=deadline))
     return caught.value
 
 
@@ -63,7 +64,7 @@ def failure(env: dict[str, str], deadline: float = 10) -> DelegateError:
     ],
 )
 def test_an_answer_of_any_version(plugin: Plugin, document: dict[str, Any]) -> None:
-    result = ipam.add(DIRECT, CONFIG, plugin(answering(document)))
+    result = ipam.add(DIRECT, CONFIG, plugin(answering(document)), DEFAULT)
     assert result.ips == ({"address": "10.0.0.5/24", "gateway": "10.0.0.1"},)
 
 
@@ -71,7 +72,7 @@ def test_it_is_given_our_whole_environment_but_for_the_command(
     plugin: Plugin, tmp_path: Path
 ) -> None:
     given = {"CNI_ARGS": "A=B;C=d e", "TRACEPARENT": "00-1", "X": "\udcff", "CNI_COMMAND": "ADD"}
-    ipam.execute(DIRECT, "CHECK", CONFIG, {**plugin(f"env -0 > {tmp_path}/env"), **given})
+    ipam.execute(DIRECT, "CHECK", CONFIG, {**plugin(f"env -0 > {tmp_path}/env"), **given}, DEFAULT)
     text = os.fsdecode((tmp_path / "env").read_bytes())
     seen = dict(entry.split("=", 1) for entry in text.rstrip("\0").split("\0"))
     assert {**given, "CNI_COMMAND": "CHECK"}.items() <= seen.items()
@@ -82,26 +83,26 @@ def test_it_is_given_our_whole_environment_but_for_the_command(
 def test_it_is_given_the_complete_configuration(plugin: Plugin, tmp_path: Path, size: int) -> None:
     config = {**CONFIG, "prevResult": {"dns": {"domain": "ä" * size}}, "unknown": None}
     env = plugin(f"cat > {tmp_path}/config\necho '{{}}'")
-    assert ipam.execute(DIRECT, "DEL", config, env) == b"{}\n"
+    assert ipam.execute(DIRECT, "DEL", config, env, DEFAULT) == b"{}\n"
     assert json.loads((tmp_path / "config").read_bytes()) == config
 
 
 def test_one_that_does_not_read_its_configuration_is_fine(plugin: Plugin) -> None:
     large = {**CONFIG, "x": "y" * (1 << 18)}
-    assert ipam.execute(DIRECT, "DEL", large, plugin("echo done")) == b"done\n"
+    assert ipam.execute(DIRECT, "DEL", large, plugin("echo done"), DEFAULT) == b"done\n"
 
 
 def test_what_it_says_on_standard_error_goes_to_ours(
     plugin: Plugin, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert ipam.execute(DIRECT, "DEL", CONFIG, plugin("echo careful >&2")) == b""
+    assert ipam.execute(DIRECT, "DEL", CONFIG, plugin("echo careful >&2"), DEFAULT) == b""
     assert capfd.readouterr() == ("", "careful\n")
 
 
 def test_signals_that_python_ignores_work_again(plugin: Plugin) -> None:
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
     with pytest.raises(DelegateError, match=f"by signal {int(signal.SIGPIPE)}"):
-        ipam.execute(DIRECT, "DEL", CONFIG, plugin("kill -PIPE $$; echo survived"))
+        ipam.execute(DIRECT, "DEL", CONFIG, plugin("kill -PIPE $$; echo survived"), DEFAULT)
 
 
 def test_an_error_document_keeps_its_code_text_and_details(plugin: Plugin) -> None:
@@ -229,7 +230,7 @@ def test_one_that_hangs_is_ended_with_all_it_started(
     env = plugin(f"echo $$ > {tmp_path}/pid\n{script}")
     began = time.monotonic()
     with pytest.raises(TryAgain) as caught:
-        ipam.add(DIRECT, CONFIG, env, SOON)
+        ipam.add(DIRECT, CONFIG, env, Timeouts(delegate=SOON))
     assert SOON <= time.monotonic() - began < SOON + 2
     assert caught.value.code == 11
     assert caught.value.message == (
@@ -243,7 +244,7 @@ def test_what_it_leaves_in_the_background_is_neither_waited_for_nor_left(
 ) -> None:
     env = plugin(f"echo $$ > {tmp_path}/pid\nsleep 100 &\necho answer")
     began = time.monotonic()
-    assert ipam.execute(DIRECT, "DEL", CONFIG, env) == b"answer\n"
+    assert ipam.execute(DIRECT, "DEL", CONFIG, env, DEFAULT) == b"answer\n"
     assert time.monotonic() - began < 2
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -257,7 +258,7 @@ def test_an_answer_without_end_is_cut_off(plugin: Plugin, tmp_path: Path) -> Non
 
 def test_an_answer_of_exactly_the_limit_is_taken(plugin: Plugin) -> None:
     env = plugin(f"head -c {delegate.LIMIT} /dev/zero")
-    assert len(ipam.execute(DIRECT, "DEL", CONFIG, env)) == delegate.LIMIT
+    assert len(ipam.execute(DIRECT, "DEL", CONFIG, env, DEFAULT)) == delegate.LIMIT
 
 
 def copied(tmp_path: Path) -> Path:
@@ -272,7 +273,7 @@ def test_a_plugin_that_is_just_being_replaced_is_tried_again(tmp_path: Path) -> 
     with copied(tmp_path).open("ab") as writer:
         timer = threading.Timer(delegate.BUSY_PAUSE * 1.5, writer.close)
         timer.start()
-        assert ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)}) == b""
+        assert ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)}, DEFAULT) == b""
         timer.join()
 
 
@@ -283,7 +284,7 @@ def test_a_plugin_that_is_just_being_replaced_is_tried_again(tmp_path: Path) -> 
 def test_a_plugin_that_stays_busy_is_told(tmp_path: Path) -> None:
     path = copied(tmp_path)
     with path.open("ab"), pytest.raises(DelegateError) as caught:
-        ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)})
+        ipam.execute(DIRECT, "DEL", CONFIG, {"CNI_PATH": str(tmp_path)}, DEFAULT)
     assert caught.value.message == f"IPAM plugin {path} cannot be started: Text file busy"
 
 
@@ -292,7 +293,7 @@ def test_no_descriptor_is_left_open(plugin: Plugin, script: str) -> None:
     env = plugin(script)
     before = os.listdir("/proc/self/fd")
     with pytest.raises((DelegateError, TryAgain)):
-        ipam.add(DIRECT, CONFIG, env, SOON)
+        ipam.add(DIRECT, CONFIG, env, Timeouts(delegate=SOON))
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -309,7 +309,7 @@ def test_files_that_root_writes_belong_to_who_owns_the_folder(tmp_path: Path) ->
     os.chown(tmp_path, 65534, 65534)
     journal = Journal(str(tmp_path))
     journal.write(RECORD)
-    with hold(str(tmp_path), ["key"]):
+    with hold(str(tmp_path), ["key"], 30):
         pass
     owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()}
     assert len(owners) == 2
@@ -493,7 +493,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (state / "lock").symlink_to(target)
     Journal(str(state)).write(RECORD)
     assert heard(Journal(str(state)).read, RECORD.container_id, RECORD.ifname)[0] == RECORD
-    with pytest.raises(JournalError), hold(str(state), ["key"]):
+    with pytest.raises(JournalError), hold(str(state), ["key"], 30):
         pass
     assert target.read_text() == "precious"
 

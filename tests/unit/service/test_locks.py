@@ -55,7 +55,7 @@ def taking(folder: str, *keys: str) -> Callable[[], object]:
     """Take locks and keep them."""
 
     def take() -> object:
-        context = hold(folder, keys)
+        context = hold(folder, keys, 30)
         context.__enter__()
         return context
 
@@ -154,7 +154,7 @@ def test_a_key_twice_is_one(folder: str) -> None:
 
 
 def test_no_file_is_left_but_one(folder: str) -> None:
-    with hold(folder, ["link eth1", "attachment c1 bond0"]):
+    with hold(folder, ["link eth1", "attachment c1 bond0"], 30):
         pass
     with process(taking(folder, "link eth1")):
         pass
@@ -164,14 +164,14 @@ def test_no_file_is_left_but_one(folder: str) -> None:
 
 
 def test_it_is_free_after_an_error(folder: str) -> None:
-    with pytest.raises(KeyError), hold(folder, ["link eth1"]):
+    with pytest.raises(KeyError), hold(folder, ["link eth1"], 30):
         raise KeyError
     assert is_free(folder, "link eth1")
 
 
 def test_a_child_of_ours_does_not_keep_it(folder: str) -> None:
     """The delegate outlives us: the lock must not."""
-    with hold(folder, ["link eth1"]):
+    with hold(folder, ["link eth1"], 30):
         child = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
     try:
         until = time.monotonic() + 5  # posix_spawn returns before exec has closed all files
@@ -185,6 +185,9 @@ def test_a_child_of_ours_does_not_keep_it(folder: str) -> None:
 
 def test_no_folder_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(JournalError, match="lock") as error, hold(str(tmp_path / "file"), ["x"]):
+    with (
+        pytest.raises(JournalError, match="lock") as error,
+        hold(str(tmp_path / "file"), ["x"], 30),
+    ):
         pass
     assert error.value.code == 5

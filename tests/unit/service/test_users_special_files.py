@@ -165,7 +165,7 @@ def test_8_a_deletion_behind_a_link(tmp_path: Path) -> None:
 
 def test_8_the_locks(tmp_path: Path, place: Place) -> None:
     place("lock")
-    with pytest.raises(JournalError, match="lock cannot be opened"), hold(str(tmp_path), ["a"]):
+    with pytest.raises(JournalError, match="lock cannot be opened"), hold(str(tmp_path), ["a"], 30):
         pass
 
 
@@ -177,7 +177,7 @@ def test_8_the_state_directory(place: Place, kind: str) -> None:
     assert journal.unusable()
     assert heard(journal.all) == ([], [])
     assert Backlog(str(path)).names() == []
-    with pytest.raises(JournalError), hold(str(path), ["a"]):
+    with pytest.raises(JournalError), hold(str(path), ["a"], 30):
         pass
 
 

@@ -10,6 +10,7 @@ from tests.unit.service.test_ipam import CONFIG, DIRECT, Plugin, answering, fail
 from bondcni.core.errors import TryAgain
 from bondcni.service import ipam
 from bondcni.service.delegate import ERRORS_LIMIT
+from bondcni.service.timeouts import DEFAULT, Timeouts
 
 __all__ = ["plugin"]  # the fixture
 
@@ -46,7 +47,7 @@ def test_10_21_its_last_words_are_in_the_details(
 
 def test_10_21_one_that_hangs_is_told_with_its_last_words(plugin: Plugin) -> None:
     with pytest.raises(TryAgain) as caught:
-        ipam.add(DIRECT, CONFIG, plugin(f"{PANIC}; exec sleep 60"), 0.4)
+        ipam.add(DIRECT, CONFIG, plugin(f"{PANIC}; exec sleep 60"), Timeouts(delegate=0.4))
     assert caught.value.details == TOLD
 
 
@@ -64,7 +65,7 @@ def test_10_21_all_of_it_goes_to_ours_as_it_is(
     failure(plugin(f"{PANIC}; exit 2"))
     assert capfd.readouterr().err == "panic: no pool\n\n\tgoroutine 1 \033[31m[running]:\n"
     script = f"head -c {ERRORS_LIMIT} /dev/zero >&2; echo last >&2; "
-    ipam.add(DIRECT, CONFIG, plugin(script + answering({"ips": [{"address": "::1/128"}]})))
+    ipam.add(DIRECT, CONFIG, plugin(script + answering({"ips": [{"address": "::1/128"}]})), DEFAULT)
     assert capfd.readouterr().err == "\0" * (ERRORS_LIMIT - 5) + "last\n"
 
 
@@ -72,5 +73,5 @@ def test_10_21_all_of_it_goes_to_ours_as_it_is(
 def test_10_21_endless_standard_error_ends(plugin: Plugin, left: str) -> None:
     before = time.monotonic()
     with pytest.raises(Exception, match=r"did not answer|status 2"):
-        ipam.add(DIRECT, CONFIG, plugin(f"yes >&2 {left}"), 0.4)
+        ipam.add(DIRECT, CONFIG, plugin(f"yes >&2 {left}"), Timeouts(delegate=0.4))
     assert time.monotonic() - before < 3

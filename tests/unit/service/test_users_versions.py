@@ -13,6 +13,7 @@ from bondcni.core.result import SUPPORTED
 from bondcni.service import ipam
 from bondcni.service.delegate import Ended
 from bondcni.service.reach import Reach
+from bondcni.service.timeouts import DEFAULT
 
 CONFIG = {"cniVersion": "1.1.0", "name": "net", "type": "bond", "ipam": {"type": "old"}}
 ANSWER = {"ips": [{"address": "10.0.0.5/24"}]}
@@ -59,12 +60,12 @@ class Old:
 
 
 def execute(old: Old, command: str, **extra: Any) -> bytes:
-    return ipam.execute(cast("Reach", old), command, {**CONFIG, **extra}, {})
+    return ipam.execute(cast("Reach", old), command, {**CONFIG, **extra}, {}, DEFAULT)
 
 
 def test_10_5_the_highest_version_that_both_know_is_used() -> None:
     old = Old(["0.4.0", "1.0.0", "0.3.1", "9.9.9"])
-    result = ipam.add(cast("Reach", old), CONFIG, {})
+    result = ipam.add(cast("Reach", old), CONFIG, {}, DEFAULT)
     assert [ip["address"] for ip in result.ips] == ["10.0.0.5/24"]
     assert old.asked == [("ADD", "1.1.0"), ("VERSION", "1.1.0"), ("ADD", "1.0.0")]
     assert old.given == {**CONFIG, "cniVersion": "1.0.0"}
