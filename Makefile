@@ -56,5 +56,5 @@ fuzz: shim
 	@tools/fuzz $(SECONDS)
 
 clean:
-	@rm -rf .venv build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info
+	@rm -rf .venv build lab/build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache src/*.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +184,24 @@ def test_no_address_of_a_registry() -> None:
         assert not re.search(r"\w+://|index-url|docker\.io|ghcr|quay", path.read_text())
 
 
+def name(requirement: str) -> str:
+    """The normalized name of a requirement."""
+    return re.split(r"[^\w.-]", requirement)[0].replace(".", "-")
+
+
 def test_what_the_image_has_is_what_was_tested() -> None:
     """Its packages are entries of the locked ones of development, to the letter."""
     locked = (ROOT / "requirements/dev.txt").read_text()
     entries = re.findall(
         r"^\S.*(?:\n .*)*", (DEPLOY / "requirements.txt").read_text(), re.MULTILINE
     )
-    assert len(entries) == 6
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {name(text) for text in project["dependencies"]}
+    assert {name(entry) for entry in entries} == needed == {"click", "ruamel-yaml"}
     assert [entry for entry in entries if f"\n{entry}\n" not in f"\n{locked}\n"] == []
-    for needed in ("click", "rich", "ruamel-yaml"):
-        assert any(entry.startswith(f"{needed}==") for entry in entries)
+
+
+def test_the_image_has_no_lab() -> None:
+    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY"]
+    assert "lab" not in {source for sources in copied for source in sources}
+    assert not any("[lab]" in rest for _, rest in instructions())

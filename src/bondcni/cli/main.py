@@ -25,6 +25,8 @@ NO_ARGUMENTS: type | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", 
 INTERRUPTED = 130
 """As a shell says of what SIGINT ended."""
 
+NOT_INSTALLED = 2
+
 
 class _OnDemand(click.Group):
     """A group whose commands are imported when they are asked for."""
@@ -48,9 +50,30 @@ class _OnDemand(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        module = import_module(f"bondcni.cli.{cmd_name}")
+        try:
+            module = import_module(f"bondcni.cli.{cmd_name}")
+        except ModuleNotFoundError as error:
+            if cmd_name != "lab" or str(error.name).partition(".")[0] not in OF_THE_LAB:
+                raise
+            return _lab_not_installed
         found: click.Command = getattr(module, cmd_name)
         return found
+
+
+OF_THE_LAB = ("bondlab", "rich")
+"""Import packages that the distribution ``bondcni-lab`` installs or requires."""
+
+
+@click.command(
+    "lab",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Try manifests on a kernel of their own (not installed).",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def _lab_not_installed(words: tuple[str, ...]) -> None:  # noqa: ARG001  any command line
+    """Stand in for ``bondctl lab`` where the lab is not installed. Exit code 2."""
+    messages.fail("the lab is not installed: pip install 'bondcni[lab]'", NOT_INSTALLED)
 
 
 def _help(error: click.ClickException) -> list[str]:

@@ -42,6 +42,28 @@ def test_28_without_arguments_it_is_the_help() -> None:
     assert call().output == call("-h").output
 
 
+@pytest.mark.parametrize("missing", ["bondlab", "rich"])
+def test_11_without_the_lab(missing: str) -> None:
+    """It is listed, and says how it is installed; no other import error is taken for that."""
+    code = (
+        "import sys; sys.modules[{!r}] = None; sys.argv[0] = 'bondctl'; "
+        "from bondcni.cli.main import main; main()"
+    )
+
+    def run(missing: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code.format(missing), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+    for words in ((), ("run", "a.yaml"), ("--help",), ("exec", "--kernel", "x", "--", "true")):
+        done = run(missing, "lab", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"{PREFIX}the lab is not installed: pip install 'bondcni[lab]'\n"
+    shown = run(missing, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "\n  lab " in shown.stdout
+    assert run("bondcni.core.errors", "lab").stderr.startswith("Traceback")
+
+
 def test_28_what_is_run_in_the_lab_has_its_own_help() -> None:
     """``lab exec ls -h`` is not about ``lab exec``: the first word ends our options."""
     assert not call("lab", "exec", "--kernel", "none", "ls", "-h").output.startswith("Usage")
