@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 import bondcni
-from bondcni.install.installer import BIN_DIR, daemonset
+from bondcni.cli import main
+from bondcni.install.installer import BIN_DIR, TEMPLATES, daemonset
 from bondcni.service.paths import POLICY_FILE, SOCKET, STATE_DIRECTORY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,8 +21,15 @@ DEPLOY = ROOT / "deploy"
 IMAGE = f"bond-cni:{bondcni.__version__}"
 
 
+def manifest() -> str:
+    """The manifest that ``bondctl install --print-daemonset`` prints without other options."""
+    result = CliRunner().invoke(main.main, ["install", "--print-daemonset"])
+    assert result.exit_code == 0
+    return result.stdout
+
+
 def documents() -> list[Any]:
-    return list(YAML(typ="safe").load_all((DEPLOY / "daemonset.yaml").read_text()))
+    return list(YAML(typ="safe").load_all(manifest()))
 
 
 @pytest.fixture
@@ -49,8 +58,18 @@ def mounts(container: Any, pod: Any) -> dict[str, tuple[str, bool]]:
     }
 
 
-def test_it_is_what_the_command_prints() -> None:
-    assert (DEPLOY / "daemonset.yaml").read_text() == daemonset(IMAGE, BIN_DIR)
+def test_the_defaults_of_the_command() -> None:
+    assert manifest() == daemonset(IMAGE, BIN_DIR)
+    assert "$" not in manifest()
+
+
+def test_the_template_is_the_only_copy() -> None:
+    """Neither deploy/ nor any other directory has one that could differ."""
+    skipped = {".git", ".venv", "build", "dist"}
+    found = [path.relative_to(ROOT) for path in ROOT.rglob("daemonset.yaml")]
+    assert [path for path in found if not skipped & set(path.parts)] == [
+        (TEMPLATES / "daemonset.yaml").relative_to(ROOT)
+    ]
 
 
 def test_image_and_plugin_folder_are_parameters() -> None:
@@ -114,7 +133,7 @@ def test_the_daemon_keeps_one_capability_and_no_root(daemon: Any) -> None:
 
 
 def test_the_daemon_s_user_is_one_number(daemon: Any, installer: Any) -> None:
-    text = (DEPLOY / "daemonset.yaml").read_text()
+    text = manifest()
     numbers = re.findall(r"--(?:reuid|regid|user)=(\d+)", text)
     assert len(numbers) == 7
     assert set(numbers) == {"47474"}
@@ -180,7 +199,7 @@ def test_what_the_build_copies_is_there() -> None:
 
 
 def test_no_address_of_a_registry() -> None:
-    for path in DEPLOY.iterdir():
+    for path in (*DEPLOY.iterdir(), *TEMPLATES.iterdir()):
         assert not re.search(r"\w+://|index-url|docker\.io|ghcr|quay", path.read_text())
 
 
