@@ -21,7 +21,7 @@ from bondcni.core.config import LinkRef
 from bondcni.core.errors import BondError, Refused, TryAgain
 from bondcni.core.plan import HIGH_IFINDEX
 from bondcni.core.state import Namespace
-from bondcni.kernel import executor
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.kernel.reading import about
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.watch import Watch
@@ -39,10 +39,13 @@ LEGS = ["eth1", "eth2"]
 class Stays(Direct):
     """What the resident server can reach, with sockets of its own."""
 
+    def __init__(self) -> None:
+        self._watch = Watch()
+
     @contextmanager
-    def node(self, netns: str) -> Iterator[executor.Node]:
-        with executor.Node.open(netns) as own:
-            yield executor.Node(own.host, own.pod, netns)
+    def node(self, netns: str) -> Iterator[Namespaces]:
+        with Namespaces.open(netns) as own:
+            yield Namespaces(own.host, own.pod, netns, watch=self._watch)
 
 
 class Counting(Journal):

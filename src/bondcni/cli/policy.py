@@ -12,7 +12,7 @@ from bondcni.core.lifecycle import Operation, action_of
 from bondcni.core.links import LinkRef, guess
 from bondcni.core.resolve import candidate
 from bondcni.core.state import Location, Namespace
-from bondcni.kernel.executor import Node
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.service import policy as policies
 from bondcni.service.attachment import Service
 from bondcni.service.reconcile import holders
@@ -38,7 +38,7 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     if ref is None:
         raise Refused((f"{link!r} is not an interface name, MAC or PCI address",))
     policy = policies.load(policy_file)
-    with Node.open("") as node:
+    with Namespaces.open("") as node:
         host = node.about((ref,))
     verdicts = policies.verdicts(policy, namespace, host.links)
     found, reasons = candidate(ref, (), Location.HOST, host, Namespace(), verdicts)

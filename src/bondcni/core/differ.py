@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from bondcni.core import fields
 from bondcni.core.document import Notes, Object
-from bondcni.core.home import identities
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
 from bondcni.core.plan import LATE, Claimed, Member, Wanted
+from bondcni.core.restore import identities
 from bondcni.core.state import Link, Location, Namespace, OptionValue
 from bondcni.core.values import mac_text
 
@@ -115,7 +115,7 @@ def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wan
     bond = pod.named(wanted.name)
     members = []
     for member, one in zip(wanted.members, identities(wanted, claimed), strict=True):
-        now = one.among(pod, Location.POD)[1]
+        now = one.find_in(pod, Location.POD)[1]
         members.append(replace(member, index=now.index if now else 0))
     moved = {old.index: new.index for old, new in zip(wanted.members, members, strict=True)}
     options = {

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 
 from bondcni.core.errors import TryAgain
 from bondcni.daemon.protocol import ProtocolError
-from bondcni.kernel.executor import Side
 from bondcni.kernel.namespace import CLONE_NEWNET, NS_GET_NSTYPE
+from bondcni.kernel.namespaces import Handle
 from bondcni.kernel.rtnetlink import Rtnetlink
 
 LETTERS = b"hHpP"
@@ -31,7 +31,7 @@ def named(letters: bytes, given: list[int]) -> dict[str, int]:
     return found
 
 
-def side(found: dict[str, int], letters: str, held: ExitStack) -> Side:
+def side(found: dict[str, int], letters: str, held: ExitStack) -> Handle:
     """A namespace by its two letters. ``held`` closes what is opened for it, and no more.
 
     Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left.
@@ -41,7 +41,7 @@ def side(found: dict[str, int], letters: str, held: ExitStack) -> Side:
     rtnl, namespace = (found[letter] for letter in letters)
     try:
         kind = (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        return Side(Rtnetlink.adopt(held.enter_context(socket.fromfd(rtnl, *kind))), namespace)
+        return Handle(Rtnetlink.adopt(held.enter_context(socket.fromfd(rtnl, *kind))), namespace)
     except OSError as error:
         raise TryAgain(f"a netlink socket cannot be taken: {error.strerror}") from error
 

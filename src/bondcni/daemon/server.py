@@ -131,7 +131,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until the end."""
-        with self._selector, self._woken, self._waker:
+        with contextlib.closing(self._worker), self._selector, self._woken, self._waker:
             while not (self._ending and not self._pending and not self._crew.busy()):
                 for key, _ in self._selector.select(self._patience()):
                     self._turn(key)

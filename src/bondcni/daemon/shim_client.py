@@ -36,7 +36,8 @@ from bondcni.daemon.protocol import (
     encoded,
     number,
 )
-from bondcni.kernel.executor import Node, Side
+from bondcni.kernel.namespaces import Handle, Namespaces
+from bondcni.kernel.watch import Watch
 from bondcni.service.answer import STDIN_LIMIT
 from bondcni.service.delegate import ERRORS_LIMIT, LIMIT, Ended
 from bondcni.service.reach import GONE, Presence, without_cni
@@ -73,6 +74,7 @@ class Caller:
         env: dict[str, str],
         patience: float = PATIENCE,
         tell: Log = log,
+        watch: Watch | None = None,
     ) -> None:
         """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
         self.env = env
@@ -85,6 +87,7 @@ class Caller:
         self._connection = connection
         self._patience = patience
         self._tell = tell
+        self._watch = watch
         self._unable = ""  # why nothing more can be asked
         given, connection.descriptors = connection.descriptors, []
         with ExitStack() as held:
@@ -110,15 +113,17 @@ class Caller:
     # What ``Reach`` promises.
 
     @contextmanager
-    def node(self, netns: str) -> Iterator[Node]:
+    def node(self, netns: str) -> Iterator[Namespaces]:
         """Through what the shim brought; another namespace than the request's is asked for."""
         if not netns:
-            yield Node(self._host, None, netns)
+            yield Namespaces(self._host, None, netns, watch=self._watch)
         elif self._is_asked_for(netns):
-            yield Node(self._host, self._own_pod(netns), netns, self._set_sysctls)
+            yield Namespaces(
+                self._host, self._own_pod(netns), netns, self._set_sysctls, self._watch
+            )
         else:
             with self._other(netns) as side:
-                yield Node(self._host, side, netns, self._set_sysctls)
+                yield Namespaces(self._host, side, netns, self._set_sysctls, self._watch)
 
     def presence(self, netns: str) -> Presence:
         """As ``Reach``. What the shim does not see the runtime, whose process it is, does not see
@@ -192,13 +197,13 @@ class Caller:
     def _is_asked_for(self, netns: str) -> bool:
         return bool(netns) and netns == self.env.get("CNI_NETNS")
 
-    def _own_pod(self, netns: str) -> Side:
+    def _own_pod(self, netns: str) -> Handle:
         if self._pod is None:
             raise _unopened(netns, self._pod_error)
         return self._pod
 
     @contextmanager
-    def _other(self, netns: str) -> Iterator[Side]:
+    def _other(self, netns: str) -> Iterator[Handle]:
         with ExitStack() as held:
             done = self._call(Type.OPEN, [(Tag.PATH, encoded(netns))], Tag.DESCRIPTORS)
             given, self._connection.descriptors = self._connection.descriptors, []

@@ -25,6 +25,7 @@ from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Frame, ProtocolError, Tag
 from bondcni.daemon.reply import refusal, send
 from bondcni.daemon.shim_client import Caller, environment
+from bondcni.kernel.watch import Watch
 from bondcni.service.answer import Answer, answered
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
@@ -71,6 +72,7 @@ class Worker:
 
     def __init__(self, state: str, rules: Rules, tell: Log, verb: Verb, timeouts: Timeouts) -> None:
         self._journal = Journal(state)
+        self._watch = Watch()
         self._rules = rules
         self._tell = tell
         self._verb = verb
@@ -81,6 +83,8 @@ class Worker:
     def prepare(self) -> None:
         """Put right what is at home, note what waits for a caller, and look at the policy."""
         service = Service(self._journal, self._warn, self._rules, Unaided(), self._timeouts)
+        self._journal.stay()
+        self._watch.begin()
         try:
             mend(service)
             self._due.look(service)
@@ -92,6 +96,10 @@ class Worker:
             self._warn(error.message)
         queued, dead, unexamined = self._due.waiting()
         self._tell(event="ready", due=dead, queued=queued, unexamined=unexamined)
+
+    def close(self) -> None:
+        """Close what is open for all requests."""
+        self._watch.close()
 
     def _warn(self, text: str) -> None:
         self._tell(event="warning", text=text)
@@ -107,7 +115,9 @@ class Worker:
         """Do one request."""
         with visit.connection:
             try:
-                caller = Caller(visit.connection, visit.request, visit.env, tell=self._tell)
+                caller = Caller(
+                    visit.connection, visit.request, visit.env, tell=self._tell, watch=self._watch
+                )
             except (ProtocolError, TryAgain) as error:
                 self.refuse(visit, str(error))
                 return

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from sys import byteorder
 
+from bondcni.core.errors import BondError
 from bondcni.kernel.address import RTM_DELROUTE, RTM_NEWROUTE, decode_routes, get_routes
 from bondcni.kernel.keeping import RTPROT_BY_HAND
 from bondcni.kernel.link import (
@@ -78,18 +79,34 @@ class Watch:
     went is not noticed, for it does no harm. A link whose lower one went to another namespace
     may find it under another ifindex when it is back: it may stand on anything (0).
 
-    All threads may share it. A forked child begins anew, for an event is read once.
+    All threads may share it; its owner closes it. No forked child may use it, for an event is
+    read once.
     """
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._events: Rtnetlink | None = None
         self._forget()
-        os.register_at_fork(after_in_child=self._begin_anew)
 
-    def _begin_anew(self) -> None:
-        self._lock = allocate_lock()
-        self._forget()
+    def begin(self) -> None:
+        """Read the namespace of this thread, so that no request has to. Where that fails, the
+        first request does it.
+        """
+        with (
+            suppress(BondError, OSError),
+            Rtnetlink.open() as rtnl,
+            open("/proc/thread-self/ns/net") as own,
+        ):
+            if self.knows(own.fileno()):
+                self(rtnl, ())
+
+    def close(self) -> None:
+        """Stop listening."""
+        with self._lock:
+            self._forget()
+            if self._events:
+                self._events.close()
+                self._events = None
 
     def _forget(self) -> None:
         self._place = (0, 0)

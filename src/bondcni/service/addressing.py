@@ -15,10 +15,12 @@ from typing import Any
 from bondcni.core.plan import Wanted
 from bondcni.core.result import Result
 from bondcni.core.state import Address, Link, Namespace, Route
-from bondcni.kernel.executor import Node
+from bondcni.kernel.namespaces import Namespaces
 
 
-def configure(node: Node, wanted: Wanted, result: Result, warn: Callable[[str], None]) -> None:
+def configure(
+    node: Namespaces, wanted: Wanted, result: Result, warn: Callable[[str], None]
+) -> None:
     """Addresses, then routes. Raises ``KernelError``, and ``TryAgain`` when duplicate address
     detection does not end.
     """

@@ -34,11 +34,13 @@ from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
 from bondcni.core.state import Link, Location, Namespace
 from bondcni.core.values import mac_text
-from bondcni.kernel.executor import Node
+from bondcni.kernel.apply import apply
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.service import addressing, ipam
 from bondcni.service.journal import Journal, Record
 from bondcni.service.locks import hold
 from bondcni.service.reach import GONE, Direct, Presence, Reach
+from bondcni.service.restore import restore, restore_kept
 from bondcni.service.timeouts import DEFAULT, Timeouts
 
 Warn = Callable[[str], None]
@@ -111,7 +113,7 @@ def locked(service: Service, record: Record, patience: float) -> Iterator[None]:
 def attach(
     service: Service,
     config: BondConfig,
-    node: Node,
+    node: Namespaces,
     plan: Plan,
     record: Record,
     env: Mapping[str, str],
@@ -122,7 +124,7 @@ def attach(
     try:
         with ExitStack() as undo:
             undo.callback(settle, service, record, node, errors)
-            node.apply(plan.steps, partial(_explain, plan))
+            apply(node, plan.steps, partial(_explain, plan))
             pod = node.links_inside()
             _verify(difference(record.wanted, pod))
             undo.push(partial(_release_after, service, config.raw, env, errors))
@@ -188,7 +190,12 @@ def _check_ipv6(addresses: Result, mtu: int) -> None:
 
 
 def take_down(
-    service: Service, record: Record, node: Node, env: Mapping[str, str], *, keep: bool = False
+    service: Service,
+    record: Record,
+    node: Namespaces,
+    env: Mapping[str, str],
+    *,
+    keep: bool = False,
 ) -> ErrorList:
     """Release the addresses, restore the links, and remove the record unless it is to be kept."""
     left = ErrorList()
@@ -236,7 +243,7 @@ def _release_after(
             release(service, config, env)
 
 
-def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], list[str]]:
+def examine(record: Record, previous: Result, node: Namespaces) -> tuple[list[str], list[str]]:
     """What differs from what ADD left, and what else is worth telling."""
     pod = node.inside()
     ifname, netns = record.wanted.name, record.netns
@@ -253,28 +260,28 @@ def examine(record: Record, previous: Result, node: Node) -> tuple[list[str], li
 
 
 def settle(
-    service: Service, record: Record, node: Node, left: ErrorList, *, keep: bool = False
+    service: Service, record: Record, node: Namespaces, left: ErrorList, *, keep: bool = False
 ) -> None:
-    """The links home; the record goes last, and stays while anything is left to do, or where the
-    caller wants it kept.
+    """Restore the links; then remove the record, unless something is left to do or ``keep`` says
+    to keep it.
     """
-    back = node.bring_home(record.wanted, record.claimed)
+    restored = restore(node, record.wanted, record.claimed)
     if node.pod is None:
         until = time.monotonic() + service.timeouts.links_return
-        while back.awaited and time.monotonic() < until:
+        while restored.missing and time.monotonic() < until:
             time.sleep(0.05)
-            back = node.bring_home(record.wanted, record.claimed)
-    for warning in back.warnings:
+            restored = restore(node, record.wanted, record.claimed)
+    for warning in restored.warnings:
         service.warn(warning)
-    left += back.errors
-    if not back.errors and not back.awaited:
-        for word in node.give_back(record.wanted, record.claimed):
-            service.warn(word)
+    left += restored.errors
+    if not restored.errors and not restored.missing:
+        for warning in restore_kept(node, record.wanted, record.claimed):
+            service.warn(warning)
     if left:
         return
-    if back.awaited:
+    if restored.missing:
         service.warn(
-            f"not found on the host or in the pod: {', '.join(back.awaited)}. The record is kept; a "
+            f"not found on the host or in the pod: {', '.join(restored.missing)}. The record is kept; a "
             "link that comes back is restored by the next ADD of it or by bondctl recover"
         )
         return

@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 from bondcni.core.errors import DelegateError
 from bondcni.core.lifecycle import NamespaceState
-from bondcni.kernel.executor import Node
 from bondcni.kernel.namespace import same_namespace
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.service import delegate
 from bondcni.service.delegate import Ended
 
@@ -42,7 +42,7 @@ GONE = Presence(NamespaceState.GONE)
 class Reach(Protocol):
     """The seam between the service and who may do what it needs."""
 
-    def node(self, netns: str) -> AbstractContextManager[Node]:
+    def node(self, netns: str) -> AbstractContextManager[Namespaces]:
         """The host's namespace and the one at ``netns``; "": the host's alone.
 
         Raises ``NamespaceGone``, ``NotANamespace`` and ``KernelError``.
@@ -70,9 +70,9 @@ class Reach(Protocol):
 class Direct:
     """The process itself."""
 
-    def node(self, netns: str) -> AbstractContextManager[Node]:
+    def node(self, netns: str) -> AbstractContextManager[Namespaces]:
         """As ``Reach``."""
-        return Node.open(netns)
+        return Namespaces.open(netns)
 
     def presence(self, netns: str) -> Presence:
         """As ``Reach``. What is absent is gone only where the place for it is visible."""

@@ -19,7 +19,6 @@ from bondcni.core.errors import BondError, ErrorList, TryAgain
 from bondcni.core.lifecycle import Action, AttachmentState, Boot, Operation, action_of, state_of
 from bondcni.core.resolve import matches
 from bondcni.core.state import Location
-from bondcni.kernel.executor import listen
 from bondcni.service.attachment import (
     Service,
     attachment_key,
@@ -33,6 +32,7 @@ from bondcni.service.attachment import (
 )
 from bondcni.service.journal import Record
 from bondcni.service.locks import hold
+from bondcni.service.restore import restore
 
 
 class Recovered(NamedTuple):
@@ -71,15 +71,12 @@ def recover(service: Service, *, dry_run: bool = False) -> Iterator[Recovered]:
 
 
 def mend(service: Service) -> None:
-    """Put right the hardware of the host that is at home although a record says it was taken.
+    """Restore hardware that is on the host although a record says that it is claimed.
 
-    For who cannot look into pods yet, such as the resident server when it starts: nothing is
-    dropped, and nothing judged of an attachment. A device that is in no pod is known by its
-    permanent MAC or its bus address; virtual links wait for who can look. Who starts like that
-    stays: the journal and the kernel are listened to from here on.
+    For a process that cannot open the pods' namespaces, such as the daemon when it starts: no
+    record is removed, and the state of no attachment is decided. Hardware that is not in a pod is
+    identified by its permanent MAC or bus address; virtual links are left for a later request.
     """
-    service.journal.stay()
-    listen()
     for record in records(service):
         pairs = zip(record.wanted.members, record.claimed, strict=True)
         known = [
@@ -92,12 +89,12 @@ def mend(service: Service) -> None:
         members, claimed = zip(*known, strict=True)
         try:
             with locked(service, record, service.timeouts.busy), service.reach.node("") as node:
-                back = node.bring_home(replace(record.wanted, members=members), claimed)
+                restored = restore(node, replace(record.wanted, members=members), claimed)
         except BondError as error:
             service.warn(error.message)
         else:
-            for word in back.errors:
-                service.warn(word)
+            for text in restored.errors:
+                service.warn(text)
 
 
 def records(service: Service) -> list[Record]:

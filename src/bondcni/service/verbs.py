@@ -34,14 +34,15 @@ from bondcni.core.errors import (
     Unavailable,
     VersionError,
 )
-from bondcni.core.home import adopt, claims, unlike
 from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.plan import Claimed, Facts, Plan, Wanted, new_ifindexes, plan_add
 from bondcni.core.resolve import matches
+from bondcni.core.restore import adopt, claims, unlike
 from bondcni.core.result import at_least
 from bondcni.core.state import Link, Location, Namespace
+from bondcni.kernel.apply import emergency_messages
 from bondcni.kernel.driver import bonding_driver
-from bondcni.kernel.executor import Node, way_home
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.service import ipam
 from bondcni.service.attachment import (
     Service,
@@ -68,6 +69,7 @@ from bondcni.service.reconcile import (
     records,
 )
 from bondcni.service.request import SINCE, Request
+from bondcni.service.restore import restore
 
 Document = dict[str, Any]
 
@@ -157,7 +159,7 @@ def _find_ipam(service: Service, kind: str, request: Request) -> None:
 
 
 def _plan(
-    service: Service, request: Request, config: BondConfig, node: Node, links: Sequence[Link]
+    service: Service, request: Request, config: BondConfig, node: Namespaces, links: Sequence[Link]
 ) -> Plan:
     """The plan for host links, from what is read of them under their locks: until then another
     request could change them. ``links`` is how they were before; their ifindexes are most likely
@@ -207,7 +209,7 @@ def _yielding(service: Service, request: Request, pod: Namespace) -> frozenset[i
 
 
 def _attach(
-    service: Service, request: Request, config: BondConfig, node: Node, plan: Plan
+    service: Service, request: Request, config: BondConfig, node: Namespaces, plan: Plan
 ) -> Document:
     """Record and make, with every lock held that it needs."""
     for warning in plan.warnings:
@@ -222,7 +224,7 @@ def _attach(
         service.reach.presence(request.netns).identity,
         boot_id(),
         {key: request.env[key] for key in ("CNI_ARGS", "CNI_PATH") if key in request.env},
-        way_home=way_home(plan.wanted, plan.claimed).hex(),
+        way_home=emergency_messages(plan.wanted, plan.claimed).hex(),
     )
     return attach(service, config, node, plan, record, request.env)
 
@@ -290,14 +292,14 @@ def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
 
 
 def _take_down_unrecorded(
-    service: Service, request: Request, config: BondConfig, node: Node
+    service: Service, request: Request, config: BondConfig, node: Namespaces
 ) -> ErrorList:
     """Take down by the configuration, where there is no record."""
     errors = ErrorList()
     with errors.collect():
         release(service, config.raw, request.env, recorded=False)
     if found := _unrecorded_bond(service, request, config, node.inside()):
-        errors += node.bring_home(*found).errors
+        errors += restore(node, *found).errors
     return errors
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.core.world import mac, nic, space, veth
 
-from bondcni.core.home import destroyed
+from bondcni.core.restore import why_destroyed
 from bondcni.core.state import Device, Link
 from bondcni.kernel.devices import device_of
 
@@ -32,15 +32,15 @@ ELSE = nic(7, "eth9")
     ],
 )
 def test_10_17_destroyed_or_away(device: Device | None, links: tuple[Link, ...], said: str) -> None:
-    found = destroyed(WAS, device, (space(*links),))
+    found = why_destroyed(WAS, device, (space(*links),))
     assert said in found
     assert bool(found) is bool(said)
 
 
 def test_10_17_an_interface_in_the_pod_counts() -> None:
     one = Device(present=True, interfaces=1)
-    assert destroyed(WAS, one, (space(), space(REMADE)))
-    assert not destroyed(WAS, one, (space(), space(ELSE)))
+    assert why_destroyed(WAS, one, (space(), space(REMADE)))
+    assert not why_destroyed(WAS, one, (space(), space(ELSE)))
 
 
 @pytest.fixture

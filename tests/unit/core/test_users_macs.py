@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.core.test_home import CASES, after, as_before, bring_home
-from tests.unit.core.world import World, apply, config, mac, marked, nic, plan_for, space, veth
+from tests.unit.core.test_restore import CASES, after, as_before
+from tests.unit.core.world import (
+    World,
+    apply,
+    config,
+    mac,
+    marked,
+    nic,
+    plan_for,
+    restored,
+    space,
+    veth,
+)
 
-from bondcni.core.home import clues, plan_home, suffices
 from bondcni.core.macs import distinct
 from bondcni.core.plan import ChangeLink, Plan
+from bondcni.core.restore import lookup_is_enough, lookup_keys, plan_restore
 from bondcni.core.state import IFF_UP, Link, Location, Namespace
 
 SAME = (
@@ -101,10 +112,10 @@ def test_3_from_every_step_of_add_the_macs_are_as_before(
         for step in plan.steps[:done]:
             world, error = apply(world, step)
             assert not error, step
-        near = found(clues(plan.wanted, plan.claimed), world.host)
+        near = found(lookup_keys(plan.wanted, plan.claimed), world.host)
         if home == Location.HOST:
-            assert suffices(plan.wanted, plan.claimed, near, world.pod)
-        world, told = bring_home(world, plan)
+            assert lookup_is_enough(plan.wanted, plan.claimed, near, world.pod)
+        world, told = restored(world, plan)
         assert told == ()
         for mark, (where, link) in marked(start).items():
             assert marked(world)[mark][0] == where
@@ -122,7 +133,7 @@ def test_3_a_link_that_came_home_with_the_new_mac_and_another_ifindex_is_known()
     plan = planned(SAME[:2], 5)
     new = plan.wanted.members[1].mac
     host = space(SAME[0], replace(SAME[1], index=77, mac=new, flags=0))
-    world, told = bring_home(World(host, None), plan)
+    world, told = restored(World(host, None), plan)
     assert told == ()
     back = world.host.named("eth2")
     assert back is not None
@@ -133,4 +144,4 @@ def test_3_records_without_new_macs_are_undone_as_before() -> None:
     start = CASES["hardware"]
     assert {member.mac for member in start.plan.wanted.members} == {""}
     world = after(start, len(start.plan.steps))
-    assert plan_home(start.plan.wanted, start.plan.claimed, *world).steps
+    assert plan_restore(start.plan.wanted, start.plan.claimed, *world).steps

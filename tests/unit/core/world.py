@@ -8,10 +8,12 @@ nothing changes it, so that a test knows a link again however it is named by the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig, LinkRef
+from bondcni.core.errors import KernelError
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
@@ -26,6 +28,8 @@ from bondcni.core.plan import (
 from bondcni.core.policy import Policy
 from bondcni.core.resolve import matches
 from bondcni.core.state import IFF_LOOPBACK, IFF_UP, Link, Location, Namespace
+from bondcni.kernel.apply import describe
+from bondcni.service.restore import restore_with
 
 NO_FILE = Policy()
 BOND_MAC = "02:b0:0d:00:00:01"
@@ -121,6 +125,35 @@ def die(world: World) -> World:
         if not link.kind and link.name != "lo":
             kernel.orphan(link)
     return World(Namespace(tuple(kernel.links[Location.HOST])), None)
+
+
+class Model:
+    """The kernel as ``restore_with`` reads and changes it. ``refuse`` may answer a step with an
+    errno; another error than those is a failure of the test.
+    """
+
+    def __init__(self, world: World, refuse: Callable[[Step], int] = lambda _: 0) -> None:
+        self.world = world
+        self._refuse = refuse
+
+    def read(self) -> World:
+        return self.world
+
+    def attempt(self, steps: Sequence[Step]) -> Iterator[tuple[Step, KernelError]]:
+        for step in steps:
+            if number := self._refuse(step):
+                yield step, KernelError(describe(step), number)
+                continue
+            self.world, error = apply(self.world, step)
+            assert not error, (step, error)
+
+
+def restored(world: World, plan: Plan) -> tuple[World, tuple[str, ...]]:
+    """The world after a restore that succeeds, and its warnings."""
+    model = Model(world)
+    done = restore_with(plan.wanted, plan.claimed, model.read, model.attempt, lambda _: None)
+    assert done.errors == ()
+    return model.world, done.warnings
 
 
 class _RefusedError(Exception):

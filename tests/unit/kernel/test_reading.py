@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import struct
 import time
@@ -326,13 +325,3 @@ def test_without_a_descriptor_to_listen_it_knows_nothing() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
         assert Watch().knows(own.fileno())
-
-
-def test_a_forked_child_begins_anew(kernel: Start, watch: Watch) -> None:
-    watch(kernel(Kernel()), [])
-    watch._place = (1, 2)
-    child = os.fork()
-    if not child:
-        os._exit(0 if (watch._place, watch._fresh) == ((0, 0), True) else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert watch._place == (1, 2)

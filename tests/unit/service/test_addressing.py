@@ -12,7 +12,7 @@ from tests.unit.core.world import mac, space
 from bondcni.core.plan import Wanted
 from bondcni.core.result import Result
 from bondcni.core.state import Address, Link, Namespace, Route
-from bondcni.kernel.executor import Node
+from bondcni.kernel.namespaces import Namespaces
 from bondcni.service.addressing import configure, missing
 
 NETNS = "/run/netns/pod"
@@ -35,7 +35,7 @@ class Recorder:
 
 def configured(*ips: dict[str, Any], routes: Sequence[dict[str, Any]] = ()) -> Recorder:
     node = Recorder()
-    configure(cast("Node", node), WANTED, Result(ips=ips, routes=tuple(routes)), warn=print)
+    configure(cast("Namespaces", node), WANTED, Result(ips=ips, routes=tuple(routes)), warn=print)
     return node
 
 

@@ -16,7 +16,7 @@ from tests.unit.shim.bench import HERE, Answer, Bond, Build, Netns, ended, ident
 
 from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link, Location
-from bondcni.kernel.executor import way_home
+from bondcni.kernel.apply import emergency_messages
 from bondcni.service.journal import Journal, Record
 
 RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR = 16, 17, 20
@@ -121,7 +121,7 @@ def test_the_journal_writes_what_the_shim_reads(scene: Scene) -> None:
     claimed = tuple(Claimed(home, Link(1, "x")) for home in Location)
     config = {"way_home": "00", "namespace": "1:1"}
     record = Record("abc", "net1", scene.pod, config, wanted, claimed)
-    messages = way_home(wanted, claimed).hex()
+    messages = emergency_messages(wanted, claimed).hex()
     folder = scene.bond.folder / "state"
     Journal(str(folder)).write(
         record._replace(way_home=messages, namespace=identity(scene.pod).decode())

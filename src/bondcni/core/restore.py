@@ -1,12 +1,13 @@
-"""The way home: what was taken, and what the kernel holds now, to the next steps.
+"""The plan of a restore: from the claimed links as they were, and what the kernel has now, to the
+next steps.
 
-Undo is not a list kept beside the steps that were done: it is computed from the
-record of what was taken and from the state *now*. So one function serves the rollback
-of a failed ADD, DEL, a repeated DEL and recovery after a crash at any instruction;
-missing means done. It is called again until no step is left: first the bond goes
-(the kernel then gives its members their MAC and MTU back) and links move home,
-then what still differs is put right, each attribute by itself so that one refusal
-does not stop the others. A link is known by device, not by name.
+There is no list of undo steps that is kept while ADD works: what is left to do is computed from
+the record and from the *current* state. So one function serves the rollback of a failed ADD, DEL,
+a repeated DEL and the recovery after a crash at any point. It is called again until it gives no
+step. First the bond is deleted (the kernel gives its members their MAC and MTU back) and links
+move to their home namespace. Then every attribute that still differs is set, each by a step of its
+own, so that one refusal does not stop the others. A link is identified by its device, not by its
+name.
 """
 
 from __future__ import annotations
@@ -40,39 +41,39 @@ from bondcni.core.state import (
 KEPT_FLAGS = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
 
 NO_MATCH = 9
-"""The likeness of a link that is another device."""
+"""The match rank of a link that is another device."""
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """The next steps (none: all is done), and what cannot be as it was, in sentences.
+class RestorePlan:
+    """The next steps (none: everything is done), and warnings about what cannot be restored.
 
-    ``awaited`` names hardware of the host that is nowhere: its namespace may be dying, and
-    the kernel gives it back then. A virtual link that is nowhere is gone for good.
+    ``missing`` names hardware of the host that was not found: if its namespace is ending, the
+    kernel will move it to the host. A virtual link that is not found does not exist any more.
     """
 
     steps: tuple[Step, ...]
     warnings: tuple[str, ...]
-    awaited: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LinkIdentity:
-    """A link that was taken, with the signs by which it is found again."""
+    """What identifies a claimed link, wherever it is and whatever its name is."""
 
     home: Location
-    link: Link  # as it was
+    link: Link  # as it was before ADD
     inside: int  # its ifindex in the pod
-    macs: frozenset[str]  # what bonding may have left it as its MAC
-    own: str  # the MAC with which it became a member: its own, or the one that ADD gave it
+    macs: frozenset[str]  # those that bonding may have left it with
+    joined_with: str  # its MAC when it became a member: its own, or the one that ADD assigned
 
     def match_rank(self, now: Link, where: Location) -> int:
-        """How sure it is that ``now``, in namespace ``where``, is this device; 0 is surest.
+        """How certain it is that ``now``, in namespace ``where``, is this device; 0 is certain.
 
-        Its kind and, where it has them, its parent device and permanent MAC must agree;
-        a PCI function with several ports, or a VF whose permanent MAC was assigned anew,
-        by one more sign. A virtual link has neither, and an ifindex says nothing by
-        itself, for each namespace counts its own: there two signs must agree.
+        Its kind and, where it has them, its parent device and permanent MAC must agree. Where
+        only the parent does (a PCI function with several ports, a VF whose permanent MAC was
+        assigned again), the ifindex or name and MAC must agree too. A virtual link has neither;
+        since each namespace counts its own ifindexes, there two properties must agree.
         """
         was = self.link
         if (was.kind, was.type, was.parent) != (now.kind, now.type, now.parent):
@@ -81,17 +82,17 @@ class LinkIdentity:
             return 0
         if was.permanent_mac and not was.parent:
             return NO_MATCH
-        held = str((now.member or {}).get("perm_hwaddr", now.mac))
+        current = str((now.member or {}).get("perm_hwaddr", now.mac))
         named = now.name == was.name
         if now.index not in ((self.inside,) if where == Location.POD else (was.index, self.inside)):
-            return 2 if named and held in (was.mac, self.own) else NO_MATCH
-        if was.parent or held in (was.mac, self.own):
+            return 2 if named and current in (was.mac, self.joined_with) else NO_MATCH
+        if was.parent or current in (was.mac, self.joined_with):
             return 1
         known = named or now.mac in self.macs or not {*was.altnames}.isdisjoint(now.altnames)
         return 3 if known else NO_MATCH
 
-    def among(self, space: Namespace, where: Location) -> tuple[int, Link | None]:
-        """The link in one namespace, with its likeness."""
+    def find_in(self, space: Namespace, where: Location) -> tuple[int, Link | None]:
+        """The match rank of this link in one namespace, and the link; None where it is not there."""
         rated = [
             (self.match_rank(now, where), now.name != self.link.name, now) for now in space.links
         ]
@@ -100,7 +101,7 @@ class LinkIdentity:
 
 
 def identities(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[LinkIdentity, ...]:
-    """The links of a record, in its order."""
+    """The identities of the claimed links, in the order of the record."""
     inside = [member.index for member in bond.members]
     inside += [item.link.index for item in claimed[len(inside) :]]
     own = [member.mac for member in bond.members] + [""] * (len(claimed) - len(bond.members))
@@ -111,10 +112,10 @@ def identities(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[LinkIdentity
     )
 
 
-def clues(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[list[str], list[int]]:
-    """Names and ifindexes by which to ask the host for what ``plan_home`` looks at there.
+def lookup_keys(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[list[str], list[int]]:
+    """Names and ifindexes by which ``plan_restore``'s links are read from the host.
 
-    By likeness these find whatever is known by anything but its permanent MAC.
+    They find every link but one that only its permanent MAC identifies.
     """
     found = [one for one in identities(bond, claimed) if one.home == Location.HOST]
     names = [name for one in found for name in (one.link.name, *one.link.altnames)]
@@ -122,20 +123,20 @@ def clues(bond: Wanted, claimed: tuple[Claimed, ...]) -> tuple[list[str], list[i
     return names, list(indexes)
 
 
-def suffices(
+def lookup_is_enough(
     bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace | None
 ) -> bool:
-    """Whether the links of the host that ``clues`` found say as much as all of them would.
+    """Whether the host links found by ``lookup_keys`` lead to the same plan as all host links.
 
-    They do not where hardware is not known for sure yet, for its permanent MAC may be under
-    any name; nor where a link that is to come home finds another of its name, for then it
-    needs one that nobody has.
+    They do not where hardware is not identified with certainty yet, for a link of any name may
+    have its permanent MAC; nor where another link has the name of a claimed one, which then needs
+    a name that no link has.
     """
     for one in identities(bond, claimed):
         if one.home != Location.HOST:
             continue
-        inside = one.among(pod, Location.POD)[0] if pod else NO_MATCH
-        outside, at_home = one.among(host, Location.HOST)
+        inside = one.find_in(pod, Location.POD)[0] if pod else NO_MATCH
+        outside, at_home = one.find_in(host, Location.HOST)
         if one.link.permanent_mac and min(inside, outside) > 0:
             return False
         if host.named(one.link.name) not in (None, at_home):
@@ -143,19 +144,23 @@ def suffices(
     return True
 
 
-def plan_home(
+def plan_restore(
     bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace | None
-) -> Home:
-    """The next steps to the state before ADD. ``pod`` is None when it is gone."""
-    held = our_bond(bond, claimed, pod) if pod else None
-    if pod and held:
-        return Home(
-            (DeleteLink(Location.POD, held.index, held.name), *_freed(bond, claimed, host, pod)), ()
+) -> RestorePlan:
+    """The next steps to the state before ADD. ``pod`` is None when its namespace does not exist."""
+    current = our_bond(bond, claimed, pod) if pod else None
+    if pod and current:
+        return RestorePlan(
+            (
+                DeleteLink(Location.POD, current.index, current.name),
+                *_move_members(bond, claimed, host, pod),
+            ),
+            (),
         )
     steps: list[Step] = []
     warnings: list[str] = []
-    awaited: list[str] = []
-    places = [(one, *_where_is(one, host, pod)) for one in identities(bond, claimed)]
+    missing: list[str] = []
+    places = [(one, *_locate(one, host, pod)) for one in identities(bond, claimed)]
     names = {one.link.name for one, _, now in places if now}
     for one, where, now in places:
         space = host if one.home == Location.HOST else pod
@@ -166,46 +171,51 @@ def plan_home(
                     "network namespace"
                 )
             elif one.home == Location.HOST:
-                awaited.append(one.link.name)
+                missing.append(one.link.name)
         elif where != one.home:
-            steps += _bring(one.link, now, host, names)
+            steps += _move_to_host(one.link, now, host, names)
         elif now.master:
             warnings.append(f"link {one.link.name} has a master now and is left as it is")
         else:
-            steps += _mend(one, now, space, names)
-            warnings += _lost(one.link, now, space)
-    return Home(tuple(steps), tuple(warnings), tuple(awaited))
+            steps += _correct(one, now, space, names)
+            warnings += _name_conflicts(one.link, now, space)
+    return RestorePlan(tuple(steps), tuple(warnings), tuple(missing))
 
 
-def _freed(
+def _move_members(
     bond: Wanted, claimed: tuple[Claimed, ...], host: Namespace, pod: Namespace
 ) -> Iterator[Step]:
-    """The moves of a bond's members, in one send with its end, which gives them back the MAC
-    and MTU that they came with; where it fails they leave it all the same, and the next steps
-    are computed anew.
+    """The moves of a bond's members, for one send with the deletion of the bond, which restores
+    the MAC and MTU they had when they joined. If that fails, they leave the bond by the move, and
+    the next round corrects what differs.
     """
-    places = [(one, one.among(pod, Location.POD)[1]) for one in identities(bond, claimed)]
+    places = [(one, one.find_in(pod, Location.POD)[1]) for one in identities(bond, claimed)]
     names = {one.link.name for one, now in places if now}
     for one, now in places:
         if one.home == Location.HOST and now and now.master == bond.index:
             was = one.link
-            yield from _bring(was, replace(now, mac=one.own, mtu=was.mtu), host, names)
+            yield from _move_to_host(
+                was, replace(now, mac=one.joined_with, mtu=was.mtu), host, names
+            )
 
 
-def destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace]) -> str:
-    """Why hardware that is in none of these namespaces will not come back, in words; "" where it
-    may, for it may be in another namespace. ``device`` was read before the namespaces were; None:
-    nothing is known of it.
+def why_destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace | None]) -> str:
+    """Why hardware that was not found in these namespaces will never come back; "" where it may,
+    because it may be in another namespace. ``device`` was read before the namespaces; None: it is
+    not known.
 
     A network interface is destroyed with its device (a VF by ``sriov_numvfs``) and when its
-    driver is unbound. What is made there later is another one, with another MAC where it is a VF.
+    driver is unbound. An interface that the device gets later is another one; a VF's has another
+    MAC.
     """
     if device is None:
         return ""
     where = f"{was.parent_bus} {was.parent}".strip()
     if not device.present:
         return f"link {was.name} was unplugged: the node has no device {where} any more"
-    others = [link.name for space in spaces for link in space.links if link.parent == was.parent]
+    others = [
+        link.name for space in spaces if space for link in space.links if link.parent == was.parent
+    ]
     if device.interfaces > len(others):
         return ""
     now = f"its interface is {', '.join(others)} now" if others else "it has no interface now"
@@ -213,26 +223,25 @@ def destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace]) -> 
 
 
 def our_bond(bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Link | None:
-    """The bond that the record speaks of: its ifindex, and its name or one of its members."""
-    held = pod.indexed(bond.index)
-    if held is None or held.kind != "bond":
+    """The bond of the record: it has its ifindex, and its name or one of its members."""
+    current = pod.indexed(bond.index)
+    if current is None or current.kind != "bond":
         return None
-    named = {bond.name, bond.altname} & {held.name, *held.altnames}
-    members = Namespace(pod.members(held))
-    ours = any(one.among(members, Location.POD)[1] for one in identities(bond, claimed))
-    return held if named or ours else None
+    named = {bond.name, bond.altname} & {current.name, *current.altnames}
+    members = Namespace(pod.members(current))
+    ours = any(one.find_in(members, Location.POD)[1] for one in identities(bond, claimed))
+    return current if named or ours else None
 
 
 def adopt(
     ifname: str, links: tuple[str, ...], home: Location, pod: Namespace
 ) -> tuple[Wanted, tuple[Claimed, ...]] | None:
-    """A bond that has no record (another plugin's work, or a record that was lost).
+    """A bond that has no record (another plugin made it, or the record was lost).
 
-    It is taken for ours when it is a bond, has the attachment's name, and has members, every
-    one of them a configured link, by name, MAC or PCI address: an empty one may be the pod's
-    own. What its members were before
-    is not known but for the name and the MAC that the driver keeps; MTU 0 stands for
-    unknown. Whose it is in spite of that, ``claims`` and ``unlike`` say.
+    It is adopted when it is a bond, has the attachment's name, and has members that are all
+    configured links, by name, MAC or PCI address; a bond without members may be the pod's own.
+    Of its members before bonding only the name is known, and the MAC that the driver keeps; MTU
+    0 stands for unknown. ``claims`` and ``unlike`` say whether it belongs to another attachment.
     """
     bond = pod.named(ifname)
     if bond is None or bond.kind != "bond":
@@ -250,49 +259,49 @@ def adopt(
 
 
 def claims(bond: Wanted, claimed: tuple[Claimed, ...], index: int, pod: Namespace) -> bool:
-    """Whether a record of this namespace speaks of the bond with that ifindex: by its ifindex or
-    its name, or because one of its members is a link that the record's attachment took.
+    """Whether a record of this namespace describes the bond with that ifindex: by its ifindex or
+    name, or because one of its members is a claimed link of the record.
     """
-    held = pod.indexed(index)
-    if held is None:
+    current = pod.indexed(index)
+    if current is None:
         return False
-    members = Namespace(pod.members(held))
-    mine = held.index == bond.index or bond.name in (held.name, *held.altnames)
-    return mine or any(one.among(members, Location.POD)[1] for one in identities(bond, claimed))
+    members = Namespace(pod.members(current))
+    mine = current.index == bond.index or bond.name in (current.name, *current.altnames)
+    return mine or any(one.find_in(members, Location.POD)[1] for one in identities(bond, claimed))
 
 
 def unlike(bond: Wanted, asked: Mapping[str, OptionValue], pod: Namespace) -> str:
-    """The first option that a bond has otherwise than its configuration asks for, in words."""
-    held = pod.indexed(bond.index)
+    """The first option of a bond that differs from its configuration, as a sentence; "": none."""
+    current = pod.indexed(bond.index)
     for row in BOND_OPTIONS:
-        now = (held.bond or {}).get(row.kernel) if held else None
+        now = (current.bond or {}).get(row.kernel) if current else None
         if row.kernel in asked and now is not None and now != asked[row.kernel]:
             named = name_of(row, asked[row.kernel])
             return f"its {row.kernel} is {name_of(row, now)}, not {named}"
     return ""
 
 
-def _where_is(
+def _locate(
     one: LinkIdentity, host: Namespace, pod: Namespace | None
 ) -> tuple[Location, Link | None]:
-    inside, in_pod = one.among(pod, Location.POD) if pod else (NO_MATCH, None)
+    inside, in_pod = one.find_in(pod, Location.POD) if pod else (NO_MATCH, None)
     outside, on_host = (
-        one.among(host, Location.HOST) if one.home == Location.HOST else (NO_MATCH, None)
+        one.find_in(host, Location.HOST) if one.home == Location.HOST else (NO_MATCH, None)
     )
     return (Location.POD, in_pod) if in_pod and inside <= outside else (Location.HOST, on_host)
 
 
-def _aside(index: int, space: Namespace, names: set[str]) -> str:
-    """A free name, as the kernel names orphans where it can be."""
+def _temporary_name(index: int, space: Namespace, names: set[str]) -> str:
+    """A free name, if possible the one that the kernel gives to links of an ended namespace."""
     tries = (f"dev{index}" + (f"_{n}" if n else "") for n in count())
     return next(name for name in tries if name not in names and space.named(name) is None)
 
 
-def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[Step]:
-    """One message that moves a link home, with name, MAC, MTU and flags as they were.
+def _move_to_host(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[Step]:
+    """The step that moves a link to the host, with name, MAC, MTU and flags as they were.
 
-    Alternative names that it got in the pod stay behind: one that is taken at home would
-    hold up the move (kernel commit 7663d522099e).
+    Alternative names that it got in the pod are removed before: the kernel refuses the move where
+    one of them is taken on the host (kernel commit 7663d522099e).
     """
     for altname in now.altnames:
         if altname not in was.altnames or host.named(altname) is not None:
@@ -305,7 +314,7 @@ def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[S
         was.name,
         to=Location.HOST,
         new_index=was.index if again else 0,
-        name=was.name if free else _aside(now.index, host, names),
+        name=was.name if free else _temporary_name(now.index, host, names),
         mac=was.mac if now.mac != was.mac else "",
         mtu=was.mtu if now.mtu != was.mtu else 0,
         flags=was.flags & KEPT_FLAGS,
@@ -313,8 +322,8 @@ def _bring(was: Link, now: Link, host: Namespace, names: set[str]) -> Iterator[S
     )
 
 
-def _mend(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
-    """Put right what still differs on a link that is at home."""
+def _correct(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
+    """Set what still differs on a link in its home namespace."""
     was, where = one.link, one.home
     renaming = tuple(_rename(one, now, space, names))
     yield from renaming
@@ -335,9 +344,8 @@ def _mend(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> It
 
 
 def _rename(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> Iterator[Step]:
-    """Its own name again; or out of the way, when another of ours waits for the one it has.
-
-    So two links that came home with their names swapped are put right in two rounds.
+    """Give a link its name again; a temporary one, when that is taken and another claimed link
+    needs the name it has. So links whose names were swapped get theirs back in two rounds.
     """
     was, where = one.link, one.home
     if now.name == was.name:
@@ -346,16 +354,16 @@ def _rename(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> 
     if space.named(was.name) not in (None, now):
         if now.name not in names:
             return
-        name = _aside(now.index, space, names)
+        name = _temporary_name(now.index, space, names)
     if name in now.altnames:
         yield DropAltname(where, now.index, was.name, name)
-    if now.up:  # kernels before 6.2 rename only what is down
+    if now.up:  # kernels before 6.2 rename only a link that is down
         yield ChangeLink(where, now.index, was.name, change=IFF_UP)
     yield ChangeLink(where, now.index, was.name, name=name)
 
 
-def _lost(was: Link, now: Link, space: Namespace) -> Iterator[str]:
-    """Names that another link has by now."""
+def _name_conflicts(was: Link, now: Link, space: Namespace) -> Iterator[str]:
+    """Warnings about names that another link has by now."""
     if space.named(was.name) not in (None, now):
         yield f"link {was.name} is at home as {now.name}: another link has its name"
     for altname in was.altnames:

@@ -9,12 +9,30 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.world import World, apply, config, die, mac, marked, nic, plan_for, space, veth
+from tests.unit.core.world import (
+    World,
+    apply,
+    config,
+    die,
+    mac,
+    marked,
+    nic,
+    plan_for,
+    restored,
+    space,
+    veth,
+)
 
-from bondcni.core.home import Home, adopt, clues, our_bond, plan_home, suffices
 from bondcni.core.plan import ChangeLink, DeleteLink, Plan
+from bondcni.core.restore import (
+    RestorePlan,
+    adopt,
+    lookup_is_enough,
+    lookup_keys,
+    our_bond,
+    plan_restore,
+)
 from bondcni.core.state import IFF_PROMISC, IFF_UP, Link, Location, Namespace
-from bondcni.kernel.executor import ROUNDS
 
 FOREIGN_BOND = Link(60, "theirs", mac(0x60), kind="bond", bond={"mode": 0}, max_mtu=9990)
 THEIRS = (  # in the host, and in the pod: nothing here is ever ours
@@ -73,18 +91,6 @@ def after(start: Case, steps: int) -> World:
     return world
 
 
-def bring_home(world: World, plan: Plan) -> tuple[World, tuple[str, ...]]:
-    """What ``Node.bring_home`` does, on the model; what was told at the end."""
-    for _ in range(ROUNDS):
-        home = plan_home(plan.wanted, plan.claimed, *world)
-        if not home.steps:
-            return world, home.warnings
-        for step in home.steps:
-            world, error = apply(world, step)
-            assert not error, (step, error)
-    raise AssertionError("it does not end")
-
-
 def as_before(link: Link) -> Link:
     """Without what no one can give back."""
     return replace(link, index=0, altnames=tuple(sorted(link.altnames)))
@@ -94,7 +100,7 @@ def as_before(link: Link) -> Link:
 def test_from_every_step_of_add_everything_is_as_before(name: str) -> None:
     start = CASES[name]
     for done in range(len(start.plan.steps) + 1):
-        world, told = bring_home(after(start, done), start.plan)
+        world, told = restored(after(start, done), start.plan)
         assert told == ()
         assert marked(world).keys() == marked(start.world).keys()
         for mark, (where, link) in marked(world).items():
@@ -105,7 +111,7 @@ def test_from_every_step_of_add_everything_is_as_before(name: str) -> None:
 def test_a_link_gets_its_ifindex_back() -> None:
     start = CASES["hardware"]  # eth1 has another one in the pod: 11 is taken there
     assert start.plan.wanted.members[0].index != 11
-    world, _ = bring_home(after(start, len(start.plan.steps)), start.plan)
+    world, _ = restored(after(start, len(start.plan.steps)), start.plan)
     assert {link.name: link.index for link in world.host.links if link.parent} == {
         "eth1": 11,
         "eth2": 12,
@@ -116,8 +122,8 @@ def test_a_link_gets_its_ifindex_back() -> None:
 @pytest.mark.parametrize("name", ["hardware", "in the pod"])
 def test_nothing_to_do_is_no_step(name: str) -> None:
     start = CASES[name]
-    home = plan_home(start.plan.wanted, start.plan.claimed, *start.world)
-    assert home == Home((), (), ())
+    home = plan_restore(start.plan.wanted, start.plan.claimed, *start.world)
+    assert home == RestorePlan((), (), ())
 
 
 Damage = Callable[[World, Plan], World]
@@ -245,7 +251,7 @@ def test_whatever_happens_it_ends_at_home_or_is_told(
     for damage in damages:
         world = damage(world, start.plan)
     found = marked(world)
-    world, told = bring_home(world, start.plan)
+    world, told = restored(world, start.plan)
     now = marked(world)
     ours = {item.link.max_mtu: item for item in start.plan.claimed}
     homeless = {
@@ -276,9 +282,9 @@ def test_the_links_that_clues_find_say_as_much_as_all_or_do_not_suffice(
     world = after(start, done)
     for damage in damages:
         world = damage(world, start.plan)
-    near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
-    if suffices(bond, claimed, near, world.pod):
-        assert plan_home(bond, claimed, near, world.pod) == plan_home(bond, claimed, *world)
+    near = replace(world.host, links=tuple(found_by(lookup_keys(bond, claimed), world.host)))
+    if lookup_is_enough(bond, claimed, near, world.pod):
+        assert plan_restore(bond, claimed, near, world.pod) == plan_restore(bond, claimed, *world)
 
 
 def found_by(clue: tuple[list[str], list[int]], host: Namespace) -> Iterator[Link]:
@@ -293,8 +299,10 @@ def test_on_an_undisturbed_node_the_clues_suffice() -> None:
         bond, claimed = start.plan.wanted, start.plan.claimed
         for done in range(len(start.plan.steps) + 1):
             world = after(start, done)
-            near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
-            assert suffices(bond, claimed, near, world.pod)
+            near = replace(
+                world.host, links=tuple(found_by(lookup_keys(bond, claimed), world.host))
+            )
+            assert lookup_is_enough(bond, claimed, near, world.pod)
             assert len(near.links) <= len(claimed) + 1
 
 
@@ -310,8 +318,8 @@ def test_where_a_name_is_another_links_or_hardware_is_missing_clues_do_not_suffi
     world: World,
 ) -> None:
     bond, claimed = CASES["hardware"].plan.wanted, CASES["hardware"].plan.claimed
-    near = replace(world.host, links=tuple(found_by(clues(bond, claimed), world.host)))
-    assert not suffices(bond, claimed, near, world.pod)
+    near = replace(world.host, links=tuple(found_by(lookup_keys(bond, claimed), world.host)))
+    assert not lookup_is_enough(bond, claimed, near, world.pod)
 
 
 def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
@@ -328,17 +336,17 @@ def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
 
 def test_a_link_of_the_pod_with_the_same_ifindex_and_kind_is_not_ours() -> None:
     start = CASES["virtual"]
-    assert plan_home(start.plan.wanted, start.plan.claimed, *start.world).steps == ()
+    assert plan_restore(start.plan.wanted, start.plan.claimed, *start.world).steps == ()
 
 
 def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
     start = CASES["hardware"]
     other = nic(70, "eth1", max_mtu=9970)
     world = World(space(other), start.world.pod)
-    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
+    home = plan_restore(start.plan.wanted, start.plan.claimed, *world)
     assert home.steps == ()
     assert home.warnings == ()
-    assert home.awaited == ("eth1", "eth2", "eth3")
+    assert home.missing == ("eth1", "eth2", "eth3")
 
 
 @pytest.mark.parametrize(
@@ -354,7 +362,7 @@ def test_a_link_of_the_same_name_that_is_another_device_is_left_alone() -> None:
 def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, Any]) -> None:
     start = CASES["virtual"]
     host = space(replace(VIRTUAL[0], **other), VIRTUAL[1])
-    home = plan_home(start.plan.wanted, start.plan.claimed, host, start.world.pod)
+    home = plan_restore(start.plan.wanted, start.plan.claimed, host, start.world.pod)
     assert home.steps == ()
     assert [told.partition(":")[0] for told in home.warnings] == ["link eth1 was not found"]
 
@@ -371,7 +379,7 @@ def test_one_sign_is_not_enough_to_know_a_virtual_link_again(other: dict[str, An
 def test_two_signs_are_enough(changes: dict[str, Any]) -> None:
     start = CASES["virtual"]
     host = space(replace(VIRTUAL[0], **changes), VIRTUAL[1])
-    world, told = bring_home(World(host, None), start.plan)
+    world, told = restored(World(host, None), start.plan)
     assert told == ()
     back = world.host.named("eth1")
     assert back is not None
@@ -381,7 +389,7 @@ def test_two_signs_are_enough(changes: dict[str, Any]) -> None:
 def test_a_link_whose_name_became_its_alternative_name() -> None:
     start = CASES["hardware"]
     renamed = replace(HARDWARE[0], name="uplink0", altnames=("enp11s0", "eth1", "lan"))
-    world, told = bring_home(World(space(renamed, *HARDWARE[1:]), None), start.plan)
+    world, told = restored(World(space(renamed, *HARDWARE[1:]), None), start.plan)
     assert told == ()
     assert world.host.named("eth1") == HARDWARE[0]
 
@@ -390,8 +398,8 @@ def test_hardware_that_is_nowhere_is_awaited() -> None:
     """Its namespace may be dying; a virtual link is gone for good."""
     for name, awaited in (("hardware", ("eth1", "eth2", "eth3")), ("virtual", ())):
         plan = CASES[name].plan
-        home = plan_home(plan.wanted, plan.claimed, space(), None)
-        assert (home.steps, home.awaited) == ((), awaited)
+        home = plan_restore(plan.wanted, plan.claimed, space(), None)
+        assert (home.steps, home.missing) == ((), awaited)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +419,7 @@ def test_a_foreign_bond_is_not_deleted(changes: dict[str, Any]) -> None:
 def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
     start = CASES["hardware"]
     world = rename_bond(after(start, len(start.plan.steps)), start.plan)
-    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
+    home = plan_restore(start.plan.wanted, start.plan.claimed, *world)
     assert home.steps[0] == DeleteLink(Location.POD, start.plan.wanted.index, "renamed")
 
 
@@ -419,7 +427,7 @@ def test_our_bond_is_known_when_it_was_renamed_by_its_members() -> None:
 def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> None:
     start = CASES[name]
     world = after(start, len(start.plan.steps))
-    home = plan_home(start.plan.wanted, start.plan.claimed, *world)
+    home = plan_restore(start.plan.wanted, start.plan.claimed, *world)
     assert [type(step) for step in home.steps] == [DeleteLink, *[ChangeLink] * moves]
     for step in home.steps[1:]:
         assert isinstance(step, ChangeLink)
@@ -428,16 +436,16 @@ def test_members_move_in_one_go_with_the_bonds_end(name: str, moves: int) -> Non
         world, error = apply(world, step)
         assert not error
     if moves:
-        assert plan_home(start.plan.wanted, start.plan.claimed, *world).steps == ()
+        assert plan_restore(start.plan.wanted, start.plan.claimed, *world).steps == ()
 
 
 def test_members_come_home_where_the_bond_cannot_be_deleted() -> None:
     start = CASES["hardware"]
     world = after(start, len(start.plan.steps))
-    for step in plan_home(start.plan.wanted, start.plan.claimed, *world).steps[1:]:
+    for step in plan_restore(start.plan.wanted, start.plan.claimed, *world).steps[1:]:
         world, error = apply(world, step)
         assert not error
-    world, told = bring_home(world, start.plan)
+    world, told = restored(world, start.plan)
     assert told == ()
     assert {n.name for n in world.host.links if n.parent} == {"eth1", "eth2", "eth3"}
 
@@ -448,7 +456,7 @@ def test_a_link_that_has_another_master_at_home_is_left_to_it() -> None:
         replace(link, master=40, mac=mac(0x77)) if link.name == "eth1" else link
         for link in start.world.host.links
     ]
-    home = plan_home(start.plan.wanted, start.plan.claimed, Namespace(tuple(links)), None)
+    home = plan_restore(start.plan.wanted, start.plan.claimed, Namespace(tuple(links)), None)
     assert home.steps == ()
     assert home.warnings == ("link eth1 has a master now and is left as it is",)
 
@@ -460,7 +468,7 @@ def test_names_that_came_home_swapped_are_put_right() -> None:
         "eth2": 9011,
         "eth1": 9012,
     }
-    world, told = bring_home(world, start.plan)
+    world, told = restored(world, start.plan)
     assert told == ()
     assert {n.name: n.max_mtu for n in world.host.links if n.max_mtu in (9011, 9012)} == {
         "eth1": 9011,
@@ -474,7 +482,7 @@ def test_a_taken_home_name_does_not_keep_a_link_in_the_pod() -> None:
     world = after(start, 9)
     for name in claimed:
         world = take_name(name)(world, start.plan)
-    world, told = bring_home(world, start.plan)
+    world, told = restored(world, start.plan)
     assert world.pod is not None
     assert [link.name for link in world.pod.links] == ["lo", "eth0", "theirs"]
     assert [text for text in told if "is at home as" in text] == list(told)
@@ -484,7 +492,7 @@ def test_a_taken_home_name_does_not_keep_a_link_in_the_pod() -> None:
 def test_an_altname_that_the_pod_gave_cannot_keep_a_link_there() -> None:
     start = CASES["hardware"]
     world = pod_adds_altname(9012, "cali1")(after(start, 9), start.plan)  # the host has one
-    world, told = bring_home(world, start.plan)
+    world, told = restored(world, start.plan)
     assert told == ()
     assert world.host.named("eth2") == HARDWARE[1]
 
@@ -496,7 +504,7 @@ def test_adopt_takes_a_bond_whose_members_are_all_configured() -> None:
     found = adopt("net1", ("eth1", mac(12), "0000:0d:00.0"), Location.HOST, world.pod)
     assert found is not None
     lost = replace(start.plan, wanted=found[0], claimed=found[1])
-    home, told = bring_home(world, lost)
+    home, told = restored(world, lost)
     assert told == ()
     for mark in (9011, 9012, 9013):
         where, link = marked(home)[mark]
@@ -527,7 +535,7 @@ def test_each_attribute_at_home_is_mended_by_itself() -> None:
         replace(n, mac=mac(0x70), mtu=1300, alias="", txqlen=1) if n.name == "eth1" else n
         for n in host.links
     )
-    steps = plan_home(start.plan.wanted, start.plan.claimed, Namespace(off), None).steps
+    steps = plan_restore(start.plan.wanted, start.plan.claimed, Namespace(off), None).steps
     assert [type(step) for step in steps] == [ChangeLink] * 4
     assert {
         (step.mac, step.mtu, step.txqlen, step.alias)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from tests.unit.core.world import BOND_MAC, mac, space, veth
 
-from bondcni.core.home import claims, unlike
 from bondcni.core.plan import Claimed, Member, Wanted
+from bondcni.core.restore import claims, unlike
 from bondcni.core.state import Link, Location, Namespace
 
 A1, A2 = veth(11, "net1"), veth(12, "net2")
