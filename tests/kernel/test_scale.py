@@ -387,7 +387,7 @@ def test_a_link_that_became_another_while_add_waited(node: Node, pod: Space) -> 
         before = node.everything(pod)
     (error,) = failures
     assert isinstance(error, TryAgain)
-    assert "became others while ADD waited" in error.message
+    assert "the links changed while ADD waited" in error.message
     assert node.everything(pod) == before
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from tests.kernel.conftest import Document, Node, Space, config, thick_only, wait_for
+from tests.kernel.faults import faults
 from tests.kernel.thick import recovered
 
+from bondcni.kernel.wire import Request
 from bondcni.service.journal import Journal
 
 MAC = "02:00:00:00:00:11"
@@ -99,3 +103,32 @@ def test_3_sent_home_by_the_executable(node: Node) -> None:
     node.space.batch("link del eth8", "link del eth9")
     wait_for(lambda: not node.records())
     assert node.everything() == before
+
+
+def test_11_a_mac_that_the_pf_assigned_ends_the_record(node: Node, pod: Space) -> None:
+    """``ip link set PF vf N mac`` while the pod has the VF: the VF has that MAC after its next
+    reset, and its driver refuses every other one.
+    """
+    for name in LINKS[:2]:
+        node.veth(name)
+    asked = config(LINKS[:2], ipam=node.host_local())
+    mac = node.space.link("eth2")["address"]
+    node.cni("ADD", asked, pod).ok()
+    pod.ip("link", "set", "eth2", "nomaster")
+    pod.ip("link", "set", "eth2", "netns", node.space.name)
+    node.space.ip("link", "set", "eth2", "address", MAC)
+
+    def refuse(_number: int, request: Request) -> int | None:
+        return errno.EADDRNOTAVAIL if f"set eth2: mac {mac}" in request.operation else None
+
+    with faults(refuse):
+        answer = node.cni("DEL", asked, pod)
+    answer.ok()
+    assert f"link eth2 keeps the MAC {MAC}, before ADD it had {mac}" in answer.stderr
+    assert "EADDRNOTAVAIL" in answer.stderr
+    assert node.records() == set()
+    assert node.leases() == set()
+    assert node.space.link("eth1")
+    node.cni("ADD", asked, pod).ok()
+    node.cni("DEL", asked, pod).ok()
+    assert node.space.link("eth2")["address"] == MAC

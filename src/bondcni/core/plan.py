@@ -317,7 +317,7 @@ def _members(
     in_pod = {link.index for link in facts.pod.links} if home == Location.HOST else set()
     short = len(free) < len(found) and any(link.index in in_pod for _, link in found)
     if short or any(link.index == bond for _, link in found):
-        raise TryAgain("the ifindexes of the links changed while ADD read them")
+        raise TryAgain("the links changed while ADD waited for them")
     return bond, tuple(
         Member(
             free[place] if link.index in in_pod else link.index,

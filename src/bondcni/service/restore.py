@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from bondcni.core.errors import KernelError
-from bondcni.core.plan import Claimed, Step, Wanted
+from bondcni.core.plan import ChangeLink, Claimed, Step, Wanted
 from bondcni.core.restore import (
     identities,
     lookup_is_enough,
@@ -30,6 +30,9 @@ from bondcni.kernel.rtnetlink import failure
 
 ROUNDS = 8
 """Bound on the rounds; the usual ones are: the bond and the moves, then what still differs."""
+
+MAC_IS_ASSIGNED = (errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES)
+"""What drivers answer where the MAC of a VF is assigned by its PF, and cannot be changed."""
 
 Spaces = tuple[Namespace, Namespace | None]
 """The host's links as far as they matter, and the pod's; None when its namespace does not exist."""
@@ -102,18 +105,43 @@ def _rounds(
         refused = list(attempt(attempted))
         spaces = read()
         plan = plan_restore(bond, claimed, *spaces)
-    errors = _unfinished(plan.steps, refused)
-    return Restored(errors, plan.warnings, plan.missing), spaces
+    errors, warnings = _unfinished(plan.steps, refused, spaces)
+    return Restored(errors, (*plan.warnings, *warnings), plan.missing), spaces
 
 
 def _unfinished(
-    steps: tuple[Step, ...], refused: list[tuple[Step, KernelError]]
-) -> tuple[str, ...]:
-    """Errors about steps that are left after the last round, which refused some."""
+    steps: tuple[Step, ...], refused: list[tuple[Step, KernelError]], spaces: Spaces
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Errors and warnings about steps that are left after the last round, which refused some."""
     if not steps:
-        return ()
-    errors = [error.message for _, error in refused]
-    return tuple(errors or [f"{describe(step)}: no effect" for step in steps])
+        return (), ()
+    warnings = [(step, _assigned_mac(step, error, spaces)) for step, error in refused]
+    kept = [step for step, warning in warnings if warning]
+    errors = [error.message for step, error in refused if step not in kept]
+    if not errors:
+        errors = [f"{describe(step)}: no effect" for step in steps if step not in kept]
+    return tuple(errors), tuple(warning for _, warning in warnings if warning)
+
+
+def _assigned_mac(step: Step, error: KernelError, spaces: Spaces) -> str:
+    """A warning where the step sets only the MAC of a link in its home namespace, and the driver
+    refuses that because the PF assigned another MAC: no later try would succeed. Else "".
+
+    The PF's administrator can set it while the pod has the VF; it replaces the VF's MAC at the
+    next reset (Documentation/networking/devlink or ``ip link set PF vf N mac MAC``).
+    """
+    if not isinstance(step, ChangeLink) or error.number not in MAC_IS_ASSIGNED:
+        return ""
+    if step != ChangeLink(step.where, step.index, step.label, mac=step.mac):
+        return ""
+    space = spaces[0] if step.where == Location.HOST else spaces[1]
+    now = space.indexed(step.index) if space else None
+    if now is None:
+        return ""
+    return (
+        f"link {step.label} keeps the MAC {now.mac}, before ADD it had {step.mac}: {error.message}. "
+        "The PF assigns the MAC of a VF: ip link set PF vf N mac MAC"
+    )
 
 
 def _read(namespaces: Namespaces, bond: Wanted, claimed: tuple[Claimed, ...]) -> Spaces:

@@ -143,7 +143,7 @@ def _add(service: Service, request: Request) -> Document:
         with hold(service.journal.folder, locks, service.timeouts.lock):
             plan = _plan(service, request, config, node, links)
             if not locks.issuperset(link_key(item.link) for item in plan.claimed):
-                raise TryAgain("the links became others while ADD waited for them")
+                raise TryAgain("the links changed while ADD waited for them")
             return _attach(service, request, config, node, plan)
 
 

@@ -366,7 +366,7 @@ def test_where_every_link_keeps_its_ifindex_the_bond_alone_gets_a_new_one() -> N
 def test_ifindexes_that_changed_between_two_reads_are_tried_again(index: int) -> None:
     """9 is taken in the pod, and there is no free one for it; 13 is the bond's."""
     host = space(ETH1, replace(ETH2, index=index))
-    with pytest.raises(TryAgain, match="the ifindexes of the links changed"):
+    with pytest.raises(TryAgain, match="the links changed while ADD waited"):
         plan_for(config("eth1", "eth2"), host, space(veth(9, "eth0")), free=range(13, 14))
 
 

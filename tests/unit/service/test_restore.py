@@ -33,6 +33,38 @@ def assigned(world: World, name: str) -> World:
     return world._replace(host=replace(world.host, links=links))
 
 
+def refusing(number: int, of: str) -> Callable[[Step], int]:
+    """A driver that answers each change of a link's MAC with an errno."""
+
+    def refuse(step: Step) -> int:
+        return number if isinstance(step, ChangeLink) and step.label == of and step.mac else 0
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES])
+def test_a_mac_that_the_pf_assigns_is_a_warning(number: int) -> None:
+    """It cannot be changed: else DEL and ADD fail for ever."""
+    off = assigned(START.world, "eth2")
+    done = restored(Model(off, refusing(number, "eth2")))
+    assert (done.errors, done.missing) == ((), ())
+    (warning,) = done.warnings
+    assert warning.startswith(f"link eth2 keeps the MAC {ASSIGNED}, before ADD it had {mac(12)}: ")
+    assert errno.errorcode[number] in warning
+    assert "The PF assigns the MAC of a VF" in warning
+
+
+def test_everything_else_is_restored_where_the_mac_is_refused() -> None:
+    off = assigned(START.world, "eth2")
+    links = tuple(replace(n, mtu=1400) if n.name == "eth2" else n for n in off.host.links)
+    model = Model(World(replace(off.host, links=links), off.pod), refusing(errno.EPERM, "eth2"))
+    done = restored(model)
+    assert (done.errors, len(done.warnings)) == ((), 1)
+    eth2 = model.world.host.named("eth2")
+    assert eth2
+    assert eth2.mtu == 1500
+
+
 @pytest.mark.parametrize(
     ("number", "world"),
     [
