@@ -911,7 +911,7 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(iron: IronNode) -> None:
     assert isinstance(daemon, Thick)
     assert as_it_was(iron) == before  # nobody has called yet
     assert iron.records() == {"c1:bond0.json"}
-    assert daemon.log[-1] == {"event": "ready", "due": 0, "queued": 0, "unexamined": 1}
+    assert daemon.log[-1] == {"event": "ready", "queued": 0, "stale": 0, "unexamined": 1}
 
     slow.go()
     iron.delegate("slow", "exit 1")
@@ -967,7 +967,7 @@ def test_rights_and_signals_of_a_real_daemon(node: Node, pod: Space, before: Doc
     policy.write_text("links: [{name: 'eth[12]'}]\n")  # of the same size and time: it is seen
     os.utime(policy, ns=(changed.st_atime_ns, changed.st_mtime_ns))
     os.kill(server.pid, signal.SIGHUP)
-    wait_for(lambda: "event=reload" in server.log.read_text())
+    wait_for(lambda: "event=policy_reloaded" in server.log.read_text())
 
     result = node.cni("ADD", asked, pod, env=env).ok()
     assert pod.members("bond0") == set(LINKS)
@@ -977,7 +977,7 @@ def test_rights_and_signals_of_a_real_daemon(node: Node, pod: Space, before: Doc
     assert node.everything(pod) == before
     server.end()
     assert not server.socket.exists()
-    assert "event=ended" in server.log.read_text()
+    assert "event=stopped" in server.log.read_text()
 
 
 def test_sigterm_finishes_what_runs(node: Node, pod: Space, before: Document) -> None:

@@ -202,7 +202,7 @@ def heard(answer_: Answer, capfd: pytest.CaptureFixture[str]) -> str:
 def logged(node: Node) -> list[Document]:
     """The delegates' lines in the daemon's log."""
     daemon: Any = node.daemon()
-    return [line for line in daemon.log if line.get("event") == "delegate"]
+    return [line for line in daemon.log if line["event"] == "delegate_stderr"]
 
 
 @pytest.mark.usefixtures("members")

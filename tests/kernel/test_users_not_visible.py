@@ -61,7 +61,7 @@ def test_9_a_restarted_daemon_takes_nobody_for_dead(node: Node, closed: Space) -
     attached(node, closed)
     os.chmod(node.folder / "netns", 0o700)
     daemon = restarted(node)
-    assert daemon.log[-1] == {"event": "ready", "due": 0, "queued": 0, "unexamined": 1}
+    assert daemon.log[-1] == {"event": "ready", "queued": 0, "stale": 0, "unexamined": 1}
     assert status(node) == "", "the shim sees it: it is live, and nothing waits"
     assert closed.members("bond0") == set(LINKS)
     node.cni("DEL", config(LINKS), closed).ok()

@@ -107,7 +107,7 @@ def test_10_the_daemon_says_it_when_it_starts(node: Node, policy: Path) -> None:
     policy.parent.chmod(0o700)
     daemon = node.daemon(str(policy))
     assert isinstance(daemon, Thick)
-    (said,) = [one["text"] for one in daemon.log if one["event"] == "warning"]
+    (said,) = [one["error"] for one in daemon.log if one["event"] == "policy_error"]
     assert f"{CLOSED}directory {policy.parent} has owner 0 and mode 0700" in said
 
 

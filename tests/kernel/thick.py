@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.daemon.log import Event
 from bondcni.daemon.server import Daemon, Settings
 from bondcni.daemon.start_up import listening
 from bondcni.service.attachment import Service
@@ -204,12 +205,13 @@ class Thick(Way):
             str(self.socket), str(self._state), self._policy, timeouts=self._timeouts
         )
         with listening(settings.socket) as listener:
-            self._daemon = Daemon(settings, listener, self._tell)
+            self._daemon = Daemon(settings, listener, self._log)
             self._daemon.prepare()
             yield self._daemon
 
-    def _tell(self, **fields: Any) -> None:
-        self.log.append(fields)
+    def _log(self, event: Event, **fields: Any) -> None:
+        if event is not Event.SHIM_CALL:
+            self.log.append({"event": event.value, **fields})
 
     def at_work(self) -> int:
         """How many requests it is at."""

@@ -1,4 +1,4 @@
-"""``bondctl serve``: the command line of the daemon. Exit code 2: it could not start."""
+"""``bondctl serve``: the command line of the daemon. Exit code 2: it cannot start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from bondcni.cli import messages
 from bondcni.cli.node import POLICY, STATE
 from bondcni.daemon import server
+from bondcni.daemon.log import FORMATS, LEVELS
 from bondcni.daemon.start_up import CannotServe
 from bondcni.service.paths import SOCKET
 
@@ -18,7 +19,7 @@ from bondcni.service.paths import SOCKET
     envvar="BONDCNI_SOCKET",
     default=SOCKET,
     show_default=True,
-    help="Where the executable bond finds the daemon.",
+    help="Socket that the executable bond connects to.",
 )
 @STATE
 @POLICY
@@ -27,11 +28,32 @@ from bondcni.service.paths import SOCKET
     type=click.IntRange(1, 256),
     default=server.WORKERS,
     show_default=True,
-    help="Requests that are worked on at once.",
+    help="Requests processed at the same time.",
 )
-def serve(path: str, state: str, policy_file: str, workers: int) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(list(LEVELS)),
+    envvar="BONDCNI_LOG_LEVEL",
+    default="info",
+    show_default=True,
+    help="Log events of this level and above.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(list(FORMATS)),
+    envvar="BONDCNI_LOG_FORMAT",
+    default="logfmt",
+    show_default=True,
+    help="The format of a line of the log.",
+)
+def serve(
+    path: str, state: str, policy_file: str, workers: int, log_level: str, log_format: str
+) -> None:
     """Serve the requests of the executable bond; needs CAP_NET_ADMIN."""
+    settings = server.Settings(
+        path, state, policy_file, workers, log_level=log_level, log_format=log_format
+    )
     try:
-        server.serve(server.Settings(path, state, policy_file, workers))
+        server.serve(settings)
     except CannotServe as error:
         messages.fail(str(error), 2)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bondcni.core.errors import TryAgain
 from bondcni.core.lifecycle import AttachmentState, Operation, action_of
 from bondcni.daemon.delete_queue import Backlog
-from bondcni.daemon.log import Log
+from bondcni.daemon.log import Event, Log
 from bondcni.service.attachment import Service
 from bondcni.service.index import Name
 from bondcni.service.reconcile import condition, reclaim, records
@@ -41,9 +41,9 @@ class Waiting(NamedTuple):
 class Due:
     """What is owed in one state folder; for any number of threads."""
 
-    def __init__(self, backlog: Backlog, tell: Log) -> None:
+    def __init__(self, backlog: Backlog, log: Log) -> None:
         self._backlog = backlog
-        self._tell = tell
+        self._log = log
         self._dead: set[Name] = set()
         self._unexamined: set[Name] = set()
         self._tried: dict[Name, float] = {}
@@ -141,27 +141,28 @@ class Due:
                 self._changed.notify_all()
 
     def _finish(self, service: Service, name: Name) -> None:
-        """Try one, and tell."""
+        """Try one, and log what came of it."""
         was_queued = name in self._backlog.names()
         try:
-            why = self._attempt(service, name)
-        except Exception as error:  # noqa: BLE001  it must not fail the request of somebody else
-            why = f"{type(error).__name__}: {error}"
-        waits = self._is_noted(name) or name in self._backlog.names()
-        if waits:
+            event, detail = self._attempt(service, name)
+        except Exception as error:  # noqa: BLE001  it must not fail the request of another pod
+            event, detail = Event.CLEANUP_DONE, f"{type(error).__name__}: {error}"
+        if self._is_noted(name) or name in self._backlog.names():
+            event = Event.CLEANUP_PENDING
             self._tried[name] = time.monotonic()
         else:
             self._tried.pop(name, None)
-        if waits or was_queued or why:
-            said = {"why": why} if why else {}
-            event = "waits" if waits else "finished"
-            self._tell(event=event, container=name[0], ifname=name[1], **said)
+        if event is not Event.CLEANUP_DONE or was_queued or detail:
+            said = {"detail": detail} if detail else {}
+            self._log(event, container=name[0], ifname=name[1], **said)
 
-    def _attempt(self, service: Service, name: Name) -> str:
-        """What is to tell of one, or ""."""
+    def _attempt(self, service: Service, name: Name) -> tuple[Event, str]:
+        """The event to log, and its detail or ""."""
         left = self._backlog.finish(service, name)
-        if left or not self._is_noted(name):
-            return left
+        if left:
+            return Event.QUEUED_DEL_REJECTED, left  # still queued: then it is pending
+        if not self._is_noted(name):
+            return Event.CLEANUP_DONE, ""
         messages: list[str] = []
         record = service.journal.read(*name, messages.append)
         if record is not None:
@@ -169,8 +170,8 @@ class Due:
             if not found.done:
                 if found.state is not AttachmentState.BUSY:  # the record was not examined
                     self._note(name, found.state)
-                return "; ".join(found.messages) or found.state
+                return Event.CLEANUP_PENDING, "; ".join(found.messages) or found.state
             if found.state is not AttachmentState.ACTIVE:
                 messages.append(f"taken down: {found.state}")
         self._drop(name)
-        return "; ".join(messages)
+        return Event.CLEANUP_DONE, "; ".join(messages)

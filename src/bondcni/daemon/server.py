@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from bondcni.core.errors import PolicyError
 from bondcni.daemon import start_up
 from bondcni.daemon.connection import Connection, Gone
-from bondcni.daemon.log import Log, log
+from bondcni.daemon.log import Event, Log, configure, log
 from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Frame, ProtocolError, Type
 from bondcni.daemon.reply import refusal, send
@@ -63,6 +63,8 @@ class Settings(NamedTuple):
     waiting: int = WAITING
     silence: float = SILENCE
     timeouts: Timeouts = DEFAULT
+    log_level: str = "info"
+    log_format: str = "logfmt"
 
 
 class Pending(NamedTuple):
@@ -79,14 +81,14 @@ class Daemon:
         self,
         settings: Settings,
         listener: socket.socket,
-        tell: Log = log,
+        log: Log = log,
         verb: Verb = verbs.serve,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._rules = Rules(settings.policy)
-        self._worker = Worker(settings.state, self._rules, tell, verb, settings.timeouts)
-        self._tell = tell
+        self._worker = Worker(settings.state, self._rules, log, verb, settings.timeouts)
+        self._log = log
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, Pending] = {}
         self._woken, self._waker = socket.socketpair()
@@ -125,7 +127,7 @@ class Daemon:
             self._waker.send(b"\0")
 
     def _defect(self, error: Exception) -> None:
-        self._tell(event="defect", traceback="".join(traceback.format_exception(error)))
+        self._log(Event.INTERNAL_ERROR, traceback="".join(traceback.format_exception(error)))
 
     # The loop.
 
@@ -161,8 +163,9 @@ class Daemon:
         try:
             self._rules()
         except PolicyError as error:
-            self._tell(event="warning", text=error.message)
-        self._tell(event="reload")
+            self._log(Event.POLICY_ERROR, error=error.message)
+        else:
+            self._log(Event.POLICY_RELOADED)
 
     # Connections.
 
@@ -173,8 +176,8 @@ class Daemon:
             except BlockingIOError:
                 return
             except OSError as error:  # no descriptors: who is silent makes room
-                self._tell(event="warning", text=f"cannot accept: {error.strerror}")
-                self._drop_oldest()
+                self._log(Event.ACCEPT_FAILED, error=error.strerror)
+                self._drop_oldest("too many open files")
                 self._selector.unregister(self._listener)  # or it would be ready all the time
                 self._resting = time.monotonic() + REST
                 return
@@ -187,27 +190,27 @@ class Daemon:
 
     def _greet(self, connection: Connection) -> None:
         if (user := connection.user()) not in (0, os.geteuid()):
-            self._tell(event="refused", user=user)
+            self._log(Event.CONNECTION_REFUSED, user=user)
             connection.close()
             return
         pending = Pending(connection, time.monotonic())
         self._pending[connection.socket.fileno()] = pending
         self._selector.register(connection.socket, selectors.EVENT_READ)
         if len(self._pending) > SILENT:
-            self._drop_oldest()
+            self._drop_oldest(f"more than {SILENT} connections without a complete request")
         self._read(pending)
 
     def _drop_silent(self) -> None:
         before = time.monotonic() - self._settings.silence
         while self._pending and next(iter(self._pending.values())).since <= before:
-            self._drop_oldest()
+            self._drop_oldest(f"no complete request within {self._settings.silence:g} s")
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self, reason: str) -> None:
         if self._pending:
             oldest = next(iter(self._pending.values()))
             self._release(oldest)
             oldest.connection.close()
-            self._tell(event="dropped", why="its request did not come")
+            self._log(Event.CONNECTION_DROPPED, reason=reason)
 
     def _release(self, pending: Pending) -> None:
         """Take a connection out of the loop."""
@@ -234,7 +237,7 @@ class Daemon:
     def _reject(self, connection: Connection, error: ProtocolError) -> None:
         with connection:
             if not isinstance(error, Gone):
-                self._tell(event="rubbish", error=str(error))
+                self._log(Event.PROTOCOL_ERROR, error=str(error))
                 send(connection, refusal(str(error)), seconds=0)
 
     def _begin(self, connection: Connection, frame: Frame) -> None:
@@ -253,6 +256,7 @@ class Daemon:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises ``starting.CannotServe``."""
+    configure(settings.log_level, settings.log_format)
     start_up.make_room()
     with start_up.listening(settings.socket) as listener:
         daemon = Daemon(settings, listener)
@@ -273,4 +277,4 @@ def serve(settings: Settings) -> None:
         gc.freeze()  # what is there now stays: no need to look at it again
         start_up.notify("READY=1")
         daemon.run()
-        log(event="ended")
+        log(Event.STOPPED)

@@ -26,7 +26,7 @@ from bondcni.core.errors import (
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.descriptors import named, side
-from bondcni.daemon.log import LONGEST, Log, log
+from bondcni.daemon.log import LONGEST, Event, Log, log
 from bondcni.daemon.protocol import (
     Field,
     Frame,
@@ -73,7 +73,7 @@ class Caller:
         request: Frame,
         env: dict[str, str],
         patience: float = PATIENCE,
-        tell: Log = log,
+        log: Log = log,
         watch: Watch | None = None,
     ) -> None:
         """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
@@ -86,7 +86,7 @@ class Caller:
         self._pod_error = _errno(request, Tag.POD_ERROR, errno.ENOENT)
         self._connection = connection
         self._patience = patience
-        self._tell = tell
+        self._log = log
         self._watch = watch
         self._unable = ""  # why nothing more can be asked
         given, connection.descriptors = connection.descriptors, []
@@ -164,7 +164,7 @@ class Caller:
         done = self._call(Type.EXEC, fields, Tag.EXIT, deadline)
         status = done.number(Tag.STATUS)
         errors = (done.get(Tag.STDERR) or b"")[-ERRORS_LIMIT:]
-        self._log(name, env, errors)
+        self._log_stderr(name, env, errors)
         if status == errno.ETIMEDOUT:
             return Ended(None, b"", errors)
         if status == errno.EFBIG:
@@ -179,13 +179,13 @@ class Caller:
 
     # How.
 
-    def _log(self, name: str, env: Mapping[str, str], errors: bytes) -> None:
+    def _log_stderr(self, name: str, env: Mapping[str, str], errors: bytes) -> None:
         """What a delegate wrote to standard error, whole lines in each of ours."""
         text = errors.decode(errors="replace")
         while text:
             cut = text.rfind("\n", 0, LONGEST) + 1 if len(text) > LONGEST else len(text)
-            self._tell(
-                event="delegate",
+            self._log(
+                Event.DELEGATE_STDERR,
                 plugin=name,
                 verb=env.get("CNI_COMMAND", ""),
                 container=env.get("CNI_CONTAINERID", ""),
@@ -253,13 +253,28 @@ class Caller:
         """
         if self._unable:
             raise TryAgain(self._unable)
+        since = time.monotonic()
         try:
             self._connection.send(kind, fields)
             until = time.monotonic() + seconds + self._patience
-            return _done(self._connection.receive(until), needs)
+            done = _done(self._connection.receive(until), needs)
         except (ProtocolError, TimeoutError) as error:
             self._unable = f"what called the daemon cannot do {kind.name}: {error}"
+            self._log_call(kind, since, {"error": str(error)})
             raise TryAgain(self._unable) from error
+        status = done.number(Tag.STATUS)
+        self._log_call(kind, since, {"error": os.strerror(status)} if status else {})
+        return done
+
+    def _log_call(self, kind: Type, since: float, error: Mapping[str, str]) -> None:
+        self._log(
+            Event.SHIM_CALL,
+            call=kind.name,
+            container=self.env.get("CNI_CONTAINERID", ""),
+            ifname=self.env.get("CNI_IFNAME", ""),
+            ms=(time.monotonic() - since) * 1000,
+            **error,
+        )
 
 
 def _done(frame: Frame, needs: Tag | None) -> Frame:

@@ -19,7 +19,7 @@ from bondcni.core.errors import BondError, EnvironError, PolicyError, TryAgain
 from bondcni.core.result import Object
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.delete_queue import Backlog
-from bondcni.daemon.log import Log
+from bondcni.daemon.log import Event, Log
 from bondcni.daemon.pending_cleanup import Due
 from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Frame, ProtocolError, Tag
@@ -70,14 +70,14 @@ class Visit(NamedTuple):
 class Worker:
     """Does requests, in any number of threads at once."""
 
-    def __init__(self, state: str, rules: Rules, tell: Log, verb: Verb, timeouts: Timeouts) -> None:
+    def __init__(self, state: str, rules: Rules, log: Log, verb: Verb, timeouts: Timeouts) -> None:
         self._journal = Journal(state)
         self._watch = Watch()
         self._rules = rules
-        self._tell = tell
+        self._log = log
         self._verb = verb
         self._timeouts = timeouts
-        self._due = Due(Backlog(state), tell)
+        self._due = Due(Backlog(state), log)
         self._strange = False
 
     def prepare(self) -> None:
@@ -93,16 +93,16 @@ class Worker:
         try:
             self._rules()
         except PolicyError as error:
-            self._warn(error.message)
+            self._log(Event.POLICY_ERROR, error=error.message)
         queued, dead, unexamined = self._due.waiting()
-        self._tell(event="ready", due=dead, queued=queued, unexamined=unexamined)
+        self._log(Event.READY, queued=queued, stale=dead, unexamined=unexamined)
 
     def close(self) -> None:
         """Close what is open for all requests."""
         self._watch.close()
 
     def _warn(self, text: str) -> None:
-        self._tell(event="warning", text=text)
+        self._log(Event.CLEANUP_WARNING, warning=text)
 
     def refuse(self, visit: Visit, why: str, seconds: float = 0.0) -> None:
         """Answer with code 11, and close. It waits so long for a caller that does not read."""
@@ -116,7 +116,7 @@ class Worker:
         with visit.connection:
             try:
                 caller = Caller(
-                    visit.connection, visit.request, visit.env, tell=self._tell, watch=self._watch
+                    visit.connection, visit.request, visit.env, log=self._log, watch=self._watch
                 )
             except (ProtocolError, TryAgain) as error:
                 self.refuse(visit, str(error))
@@ -133,7 +133,7 @@ class Worker:
         delivered = send(visit.connection, answer, warnings)
         self._line(visit, answer, warnings)
         if defects.getvalue():
-            self._tell(event="defect", traceback=defects.getvalue())
+            self._log(Event.INTERNAL_ERROR, traceback=defects.getvalue())
         if not delivered and visit.command in ("ADD", "DEL"):
             self._unheard(service, visit, answer)
 
@@ -152,9 +152,11 @@ class Worker:
         own = Direct().presence("/proc/self/ns/net").identity
         if caller.host_id != own and not self._strange:
             self._strange = True
-            self._warn(
-                "the daemon is in another network namespace than the runtime: after a restart it "
-                "can put no NIC right before a request comes (hostNetwork: true is missing)"
+            self._log(
+                Event.NAMESPACE_MISMATCH,
+                warning="the daemon is not in the network namespace of the container runtime: "
+                "after a restart it cannot restore NICs before the first request; set "
+                "hostNetwork: true",
             )
 
     def _tell_waiting(self, service: Service) -> None:
@@ -185,13 +187,16 @@ class Worker:
             self._verb(service._replace(warn=self._warn), request)
         except BondError as error:
             self._due.add(name)
-            self._tell(event="waits", container=name[0], ifname=name[1], why=error.message)
+            self._log(
+                Event.CLEANUP_PENDING, container=name[0], ifname=name[1], detail=error.message
+            )
         else:
-            self._tell(event="undone", container=name[0], ifname=name[1])
+            self._log(Event.ADD_ROLLED_BACK, container=name[0], ifname=name[1])
 
     def _line(self, visit: Visit, answer: Answer, warnings: list[str]) -> None:
         """The line of a request."""
-        self._tell(
+        self._log(
+            Event.REQUEST,
             verb=visit.command,
             container=visit.container,
             ifname=visit.env.get("CNI_IFNAME", ""),

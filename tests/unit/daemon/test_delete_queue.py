@@ -19,6 +19,7 @@ from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Wanted
 from bondcni.daemon import pending_cleanup
 from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.daemon.log import Event
 from bondcni.daemon.pending_cleanup import Due
 from bondcni.daemon.protocol import Tag, Type, pack
 from bondcni.service.attachment import Service, boot_id
@@ -61,7 +62,10 @@ class State:
         self.warnings: list[str] = []
         self.told: list[dict[str, object]] = []
         self.service = Service(Journal(str(folder)), self.warnings.append, reach=self.delegates)
-        self.due = Due(self.backlog, lambda **said: self.told.append(said))
+        self.due = Due(self.backlog, self._log)
+
+    def _log(self, event: Event, **fields: object) -> None:
+        self.told.append({"event": event.value, **fields})
 
     def store(self, container: str = "c1", ifname: str = "net1", config: Any = CONFIG) -> Path:
         """As the shim does."""
@@ -210,7 +214,7 @@ def test_the_own_attachment_comes_first_then_a_bounded_part(state: State) -> Non
         *(f"b{number}" for number in range(pending_cleanup.AT_ONCE)),
     ]
     assert state.due.waiting() == (2, 0, 0)
-    assert {one["event"] for one in state.told} == {"finished"}
+    assert {one["event"] for one in state.told} == {"cleanup_done"}
     state.due.drain(state.service, ("", ""))
     assert state.files() == []
 
@@ -227,8 +231,8 @@ def test_those_that_fail_do_not_keep_the_others_from_their_turn(state: State) ->
         *(f"a{number}" for number in range(pending_cleanup.AT_ONCE)),
         "b0",
     ]
-    assert [one["event"] for one in state.told] == ["waits"] * 8 + ["finished"]
-    assert "no answer for a0" in str(state.told[0]["why"])
+    assert [one["event"] for one in state.told] == ["cleanup_pending"] * 8 + ["cleanup_done"]
+    assert "no answer for a0" in str(state.told[0]["detail"])
 
 
 def test_the_own_is_tried_each_time(state: State) -> None:
@@ -252,10 +256,10 @@ def test_a_defect_at_one_fails_nobody_elses_request(state: State) -> None:
     state.due.drain(state.service, ("", ""))
     assert state.files() == ["a0:net1.del"]
     assert state.told[0] == {
-        "event": "waits",
+        "event": "cleanup_pending",
         "container": "a0",
         "ifname": "net1",
-        "why": "KeyError: 'defect'",
+        "detail": "KeyError: 'defect'",
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from bondcni.daemon.start_up import CannotServe, listening, notify
 
 COMMAND = (sys.executable, "-m", "bondcni", "serve")
 IPAM = {**CONFIG, "ipam": {"type": "delegate"}}
+TIME = r"^time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 LIGHT = 40 << 10
 """KiB that an idle daemon may hold."""
 
@@ -110,16 +113,16 @@ def test_from_beginning_to_end(start: Start) -> None:
     assert again(served) == (2, f"bondctl: error: another daemon serves at {served.path}\n")
     served.ping()
     served.signal(signal.SIGHUP)
-    wait_until(lambda: "event=reload" in served.lines())
+    wait_until(lambda: any("event=policy_reloaded" in line for line in served.lines()))
     served.ping()
     served.signal(signal.SIGTERM)
     assert served.told() == "STOPPING=1"
     assert served.ended() == 0
     assert not os.path.exists(served.path)
-    assert served.lines() == [
-        "event=ready due=0 queued=0 unexamined=0",
-        "event=reload",
-        "event=ended",
+    assert [re.sub(TIME, "", line) for line in served.lines()] == [
+        "level=info event=ready queued=0 stale=0 unexamined=0",
+        "level=info event=policy_reloaded",
+        "level=info event=stopped",
     ]
 
 
@@ -140,11 +143,17 @@ def test_the_end_waits_for_what_runs(start: Start) -> None:
         assert running.answer() == (0, None, "")
     assert served.ended() == 0
     lines = served.lines()
-    assert [line.split()[0] for line in lines] == [
-        *("event=ready", "verb=ADD", "verb=DEL", "verb=DEL", "event=ended")
+    assert [line.split()[2] for line in lines] == [
+        *("event=ready", "event=request", "event=request", "event=request", "event=stopped")
     ]
-    assert "verb=ADD container=c2 ifname=net1 network=net code=11 ms=" in lines[1]
-    assert "verb=DEL container=c1 ifname=net1 network=net code=0 ms=" in lines[3]
+    assert (
+        "level=error event=request verb=ADD container=c2 ifname=net1 network=net code=11 ms="
+        in lines[1]
+    )
+    assert (
+        "level=info event=request verb=DEL container=c1 ifname=net1 network=net code=0 ms="
+        in lines[3]
+    )
 
 
 def test_a_socket_that_a_killed_daemon_left_is_taken_over(start: Start) -> None:
@@ -191,7 +200,7 @@ def test_a_log_that_nobody_reads_ends_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(COMMAND, env=env, stderr=writing) as process:
         os.close(writing)
         try:
-            assert os.read(reading, 1000).startswith(b"event=ready")
+            assert b" event=ready " in os.read(reading, 1000)
             os.close(reading)
             for _ in range(3):
                 with Shim.to(env["BONDCNI_SOCKET"]) as shim:
@@ -201,6 +210,46 @@ def test_a_log_that_nobody_reads_ends_nothing(tmp_path: Path) -> None:
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "written"),
+    [
+        ((), {"BONDCNI_LOG_FORMAT": "json"}, ["ready", "stopped"]),
+        (("--log-format", "json"), {"BONDCNI_LOG_FORMAT": "logfmt"}, ["ready", "stopped"]),
+        (("--log-format", "json", "--log-level", "warning"), {}, []),
+        (("--log-format", "json"), {"BONDCNI_LOG_LEVEL": "error"}, []),
+    ],
+)
+def test_format_and_level_of_the_log(
+    tmp_path: Path, options: tuple[str, ...], env: dict[str, str], written: list[str]
+) -> None:
+    socket_ = tmp_path / "bond.sock"
+    words = ("--socket", str(socket_), "--state", str(tmp_path / "state"), *options)
+    whole = {**os.environ, **env}
+    with subprocess.Popen((*COMMAND, *words), env=whole, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(socket_.exists)
+            with Shim.to(str(socket_)) as shim:
+                shim.send(Type.PING)
+                assert shim.answer() == (0, None, "")
+            process.terminate()
+            _, log = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert [json.loads(line)["event"] for line in log.decode().splitlines()] == written
+
+
+@pytest.mark.parametrize(
+    ("options", "env"), [(("--log-level", "verbose"), {}), ((), {"BONDCNI_LOG_FORMAT": "xml"})]
+)
+def test_a_log_option_that_is_not_known(options: tuple[str, ...], env: dict[str, str]) -> None:
+    whole = {**os.environ, **env}
+    done = subprocess.run(
+        (*COMMAND, *options), env=whole, capture_output=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    assert b"is not one of" in done.stderr
 
 
 def test_a_state_folder_that_cannot_be_stops_no_start(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.unit.daemon.shim import (
 )
 
 from bondcni.core.errors import Incomplete
-from bondcni.daemon.log import LONGEST, log
+from bondcni.daemon.log import Event
 from bondcni.daemon.policy_cache import Rules
 from bondcni.daemon.protocol import Field, Tag, Type, encoded, number, pack
 from bondcni.daemon.server import SILENT, Daemon, Settings
@@ -60,13 +60,15 @@ class Served:
         self.told: list[dict[str, Any]] = []
         self._listening = listening(self.path)
         said = Settings(self.path, str(self.state), str(self.policy))._replace(**limits)
-        self.daemon = Daemon(said, self._listening.__enter__(), self._tell, verb)
+        self.daemon = Daemon(said, self._listening.__enter__(), self._log, verb)
         self.held: Callable[[dict[str, Any]], None] = lambda _: None
         self.daemon.prepare()
         self.thread = threading.Thread(target=self.daemon.run)
         self.thread.start()
 
-    def _tell(self, **said: Any) -> None:
+    def _log(self, event: Event, **fields: Any) -> None:
+        assert set(event.fields) <= fields.keys() <= {*event.fields, *event.optional}
+        said = {"event": event.value, **fields}
         self.told.append(said)
         self.held(said)
 
@@ -160,6 +162,7 @@ def test_a_request_is_answered_and_told(serve: Serve) -> None:
     line = served.wait(verb="ADD")
     assert line.pop("ms") > 0
     assert line == {
+        "event": "request",
         "verb": "ADD",
         "container": "c1",
         "ifname": "net1",
@@ -230,7 +233,7 @@ def test_a_defect_is_answered_and_ends_nothing(serve: Serve) -> None:
     served = serve(defect, workers=1)
     answer = served.ask("ADD")
     assert (answer.code, answer.document["msg"]) == (100, "unexpected KeyError: 'defect'")
-    assert "in defect" in served.wait(event="defect")["traceback"]
+    assert "in defect" in served.wait(event="internal_error")["traceback"]
     assert served.ask("DEL") == (0, None, "")
 
 
@@ -246,7 +249,7 @@ def test_an_answer_that_is_too_long_is_an_error_and_undone(serve: Serve) -> None
     answer = served.ask("ADD")
     assert (answer.code, seen[0]) == (11, "ADD")
     assert "too long" in answer.document["msg"]
-    served.wait(event="undone", container="c1")
+    served.wait(event="add_rolled_back", container="c1")
     assert seen == ["ADD", "DEL"]
 
 
@@ -274,7 +277,7 @@ def test_rubbish_is_refused(serve: Serve, data: bytes, said: str) -> None:
         answer = shim.answer()
     assert answer.code == 11
     assert said in answer.document["msg"]
-    assert said in served.wait(event="rubbish")["error"]
+    assert said in served.wait(event="protocol_error")["error"]
     served.ping()
 
 
@@ -338,7 +341,7 @@ def test_half_a_frame_is_dropped_after_a_while(serve: Serve, sent: int) -> None:
         started = time.monotonic()
         assert shim.is_closed()
         assert 0.1 < time.monotonic() - started < 5
-    assert served.wait(event="dropped")["why"] == "its request did not come"
+    assert served.wait(event="connection_dropped")["reason"] == ("no complete request within 0.2 s")
 
 
 def test_trickling_gains_no_time(serve: Serve) -> None:
@@ -349,7 +352,7 @@ def test_trickling_gains_no_time(serve: Serve) -> None:
             shim.raw(bytes([byte]))
             time.sleep(0.02)
     assert 0.2 < time.monotonic() - started < 2
-    served.wait(event="dropped")
+    served.wait(event="connection_dropped")
 
 
 def test_a_slow_frame_is_taken(serve: Serve) -> None:
@@ -372,7 +375,7 @@ def test_those_that_go_away_in_the_middle_leave_nothing(serve: Serve) -> None:
             if sent:
                 shim.raw(whole[:sent], brought)
     wait_until(lambda: open_descriptors() == before)
-    assert not served.lines(event="rubbish")
+    assert not served.lines(event="protocol_error")
     served.ping()
 
 
@@ -453,7 +456,10 @@ def test_others_are_closed_without_an_answer(serve: Serve, monkeypatch: pytest.M
                 return 0
 
     assert as_user(12345, call) == 0
-    assert served.wait(event="refused") == {"event": "refused", "user": 12345}
+    assert served.wait(event="connection_refused") == {
+        "event": "connection_refused",
+        "user": 12345,
+    }
     served.ping()
 
 
@@ -471,9 +477,9 @@ def test_those_who_say_nothing_hold_nobody_up(serve: Serve) -> None:
         silent = [held.enter_context(served.shim()) for _ in range(200)]
         assert served.ping() < 0.9
         assert served.ask("DEL") == (0, None, "")
-        assert len(served.lines(event="dropped")) >= 200 - SILENT
+        assert len(served.lines(event="connection_dropped")) >= 200 - SILENT
         assert all(one.is_closed() for one in silent)
-        wait_until(lambda: len(served.lines(event="dropped")) == 200)
+        wait_until(lambda: len(served.lines(event="connection_dropped")) == 200)
     assert not served.daemon._pending
 
 
@@ -483,7 +489,7 @@ def test_one_that_is_dropped_while_it_begins_to_speak(serve: Serve) -> None:
     busy, go_on = threading.Event(), threading.Event()
 
     def hold(said: dict[str, Any]) -> None:
-        if said.get("event") == "rubbish":
+        if said["event"] == "protocol_error":
             busy.set()
             assert go_on.wait(PATIENCE)
 
@@ -533,7 +539,7 @@ def test_no_descriptors_left_is_no_busy_loop(serve: Serve) -> None:
             spent = time.process_time() - before
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        refused = served.lines(event="warning", text=f"cannot accept: {os.strerror(errno.EMFILE)}")
+        refused = served.lines(event="accept_failed", error=os.strerror(errno.EMFILE))
         assert 1 <= len(refused) <= 3
         assert spent < 0.35
         for one in waiting:
@@ -615,7 +621,11 @@ def test_an_add_whose_caller_went_away_is_undone(serve: Serve) -> None:
         shim.request("ADD")
         wait_until(lambda: slow.entered)
     slow.opened.set()
-    assert served.wait(event="undone") == {"event": "undone", "container": "c1", "ifname": "net1"}
+    assert served.wait(event="add_rolled_back") == {
+        "event": "add_rolled_back",
+        "container": "c1",
+        "ifname": "net1",
+    }
     assert slow.entered == ["ADD c1", "DEL c1"]
     assert served.lines(verb="ADD", code=0), "that it was made is told, too"
 
@@ -640,7 +650,7 @@ def test_what_made_nothing_is_not_undone(serve: Serve, command: str, code: int) 
     served.wait(verb=command, code=code)
     served.end()
     assert seen == [command]
-    assert not served.lines(event="undone")
+    assert not served.lines(event="add_rolled_back")
 
 
 def test_what_cannot_be_undone_waits(serve: Serve) -> None:
@@ -656,8 +666,8 @@ def test_what_cannot_be_undone_waits(serve: Serve) -> None:
         shim.request("ADD")
         wait_until(lambda: slow.entered)
     slow.opened.set()
-    assert served.wait(event="waits")["why"] == "not now"
-    assert not served.lines(event="undone")
+    assert served.wait(event="cleanup_pending")["detail"] == "not now"
+    assert not served.lines(event="add_rolled_back")
 
 
 def test_a_caller_that_goes_away_while_its_delegate_runs(serve: Serve) -> None:
@@ -710,7 +720,7 @@ def test_what_is_queued_is_done_by_who_calls_next(serve: Serve) -> None:
     assert [frame.type for frame in calls] == [Type.IDENTIFY, Type.EXEC]
     assert b"CNI_CONTAINERID=c9" in calls[1].all(Tag.ENV)
     assert b"CNI_COMMAND=DEL" in calls[1].all(Tag.ENV)
-    assert served.wait(event="finished")["container"] == "c9"
+    assert served.wait(event="cleanup_done")["container"] == "c9"
     assert not path.exists()
     assert not frame.get(Tag.WARNINGS)
 
@@ -725,7 +735,7 @@ def test_status_tells_what_waits(serve: Serve) -> None:
     assert b"bond: warning: 1 deletions are queued" in (frame.get(Tag.WARNINGS) or b"")
     assert frame.number(Tag.STATUS) == 0
     assert path.exists()
-    assert served.wait(event="waits")["container"] == "c9"
+    assert served.wait(event="cleanup_pending")["container"] == "c9"
 
 
 def test_rubbish_in_the_queue_fails_nobody(serve: Serve) -> None:
@@ -749,9 +759,9 @@ def test_rubbish_in_the_queue_fails_nobody(serve: Serve) -> None:
     assert Path(f"{path}.unreadable").exists()
     assert not path.exists()
     assert not odd.exists(), "nothing was reserved by a delegate that is missing"
-    assert "set aside" in served.wait(event="finished", container="c9")["why"]
-    assert served.wait(event="finished", container="c8")
-    assert "is not in CNI_PATH" in served.wait(event="warning")["text"]
+    assert "set aside" in served.wait(event="queued_del_rejected", container="c9")["detail"]
+    assert served.wait(event="cleanup_done", container="c8")
+    assert "is not in CNI_PATH" in served.wait(event="cleanup_warning")["warning"]
 
 
 # The policy.
@@ -773,13 +783,13 @@ def test_the_policy_is_read_again_when_it_changed_and_when_told_to(serve: Serve)
     os.utime(served.policy, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     served.ask("DEL")
     served.daemon.reload()
-    served.wait(event="reload")
+    served.wait(event="policy_reloaded")
     served.ask("DEL")
     assert seen == [[], ["eth1"], ["eth2"], ["eth2"]]
     served.policy.write_text("nonsense\n", encoding="ascii")
     served.daemon.reload()
-    wait_until(lambda: len(served.lines(event="reload")) == 2)
-    assert "policy" in served.wait(event="warning")["text"]
+    assert "policy" in served.wait(event="policy_error")["error"]
+    assert len(served.lines(event="policy_reloaded")) == 1
     assert served.ask("DEL").code == 107
 
 
@@ -800,92 +810,3 @@ def test_rules_are_the_same_for_many_threads(tmp_path: Path) -> None:
         thread.join(PATIENCE)
     assert len(found) == 40
     assert {rule.name for one in found for rule in one.rules or ()} == {"eth1"}
-
-
-# The log.
-
-
-def parsed(line: str) -> dict[str, str]:
-    """logfmt: keys, and values that are plain or in quotes."""
-    found, at = {}, 0
-    decoder = json.JSONDecoder()
-    while at < len(line):
-        key, _, rest = line[at:].partition("=")
-        assert key.isidentifier(), line
-        at += len(key) + 1
-        if rest.startswith('"'):
-            found[key], end = decoder.raw_decode(rest)
-        else:
-            end = len(rest.split(" ", 1)[0])
-            found[key] = rest[:end]
-            assert found[key], line
-        at += end
-        assert line[at : at + 1] in ("", " "), line
-        at += 1
-    return found
-
-
-EVIL = 'x\nverb=ADD code=0 "quoted" \\ \x1b[31m \u2028 \udcff é'
-
-
-def test_a_line_of_the_log_is_one_and_says_what_it_was_given(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    log(verb="ADD", container=EVIL, empty="", ms=1.5, code=0, path="a\\b", text="a b=c")
-    out = capfd.readouterr()
-    assert out.out == ""
-    (line,) = out.err.splitlines()
-    assert parsed(line) == {
-        "verb": "ADD",
-        "container": EVIL,
-        "empty": "",
-        "ms": "1.50",
-        "code": "0",
-        "path": "a\\b",
-        "text": "a b=c",
-    }
-
-
-@given(st.dictionaries(st.sampled_from("abc"), st.text(), min_size=1))
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_any_text_survives_the_log(capfd: pytest.CaptureFixture[str], said: dict[str, str]) -> None:
-    log(**said)
-    (line,) = capfd.readouterr().err.split("\n")[:-1]
-    assert parsed(line) == said
-
-
-def test_a_very_long_value_is_shortened(capfd: pytest.CaptureFixture[str]) -> None:
-    log(text="a" * 100_000 + "end")
-    (line,) = capfd.readouterr().err.splitlines()
-    assert len(line) < LONGEST + 100
-    assert line.endswith('end"')
-
-
-def test_lines_of_many_threads_are_not_mixed(capfd: pytest.CaptureFixture[str]) -> None:
-    def work(number: int) -> None:
-        for at in range(50):
-            log(thread=number, at=at, text="x y" * 50)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    found = [parsed(line) for line in capfd.readouterr().err.splitlines()]
-    assert len(found) == 400
-    assert {len(one["text"]) for one in found} == {150}
-
-
-def test_a_request_cannot_forge_a_line(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-    served = serve()
-    served.held = lambda said: log(**said)
-    evil = "c1\nverb=ADD container=c2 code=0"
-    config = {**CONFIG, "name": "net\nverb=DEL code=0"}
-    assert served.ask("ADD", config, CNI_CONTAINERID=evil).code == 4
-    served.wait(verb="ADD")
-    wait_until(lambda: served.daemon._crew.busy() == 0)
-    found = [parsed(line) for line in capfd.readouterr().err.splitlines()]
-    (line,) = [one for one in found if "verb" in one]
-    assert (line["container"], line["network"], line["code"]) == (evil, config["name"], "4")

@@ -37,7 +37,7 @@ from bondcni.core.errors import (
 )
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
-from bondcni.daemon.log import LONGEST, Log, log
+from bondcni.daemon.log import LONGEST, Event, Log, log
 from bondcni.daemon.protocol import Field, Frame, ProtocolError, Tag, Type, number
 from bondcni.daemon.shim_client import Caller, environment
 from bondcni.kernel.reading import all_links
@@ -65,9 +65,9 @@ def pair() -> Iterator[tuple[Connection, Shim]]:
         yield connection, shim
 
 
-def taken(connection: Connection, patience: float = 10.0, tell: Log = log) -> Caller:
+def taken(connection: Connection, patience: float = 10.0, log_: Log = log) -> Caller:
     frame = connection.receive(time.monotonic() + 10)
-    return Caller(connection, frame, environment(frame), patience, tell)
+    return Caller(connection, frame, environment(frame), patience, log_)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def calling(
     letters: str = "hHpP",
     *replies: Reply,
     patience: float = 10.0,
-    tell: Log = log,
+    log_: Log = log,
     **env: str,
 ) -> Iterator[Caller]:
     """A caller whose shim answers so, call by call; then it goes away."""
@@ -89,7 +89,7 @@ def calling(
     asked: list[Frame] = []
     with pair() as (connection, shim):
         shim.request("ADD", None, letters, **env)
-        with taken(connection, patience, tell) as found:
+        with taken(connection, patience, log_) as found:
             thread = threading.Thread(target=answer)
             thread.start()
             try:
@@ -514,15 +514,16 @@ def test_10_21_what_a_delegate_wrote_to_standard_error_is_logged_whole() -> None
     )
     told: list[dict[str, Any]] = []
 
-    def tell(**line: Any) -> None:
-        told.append(line)
+    def record(event: Event, **line: Any) -> None:
+        if event is not Event.SHIM_CALL:
+            told.append({"event": event.value, **line})
 
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
-    with calling("hH", *replies, tell=tell) as found:
+    with calling("hH", *replies, log_=record) as found:
         ends = [found.run("ipam", b"", env, 1) for _ in replies]
     assert [end.errors for end in ends] == [said, b"x" * 20_000, b"\xff\n", b""]
     head = {
-        "event": "delegate",
+        "event": "delegate_stderr",
         "plugin": "ipam",
         "verb": "ADD",
         "container": "c1",

@@ -174,12 +174,16 @@ def test_9_add_of_the_same_attachment_waits(blind: Service) -> None:
 
 def test_9_it_is_counted_apart_until_it_is_known(blind: Service) -> None:
     told: list[dict[str, object]] = []
-    due = Due(Backlog(blind.journal.folder), lambda **said: told.append(said))
+    due = Due(
+        Backlog(blind.journal.folder), lambda event, **said: told.append({"event": event, **said})
+    )
     due.look(blind)
     assert due.waiting() == (0, 0, 1)
     due.drain(blind, ("", ""))
     assert due.waiting() == (0, 0, 1)
-    assert [(one["event"], WHY in str(one["why"])) for one in told] == [("waits", True)]
+    assert [(one["event"], WHY in str(one["detail"])) for one in told] == [
+        ("cleanup_pending", True)
+    ]
     due._tried.clear()
     due.drain(blind._replace(reach=Seen(Presence(NamespaceState.PRESENT, "4:1"))), ("", ""))
     assert due.waiting() == (0, 0, 0)
