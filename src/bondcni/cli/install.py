@@ -1,4 +1,4 @@
-"""``bondctl install``. Exit code 2: refused, or it failed on the way."""
+"""``bondctl install``: install the plugin on a node."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from bondcni.install import installer as work
     type=click.Choice(["thick", "direct"]),
     default="thick",
     show_default=True,
-    help="With the daemon, or a process of Python for each request.",
+    help="thick: the daemon serves requests; direct: each request is a Python process.",
 )
-@click.option("--shim", default="", help="The executable of the thick mode.  [default: as built]")
+@click.option("--shim", default="", help="Executable of thick mode.  [default: as built]")
 @click.option(
     "--systemd/--no-systemd",
     default=None,
-    help="Write the unit of the daemon.  [default: in thick mode]",
+    help="Write the daemon's systemd unit.  [default: in thick mode]",
 )
-@click.option("--user", default=work.USER, show_default=True, help="The daemon's, name or number.")
+@click.option(
+    "--user", default=work.USER, show_default=True, help="User of the daemon, by name or ID."
+)
 @ROOT
-@click.option("--print-daemonset", is_flag=True, help="Print the manifest; touch nothing.")
+@click.option("--print-daemonset", is_flag=True, help="Print the Kubernetes manifest and exit.")
 @click.option(
     "--image",
     default=f"bond-cni:{bondcni.__version__}",
     show_default=True,
-    help="The image that the manifest names.",
+    help="Image in the manifest.",
 )
 def install(  # noqa: PLR0913  its options
     *,
@@ -45,10 +47,21 @@ def install(  # noqa: PLR0913  its options
     print_daemonset: bool,
     image: str,
 ) -> None:
-    """Put the executable bond, the daemon's unit and their folders in place."""
+    """Install the executable bond and the daemon's unit.
+
+    Also creates the state directory and, if there is none, the policy file. Starts and stops
+    nothing. All problems are reported before anything is changed; a second run changes only what
+    differs.
+
+    \b
+    Exit codes:
+      0  installed, or installed already
+      2  refused, and nothing was changed; or an operation failed
+    """  # noqa: D301  \b keeps the lines apart
     if print_daemonset:
         click.echo(work.daemonset(image, bin_dir), nl=False)
         return
     with_unit = mode == "thick" if systemd is None else systemd
-    place = work.Place(root.rstrip("/"), bin_dir)
-    report(work.install(work.Wish(place, mode, shim, with_unit, user, launcher=launcher())))
+    target = work.Target(root.rstrip("/"), bin_dir)
+    options = work.InstallOptions(target, mode, shim, with_unit, user, launcher=launcher())
+    report(work.install(options))

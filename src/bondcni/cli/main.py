@@ -1,7 +1,7 @@
-"""``bondctl``: the command line of people, not of container runtimes.
+"""``bondctl``: the command line for administrators; container runtimes run ``bond``.
 
-Each command is loaded when it is called: the daemon must not hold the lab in memory. Errors of
-usage are told as all others are (``messages.py``).
+The module of a command is imported when the command is called, so that the daemon does not hold
+the lab in memory. Usage errors are printed like all others (``messages.py``).
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ import bondcni
 from bondcni.cli import messages
 
 COMMANDS = ("check", "install", "lab", "ping", "policy", "recover", "serve", "uninstall")
-"""Each is in the module of this package that has its name."""
-
+"""Each is in the module of this package with the same name."""
 
 NO_ARGUMENTS: type | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
-"""What click raises from 8.2 on to show the help: its text is no error."""
+"""Raised by click 8.2 and later to show the help; its text is not an error message."""
 
 INTERRUPTED = 130
-"""As a shell says of what SIGINT ended."""
+"""The exit code that a shell reports after SIGINT."""
 
 NOT_INSTALLED = 2
 
 
 class _OnDemand(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group that imports a command when it is called."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run a command, and exit."""
+        """Run a command and exit with its code."""
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
@@ -77,7 +76,7 @@ def _lab_not_installed(words: tuple[str, ...]) -> None:  # noqa: ARG001  any com
 
 
 def _help(error: click.ClickException) -> list[str]:
-    """Where an error of usage is answered."""
+    """The line that says where the usage is explained."""
     context = getattr(error, "ctx", None)
     return [f"see {context.command_path} --help"] if context else []
 
@@ -88,10 +87,14 @@ VERSION = f"bondcni {bondcni.__version__}"
 @click.group(cls=_OnDemand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(message=VERSION)
 def main() -> None:
-    """Bonded network interfaces for containers."""
+    """Manage bonded network interfaces for containers on this node.
+
+    Exit code 0 means success; `bondctl COMMAND --help` lists the others of a command. Exit code
+    2 also means a usage error.
+    """
 
 
 @main.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version of bondcni."""
     click.echo(VERSION)

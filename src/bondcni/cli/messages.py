@@ -1,4 +1,4 @@
-"""How ``bondctl`` says what went wrong: on standard error, every message with one beginning."""
+"""Error messages of ``bondctl``: on standard error, each with the same prefix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PREFIX = "bondctl: error: "
 
 
 def error(text: str, more: Iterable[str] = ()) -> None:
-    """One error; ``more`` are lines that belong to it."""
+    """Print one error; ``more`` are its further lines, indented."""
     click.echo(PREFIX + "\n    ".join([text, *more]), err=True)
 
 
 def fail(text: str, code: int, more: Iterable[str] = ()) -> NoReturn:
-    """The error that ends the program."""
+    """Print an error and exit with ``code``."""
     error(text, more)
     sys.exit(code)

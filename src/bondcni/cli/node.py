@@ -1,7 +1,7 @@
-"""What the commands that look at a node share: options, exit codes, the service.
+"""What the commands that inspect a node share: options, exit codes, the service.
 
-Exit code 0: all well; 1: something is wrong; 2: it could not be found out, of one attachment at
-least.
+Exit codes: 0, no problem; 1, a problem was found; 2, the state of at least one attachment could
+not be determined, or the command failed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATE = click.option(
     envvar="BONDCNI_STATE",
     default=STATE_DIRECTORY,
     show_default=True,
-    help="The directory of the records.",
+    help="Directory of the records.",
 )
 POLICY = click.option(
     "--policy",
@@ -35,18 +35,18 @@ POLICY = click.option(
     envvar="BONDCNI_POLICY",
     default=POLICY_FILE,
     show_default=True,
-    help="The node's policy file.",
+    help="Policy file of the node.",
 )
 
 
 WELL, ILL, UNKNOWN = 0, 1, 2
 
 ELSEWHERE = "run this as root on the node itself, outside of containers"
-"""What helps where a namespace cannot be seen."""
+"""The remedy where a namespace is not visible."""
 
 
 def told(command: Callable[..., int]) -> Callable[..., None]:
-    """The command's verdict as an exit code, and an error as one message."""
+    """Exit with the code that the command returns; print a ``BondError`` and exit with 2."""
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -60,7 +60,7 @@ def told(command: Callable[..., int]) -> Callable[..., None]:
 
 
 def service_of(state: str) -> Service:
-    """The service over one state directory, as this process may act."""
+    """The service for a state directory, with the access that this process has."""
     roots = not os.path.isdir(state) or os.stat(state).st_uid == 0
     reach: Direct = Unaided()
     if may_enter():
@@ -69,11 +69,14 @@ def service_of(state: str) -> Service:
 
 
 def recorded(state: str) -> Service:
-    """For what goes through the records. Raises ``JournalError`` where their place is missing."""
+    """The service, for a command that reads all records.
+
+    Raises ``JournalError`` if the state directory does not exist.
+    """
     if not os.path.isdir(state):
         what = "is not a directory" if os.path.lexists(state) else "does not exist"
         raise JournalError(
-            f"the state directory {state} {what}: --state names the directory of the records, "
-            f"which bondctl install makes at {STATE_DIRECTORY}"
+            f"the state directory {state} {what}; --state sets the directory of the records, "
+            f"which bondctl install creates as {STATE_DIRECTORY}"
         )
     return service_of(state)

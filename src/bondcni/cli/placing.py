@@ -1,4 +1,4 @@
-"""What ``bondctl install`` and ``bondctl uninstall`` share: options, and how they report."""
+"""Options and output that ``bondctl install`` and ``bondctl uninstall`` share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ BIN_DIR = click.option(
     "--bin-dir",
     default=work.BIN_DIR,
     show_default=True,
-    help="Where the container runtime has its plugins.",
+    help="Plugin directory of the container runtime.",
 )
 ROOT = click.option(
     "--root",
     default="",
-    help="The file system of another machine, as for an image; paths are below it.",
+    help="Root of another file system, such as an image's; all paths are below it.",
 )
 
 
 def report(lines: Iterator[str]) -> None:
-    """Print a line for each thing done. Exit code 2: refused, or it failed on the way."""
+    """Print the lines as they come; on an error exit with code 2."""
     try:
         for line in lines:
             click.echo(line)
-    except work.Wrong as error:
-        messages.fail("nothing was touched:", 2, error.problems)
+    except work.InstallRefused as error:
+        messages.fail("nothing was changed:", 2, error.problems)
     except BondError as error:
         messages.fail(error.message, 2)
     except OSError as error:

@@ -1,12 +1,13 @@
-"""The product on a node: files, folders, owners. Nothing is started or stopped.
+"""Install the plugin on a node: its files, directories and their owners.
 
-All that stands against it is found before anything is touched, and told at once. What is there
-and right is let be, so that the same command may be given again at any time. The executable
-comes last: from then on the container runtime finds the rest in place.
+Nothing is started or stopped. Every problem is found and reported before anything is changed.
+What is correct already stays unchanged, so the command can be run again at any time. The
+executable is written last, so that everything else is in place when the container runtime first
+runs it.
 
-A ``bond`` of another origin is never lost: ``install`` keeps it under another name,
-``uninstall.py`` lets it be. Whose it is, its content says. It is not asked by running it: what an
-unknown program does when root runs it nobody knows, and the one for another machine (``root``)
+A file ``bond`` of another product is never lost: ``install`` keeps it as ``bond.replaced``, and
+``uninstaller.py`` does not remove it. The file's content decides whose it is. It is not run to
+find out: an unknown program run by root may do anything, and one for another machine (``root``)
 may not run here.
 """
 
@@ -34,157 +35,168 @@ UNITS = "/etc/systemd/system"
 UNIT = f"{UNITS}/bond-cni.service"
 
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  named, not used
-"""What the unit's sandbox hides from the daemon (ProtectHome, PrivateTmp)."""
+"""Directories that the unit hides from the daemon (ProtectHome, PrivateTmp)."""
 
 TEMPLATES = Path(__file__).parent / "templates"
-LARGEST = 64 << 20
-"""Bytes of an executable that is looked into: the Go plugin has some 4 MiB."""
+MAX_EXECUTABLE = 64 << 20
+"""Size limit, in bytes, of an executable that is read: the Go plugin has some 4 MiB."""
 
 SHIM = b"bondctl serve"
 OURS = (SHIM, b"bondcni.direct", b"bondcni.frontends.plugin")
-"""What a ``bond`` of ours has in it: the shim, the launcher, the launcher of version 0.1.0."""
+"""Bytes that identify our ``bond``: the shim, the launcher, and the launcher of 0.1.0."""
 
 MODE = 0o755
 
 
-class Wrong(Exception):
-    """Why nothing was touched: every reason."""
+class InstallRefused(Exception):
+    """Nothing was changed; ``problems`` has every reason."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(self.problems))
 
 
-class Place(NamedTuple):
-    """A node's file system, and where its container runtime looks for plugins."""
+class Target(NamedTuple):
+    """A node's file system, and the plugin directory of its container runtime."""
 
-    root: str = ""  # "": this machine's own
+    root: str = ""  # "": this machine
     bin_dir: str = BIN_DIR
 
     def at(self, path: str) -> str:
-        """Where a path of the node's is found from here."""
+        """The path, below ``root``, of a path on the node."""
         return f"{self.root}{path}"
 
     @property
     def bond(self) -> str:
-        """The executable."""
+        """The path of the executable."""
         return self.at(f"{self.bin_dir}/bond")
 
     @property
     def replaced(self) -> str:
-        """Where one of another origin is kept."""
+        """The path where a ``bond`` of another product is kept."""
         return f"{self.bond}.replaced"
 
 
-class Wish(NamedTuple):
-    """What is to be installed."""
+class InstallOptions(NamedTuple):
+    """What to install, and where."""
 
-    place: Place = Place()
+    target: Target = Target()
     mode: str = "thick"  # or "direct"
-    shim: str = ""  # "": where it was built
+    shim: str = ""  # "": as built
     systemd: bool = True
     user: str = USER
-    bondctl: str = ""  # "": beside this interpreter
-    launcher: str = ""  # the executable of the direct mode
+    bondctl: str = ""  # "": in the scripts directory of this interpreter
+    launcher: str = ""  # the text of the executable of direct mode
 
     def command(self) -> str:
-        """The command that the unit starts."""
+        """The path of the program that the unit starts."""
         return self.bondctl or f"{sysconfig.get_path('scripts')}/bondctl"
 
 
-# What stands against it.
+# Checks.
 
 
-def problems(wish: Wish) -> Iterator[str]:
-    """Every reason why it cannot be installed."""
-    place = wish.place
-    yield from rights(place)
-    folder = place.at(place.bin_dir)
-    if not os.path.isdir(folder):
-        yield f"{folder} is no folder: --bin-dir names where the container runtime has its plugins"
-    if os.path.isdir(place.bond):
-        yield f"{place.bond} is a folder"
+def problems(options: InstallOptions) -> Iterator[str]:
+    """Yield every reason why the installation is refused."""
+    target = options.target
+    yield from rights(target)
+    directory = target.at(target.bin_dir)
+    if not os.path.isdir(directory):
+        yield f"{directory}: not a directory; --bin-dir sets the runtime's plugin directory"
+    if os.path.isdir(target.bond):
+        yield f"{target.bond}: is a directory"
     elif (
-        os.path.lexists(place.bond) and not is_ours(place.bond) and os.path.lexists(place.replaced)
+        os.path.lexists(target.bond)
+        and not is_ours(target.bond)
+        and os.path.lexists(target.replaced)
     ):
-        yield f"{place.bond} is not ours, and {place.replaced}, where it would be kept, is there"
-    yield from _against_thick(wish) if wish.mode == "thick" else _against_direct(wish)
+        yield (
+            f"{target.bond}: belongs to another product and cannot be kept as {target.replaced}, "
+            "which exists already; move one of them elsewhere"
+        )
+    yield from _thick_problems(options) if options.mode == "thick" else _direct_problems(options)
 
 
-def rights(place: Place) -> Iterator[str]:
-    """Why this process may not."""
-    if not place.root and os.geteuid():
-        yield "this needs root"
+def rights(target: Target) -> Iterator[str]:
+    """Yield a problem if this process lacks the privileges."""
+    if not target.root and os.geteuid():
+        yield "must be run as root"
 
 
-def _against_thick(wish: Wish) -> Iterator[str]:
-    yield from _against_shim(wish.shim)
+def _thick_problems(options: InstallOptions) -> Iterator[str]:
+    yield from _shim_problems(options.shim)
     try:
-        owner_of(wish.user, wish.place.root)
+        owner_of(options.user, options.target.root)
     except (KeyError, OSError):
         yield (
-            f"there is no user {wish.user}: make one that can do nothing else "
-            f"(useradd --system --no-create-home --shell /usr/sbin/nologin {wish.user})"
+            f"user {options.user} does not exist; create it: "
+            f"useradd --system --no-create-home --shell /usr/sbin/nologin {options.user}"
         )
-    if wish.systemd:
-        yield from _against_unit(wish)
+    if options.systemd:
+        yield from _unit_problems(options)
 
 
-def _against_shim(given: str) -> Iterator[str]:
+def _shim_problems(given: str) -> Iterator[str]:
     try:
         shim = Path(given) if given else executable.shim()
-        content = read_file(str(shim), LARGEST)
+        content = read_file(str(shim), MAX_EXECUTABLE)
     except executable.NoExecutable as error:
-        yield f"{error}; or name one by --shim, or install --mode direct"
+        yield f"{error}; or name it with --shim, or install with --mode direct"
     except OSError as error:
         yield f"--shim {given}: {error.strerror}"
     except NotAFile as error:
         yield f"--shim {given}: {error}"
     else:
         if not os.access(shim, os.X_OK):
-            yield f"{shim} is not executable"
+            yield f"{shim}: not executable"
         if SHIM not in content:
-            yield f"{shim} is not the executable bond of the thick mode"
+            yield f"{shim}: not the executable bond of thick mode"
 
 
-def _against_unit(wish: Wish) -> Iterator[str]:
-    units = wish.place.at(UNITS)
+def _unit_problems(options: InstallOptions) -> Iterator[str]:
+    units = options.target.at(UNITS)
     if not os.path.isdir(units):
-        yield f"{units} is no folder: without systemd say --no-systemd"
-    command = wish.command()
+        yield f"{units}: not a directory; use --no-systemd on a node without systemd"
+    command = options.command()
     if not os.access(command, os.X_OK):
-        yield f"{command}, which the unit would start, is no command"
-    own = () if wish.bondctl else (os.path.realpath(sys.executable),)
+        yield f"{command}: not an executable file; the unit starts it"
+    own = () if options.bondctl else (os.path.realpath(sys.executable),)
     for path in (command, *own):
         if path.startswith(tuple(f"{hidden}/" for hidden in HIDDEN)):
-            yield f"{path} is where the unit's sandbox hides it from the daemon: install elsewhere"
+            yield (
+                f"{path}: the unit hides this directory from the daemon; "
+                "install the package below /opt or /usr"
+            )
 
 
-def _against_direct(wish: Wish) -> Iterator[str]:
-    if wish.systemd:
-        yield "--systemd is for --mode thick: in direct mode there is no daemon"
-    yield from queued(wish.place)
+def _direct_problems(options: InstallOptions) -> Iterator[str]:
+    if options.systemd:
+        yield "--systemd requires --mode thick: direct mode has no daemon"
+    yield from queued(options.target)
 
 
-def queued(place: Place) -> Iterator[str]:
-    """What the daemon was to do and has not done."""
-    journal = Journal(place.at(STATE_DIRECTORY))
+def queued(target: Target) -> Iterator[str]:
+    """Yield a problem if DELs are queued: direct mode does not process them."""
+    journal = Journal(target.at(STATE_DIRECTORY))
     if names := journal.queued():
         what = "DELs are" if len(names) > 1 else "DEL is"
-        yield f"{len(names)} {what} queued in {journal.folder}: run bondctl recover first"
+        yield f"{len(names)} {what} queued in {journal.folder}; run bondctl recover first"
 
 
 def is_ours(bond: str) -> bool:
-    """Whether a ``bond`` is of this product. Raises ``OSError``."""
+    """Whether a file ``bond`` belongs to this product. Raises ``OSError``."""
     try:
-        content = read_file(bond, LARGEST)
+        content = read_file(bond, MAX_EXECUTABLE)
     except (FileNotFoundError, NotAFile):
         content = b""
     return any(mark in content for mark in OURS)
 
 
 def owner_of(user: str, root: str = "") -> tuple[int, int]:
-    """User and group ID. Raises ``KeyError`` and, for the users of another root, ``OSError``."""
+    """The user and group ID of ``user``.
+
+    Raises ``KeyError`` and, where ``root`` is given and its /etc/passwd cannot be read, ``OSError``.
+    """
     if user.isdecimal():
         return int(user), int(user)
     if not root:
@@ -195,26 +207,29 @@ def owner_of(user: str, root: str = "") -> tuple[int, int]:
     return int(rows[user][1]), int(rows[user][2])
 
 
-# Doing it.
+# Installing.
 
 
-def install(wish: Wish) -> Iterator[str]:
-    """Do it; a line for each thing. Raises ``Wrong`` before anything is touched, ``OSError``."""
-    if found := list(problems(wish)):
-        raise Wrong(found)
-    place = wish.place
-    owner = owner_of(wish.user, place.root) if wish.mode == "thick" else None
-    yield _folder(place.at(STATE_DIRECTORY), 0o700, owner, wish.user)
+def install(options: InstallOptions) -> Iterator[str]:
+    """Install; yield a line for each file and directory.
+
+    Raises ``InstallRefused`` before anything is changed, and ``OSError``.
+    """
+    if found := list(problems(options)):
+        raise InstallRefused(found)
+    target = options.target
+    owner = owner_of(options.user, target.root) if options.mode == "thick" else None
+    yield _directory(target.at(STATE_DIRECTORY), 0o700, owner, options.user)
     if owner:
-        yield _policy(place.at(POLICY_FILE))
-    yield from _unusable(wish, owner)
-    if owner and not wish.systemd:  # the unit has it made
-        yield _folder(place.at(os.path.dirname(SOCKET)), 0o755, owner, wish.user)
+        yield _policy(target.at(POLICY_FILE))
+    yield from _unusable(options, owner)
+    if owner and not options.systemd:  # systemd creates it for the unit
+        yield _directory(target.at(os.path.dirname(SOCKET)), 0o755, owner, options.user)
     changed = False
-    if wish.systemd:
-        changed = put(place.at(UNIT), unit(wish).encode(), 0o644)
-        yield f"{place.at(UNIT)}: {'written' if changed else 'unchanged'}"
-    yield from _executable(wish)
+    if options.systemd:
+        changed = put(target.at(UNIT), unit(options).encode(), 0o644)
+        yield f"{target.at(UNIT)}: {'written' if changed else 'unchanged'}"
+    yield from _executable(options)
     if changed:
         yield (
             "next: systemctl daemon-reload && systemctl enable bond-cni && "
@@ -222,28 +237,28 @@ def install(wish: Wish) -> Iterator[str]:
         )
 
 
-def _folder(path: str, mode: int, owner: tuple[int, int] | None, user: str) -> str:
-    """A folder, made where there is none; without ``owner`` the owner is left as it is."""
-    made = not os.path.isdir(path)
-    if made:
+def _directory(path: str, mode: int, owner: tuple[int, int] | None, user: str) -> str:
+    """Create a directory if it is missing, and set its owner if one is given."""
+    created = not os.path.isdir(path)
+    if created:
         os.makedirs(path, mode)
         os.chmod(path, mode)  # whatever the umask is
-    if owner and _given(os.path.realpath(path), owner):
-        return f"{path}: {'made' if made else 'given'}, for {user}"
-    return f"{path}: {'made' if made else 'unchanged'}"
+    if owner and _change_owner(os.path.realpath(path), owner):
+        return f"{path}: {'created' if created else 'owner changed'}, owned by {user}"
+    return f"{path}: {'created' if created else 'unchanged'}"
 
 
-def _given(path: str, owner: tuple[int, int]) -> bool:
-    """Give a folder with all in it to its owner; False where it is the owner's.
+def _change_owner(path: str, owner: tuple[int, int]) -> bool:
+    """Change the owner of a directory and all in it; False if the directory has that owner.
 
-    The folder itself comes last: cut off, the next run does the rest. No link is followed, for
-    who owns it until then could put one there.
+    The directory itself is changed last, so that the next run completes an interrupted one. No
+    symbolic link is followed: the previous owner could have put one there.
     """
     found = os.stat(path)
     if (found.st_uid, found.st_gid) == owner:
         return False
-    for _, folders, files, descriptor in os.fwalk(path, topdown=False):
-        for name in (*folders, *files):
+    for _, directories, files, descriptor in os.fwalk(path, topdown=False):
+        for name in (*directories, *files):
             os.chown(name, *owner, dir_fd=descriptor, follow_symlinks=False)
     os.chown(path, *owner)
     return True
@@ -254,42 +269,43 @@ def _policy(path: str) -> str:
         return f"{path}: unchanged"
     _open_directories(os.path.dirname(path))
     put(path, (TEMPLATES / "policy.yaml").read_bytes(), 0o644)
-    return f"{path}: written; it says what holds without it"
+    return f"{path}: written; same effect as no policy file"
 
 
 def _open_directories(path: str) -> None:
-    """Make a directory, and what is missing above it, so that everybody may pass, whatever the
-    umask is. Those that are there are not ours to open.
+    """Create a directory and its missing parents with mode 0755, whatever the umask is.
+
+    The mode of an existing directory is its administrator's decision and stays.
     """
     if os.path.isdir(path):
         return
     _open_directories(os.path.dirname(path))
     os.mkdir(path)
-    os.chmod(path, 0o755)  # noqa: S103  there is nothing secret in it
+    os.chmod(path, 0o755)  # noqa: S103  it holds nothing secret
 
 
-def _unusable(wish: Wish, owner: tuple[int, int] | None) -> Iterator[str]:
-    """Why the policy that is there would keep every host link from pods, as who reads it finds."""
+def _unusable(options: InstallOptions, owner: tuple[int, int] | None) -> Iterator[str]:
+    """Yield a warning if the policy file makes the daemon refuse every host link."""
     try:
-        why = _refused_to(wish, owner) if owner else ""
+        why = _policy_error(options, owner) if owner else ""
         if not why:
-            load(wish.place.at(POLICY_FILE))
+            load(options.target.at(POLICY_FILE))
     except PolicyError as error:
         why = error.message
     if why:
         yield f"warning: {why}"
 
 
-def _refused_to(wish: Wish, owner: tuple[int, int]) -> str:
-    """Why the daemon's user cannot read the policy; "" where it can, or where we cannot try.
+def _policy_error(options: InstallOptions, owner: tuple[int, int]) -> str:
+    """Why the daemon's user cannot read the policy file; "" if it can, or if it cannot be tried.
 
-    A process of that user tries it: it alone heeds whatever the file system has, such as ACLs.
+    A process of that user tries it: only this respects all that the file system has, as ACLs.
     """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            os.write(writing, _found_as(wish, owner).encode("utf-8", "replace"))
+            os.write(writing, _policy_error_as(options, owner).encode("utf-8", "replace"))
         finally:
             os._exit(0)
     os.close(writing)
@@ -299,17 +315,17 @@ def _refused_to(wish: Wish, owner: tuple[int, int]) -> str:
     return said
 
 
-def _found_as(wish: Wish, owner: tuple[int, int]) -> str:
-    """In the child: become the daemon's user for good, and read the policy."""
+def _policy_error_as(options: InstallOptions, owner: tuple[int, int]) -> str:
+    """In the child: become the daemon's user irrevocably, and read the policy file."""
     user, group = owner
     try:
-        if wish.place.root:
-            os.chroot(wish.place.root)
-        known = not wish.place.root and not wish.user.isdecimal()
-        os.setgroups(os.getgrouplist(wish.user, group) if known else [group])
+        if options.target.root:
+            os.chroot(options.target.root)
+        known = not options.target.root and not options.user.isdecimal()
+        os.setgroups(os.getgrouplist(options.user, group) if known else [group])
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
-    except OSError:  # in the DaemonSet's init container: then the daemon says it when it starts
+    except OSError:  # no CAP_SETUID, as in the DaemonSet's init container: the daemon reports it
         return ""
     try:
         content(POLICY_FILE)
@@ -318,32 +334,32 @@ def _found_as(wish: Wish, owner: tuple[int, int]) -> str:
     return ""
 
 
-def _executable(wish: Wish) -> Iterator[str]:
-    place = wish.place
-    if os.path.lexists(place.bond) and not is_ours(place.bond):
-        os.link(place.bond, place.replaced, follow_symlinks=False)
-        yield f"{place.replaced}: the bond that was there, which is not ours"
-    there = os.path.lexists(place.bond)
-    changed = put(place.bond, _program(wish), MODE)
-    yield f"{place.bond}: {'unchanged' if not changed else 'replaced' if there else 'written'}"
+def _executable(options: InstallOptions) -> Iterator[str]:
+    target = options.target
+    if os.path.lexists(target.bond) and not is_ours(target.bond):
+        os.link(target.bond, target.replaced, follow_symlinks=False)
+        yield f"{target.replaced}: the previous bond, of another product"
+    existed = os.path.lexists(target.bond)
+    changed = put(target.bond, _program(options), MODE)
+    yield f"{target.bond}: {'unchanged' if not changed else 'replaced' if existed else 'written'}"
 
 
-def _program(wish: Wish) -> bytes:
-    if wish.mode == "direct":
-        return wish.launcher.encode()
-    return Path(wish.shim or executable.shim()).read_bytes()
+def _program(options: InstallOptions) -> bytes:
+    if options.mode == "direct":
+        return options.launcher.encode()
+    return Path(options.shim or executable.shim()).read_bytes()
 
 
 # Texts.
 
 
-def unit(wish: Wish) -> str:
-    """The systemd unit."""
-    return _filled("bond-cni.service", bondctl=wish.command(), user=wish.user)
+def unit(options: InstallOptions) -> str:
+    """The text of the systemd unit."""
+    return _filled("bond-cni.service", bondctl=options.command(), user=options.user)
 
 
 def daemonset(image: str, bin_dir: str) -> str:
-    """The Kubernetes manifest."""
+    """The text of the Kubernetes manifest."""
     return _filled("daemonset.yaml", image=image, bin_dir=bin_dir)
 
 

@@ -103,7 +103,7 @@ def test_28_every_error_begins_alike(words: tuple[str, ...]) -> None:
 def test_28_a_state_directory_that_is_not_there(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = call(*command, "--state", str(tmp_path / "none"))
     assert result.exit_code == 2
-    assert f"the state directory {tmp_path}/none does not exist: --state names" in result.stderr
+    assert f"the state directory {tmp_path}/none does not exist; --state sets" in result.stderr
     (tmp_path / "file").touch()
     result = call(*command, "--state", str(tmp_path / "file"))
     assert f"the state directory {tmp_path}/file is not a directory" in result.stderr

@@ -1,4 +1,4 @@
-"""Issue items 10 and 11: what `install` says of a policy; what a link may be called."""
+"""Issue items 10 and 11: warnings of `install` about a policy; names of a link."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bondcni.core.links import LinkRef, guess
-from bondcni.install.installer import Place, Wish, install
+from bondcni.install.installer import InstallOptions, Target, install
 
 SHIM = b"\x7fELF the bond daemon does not answer: is `bondctl serve` running?"
 NOBODY = "65534"
@@ -25,42 +25,44 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def wish(tmp_path: Path, root: Path) -> Wish:
+def options(tmp_path: Path, root: Path) -> InstallOptions:
     shim = tmp_path / "shim"
     shim.write_bytes(SHIM)
     shim.chmod(0o755)
-    return Wish(Place(str(root)), shim=str(shim), systemd=False, user=NOBODY)
+    return InstallOptions(Target(str(root)), shim=str(shim), systemd=False, user=NOBODY)
 
 
-def warned(wish: Wish) -> list[str]:
-    return [line for line in install(wish) if line.startswith("warning: ")]
+def warned(options: InstallOptions) -> list[str]:
+    return [line for line in install(options) if line.startswith("warning: ")]
 
 
 @as_root
-def test_10_install_looks_as_the_daemon_will(wish: Wish, root: Path) -> None:
+def test_10_install_looks_as_the_daemon_will(options: InstallOptions, root: Path) -> None:
     (root / "etc/cni").chmod(0o700)
-    (said,) = warned(wish)
+    (said,) = warned(options)
     assert said == (
         "warning: policy /etc/cni/bond/policy.yaml cannot be read, so no host link may be taken: "
         "Permission denied for user 65534: directory /etc/cni has owner 0 and mode 0700; "
         "allow it: chmod o+x /etc/cni"
     )
     (root / "etc/cni").chmod(0o711)
-    assert warned(wish) == []
+    assert warned(options) == []
     policy = root / "etc/cni/bond/policy.yaml"
     policy.chmod(0o640)
-    assert "policy.yaml has owner 0 and mode 0640; allow it: chmod o+r" in warned(wish)[0]
+    assert "policy.yaml has owner 0 and mode 0640; allow it: chmod o+r" in warned(options)[0]
     os.chown(policy, 0, int(NOBODY))
-    assert warned(wish) == []
+    assert warned(options) == []
 
 
 @as_root
 @pytest.mark.parametrize("mask", [0o077, 0o022])
-def test_10_what_install_makes_the_daemon_can_read(wish: Wish, root: Path, mask: int) -> None:
+def test_10_the_daemon_can_read_what_install_creates(
+    options: InstallOptions, root: Path, mask: int
+) -> None:
     (root / "etc/cni").rmdir()
     before = os.umask(mask)
     try:
-        assert warned(wish) == []
+        assert warned(options) == []
     finally:
         os.umask(before)
     assert [(root / path).stat().st_mode & 0o777 for path in ("etc/cni", "etc/cni/bond")] == [
@@ -70,10 +72,10 @@ def test_10_what_install_makes_the_daemon_can_read(wish: Wish, root: Path, mask:
 
 
 @as_root
-def test_10_install_tells_mistakes(wish: Wish, root: Path) -> None:
+def test_10_install_reports_mistakes(options: InstallOptions, root: Path) -> None:
     (root / "etc/cni/bond").mkdir(mode=0o755)
     (root / "etc/cni/bond/policy.yaml").write_text("links:\n  - {nmae: eth1}\n")
-    (said,) = warned(wish)
+    (said,) = warned(options)
     assert "line 2: unknown key 'nmae'" in said
 
 
