@@ -1,8 +1,8 @@
-"""``bondctl lab``: manifests, commands and shells on a kernel of their own.
+"""``bondctl lab``: run manifests, commands and shells in a guest.
 
-Parses, calls the lab, prints, and turns the end into an exit code: 0 all well, 1 a case
-failed, 2 the input or the usage is wrong, 3 the guest was lost, 130 interrupted. Every error is one message that
-says what to do; a traceback is a bug.
+Parses the command line, calls the lab, prints, and exits: 0 success, 1 a case failed, 2 wrong
+input or usage, 3 the guest was lost, 130 interrupted. Every error is one message that says what
+to do; a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ FILES = click.argument(
 KERNEL = click.option(
     "--kernel",
     metavar="NAME",
-    help="The guest's kernel: one of `bondctl lab kernels`. Default: this machine's own if it "
-    "has bonding and no NICs on cables are needed, else user-mode Linux.",
+    help="Kernel of the guest, as listed by `bondctl lab kernels`. Default: the kernel of this "
+    "machine if it has bonding and no hardware-like NICs are needed, else user-mode Linux.",
 )
 
 DIRECT = click.option(
-    "--direct", is_flag=True, help="Each request in a process of its own; no daemon."
+    "--direct", is_flag=True, help="Direct mode: each request is a Python process; no daemon."
 )
 POLICY = click.option(
     "--policy",
     metavar="FILE",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The node's policy file in the guest. Default: none, whatever this machine has.",
+    help="Policy file in the guest. Default: none, even if this machine has one.",
 )
-WAY = {
+MODE_TEXTS = {
     False: f"thick mode: a static executable, and a daemon as user {thick.USER} with "
     "CAP_NET_ADMIN alone",
     True: "direct mode: each request is a Python process",
@@ -65,11 +65,20 @@ WAY = {
 
 @click.group()
 def lab() -> None:
-    """Try things on a kernel of their own: nothing on this machine is touched."""
+    """Run manifests and commands in a guest; this machine stays unchanged.
+
+    \b
+    Exit codes of run, shell and exec:
+      0    success; shell and exec exit with the code of what they ran
+      1    a case failed, or a command could not be started or timed out
+      2    wrong input or usage
+      3    the guest was lost
+      130  interrupted
+    """  # noqa: D301  \b keeps the lines apart
 
 
 class Stop(Exception):
-    """The program ends here; the text is the one message, ``code`` the exit code."""
+    """End the program: the text is the error message, ``code`` the exit code."""
 
     def __init__(self, text: str, code: int = BAD_INPUT) -> None:
         super().__init__(text)
@@ -78,7 +87,7 @@ class Stop(Exception):
 
 @contextlib.contextmanager
 def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
-    """What can stop everything, as one message, an entry in the record and an exit code."""
+    """Turn an error that ends the run into a message, an entry in the record and an exit code."""
     try:
         yield
     except (
@@ -93,7 +102,7 @@ def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
         text = str(error)
         if record:
             record.error = text
-        advice = "\nNo case failed: run it again, or try another --kernel." * (code == LOST)
+        advice = "\nNo case failed. Run it again, or try another --kernel." * (code == LOST)
         teller.error(text + advice)
         sys.exit(code)
     except subprocess.TimeoutExpired as error:
@@ -118,14 +127,21 @@ def _code(error: Exception) -> int:
     "files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 )
 @KERNEL
-@click.option("--strict", is_flag=True, help="Fail where a plugin would have to be replaced.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-@click.option("--keep", is_flag=True, help="Keep the guest with the last pod: bondctl lab shell.")
-@click.option("--crash", is_flag=True, help="Kill an ADD half-way first, and recover.")
+@click.option(
+    "--strict", is_flag=True, help="Fail if a plugin would have to be replaced by a stand-in."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
+@click.option(
+    "--keep", is_flag=True, help="Keep the guest and its last pod for `bondctl lab shell`."
+)
+@click.option("--crash", is_flag=True, help="First interrupt an ADD with SIGKILL, then recover.")
 @DIRECT
 @POLICY
 def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
-    """Run the pods of manifests (- is standard input) and tell what happens to their bonds."""
+    """Run the pods of manifests and report what happens to their bonds.
+
+    FILES are manifests in YAML or JSON; - is standard input.
+    """
     teller, record = Story(stderr=as_json), Record()
     try:
         with honest(teller, record):
@@ -138,7 +154,7 @@ def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
 
 
 class Choice(NamedTuple):
-    """How the user wants the cases run."""
+    """The options of ``bondctl lab run``."""
 
     kernel: str | None
     policy: Path | None
@@ -149,13 +165,13 @@ class Choice(NamedTuple):
 
 
 def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
-    """A policy file's content, None without one; a file with mistakes ends the program."""
+    """The content of a policy file, None if none is given. Raises ``Stop`` if it has mistakes."""
     if path is None:
         return None
     if kernel == catalog.HOST:
         raise Stop(
-            f"a policy cannot be tried with --kernel {catalog.HOST}: that guest has no files of "
-            "its own; use another kernel of `bondctl lab kernels`"
+            f"--policy does not work with --kernel {catalog.HOST}: that guest uses the files of "
+            "this machine; use another kernel of `bondctl lab kernels`"
         )
     try:
         rules.load(str(path))
@@ -167,21 +183,21 @@ def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
 
 
 def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
-    """The manifests; all that is wrong with them is told and ends the program."""
+    """Load the manifests. Prints every problem with them, and raises ``Stop`` if there are any."""
     if not files:
-        raise Stop("no manifests: bondctl lab run FILE.yaml, or - for standard input")
+        raise Stop("no manifests given: use bondctl lab run FILE.yaml, or - for standard input")
     found = manifests.load(files)
     if found.findings:
         record.findings = found.findings
         teller.findings(found.findings)
-        raise Stop(f"{len(found.findings)} to correct; nothing was run")
+        raise Stop(f"problems in the manifests: {len(found.findings)}; nothing was run")
     return found
 
 
 def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> None:
-    """Boot, tell all cases, perhaps keep the guest."""
+    """Boot a guest, run and report all cases, and keep the guest if asked to."""
     if choice.keep and guest.is_answering(guest.kept_path()):
-        raise Stop("a guest is kept already: end it with `bondctl lab stop`, or do without --keep")
+        raise Stop("a guest is already kept: end it with `bondctl lab stop`, or omit --keep")
     policy = policy_text(choice.policy, choice.kernel)
     kernel = choice.kernel or (catalog.default() if policy is not None else None)
     folders = session.plugin_folders(teller.progress, found.pods)
@@ -191,7 +207,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
         record.kernel = machine.release
         try:
             hands = session.prepare(machine, nics, direct=choice.direct, policy=policy)
-            teller.progress(WAY[choice.direct])
+            teller.progress(MODE_TEXTS[choice.direct])
             room = session.lab(
                 hands,
                 folders,
@@ -211,7 +227,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
 
 
 def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> None:
-    """Bring the last pod up again and leave the guest to `bondctl lab shell`."""
+    """Bring the last pod up again and keep the guest for `bondctl lab shell`."""
     case = story.Case(room, found.pods[-1])
     for event in case.stay():
         teller.show(event)
@@ -223,7 +239,7 @@ def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> 
                 )
     machine.keep(guest.kept_path())
     teller.progress(
-        f"kept, with the pod in the namespace {case.sandbox.netns}: look around with "
+        f"guest kept; the pod is in the namespace {case.sandbox.netns}. Enter it with "
         "`bondctl lab shell`, end it with `bondctl lab stop`"
     )
 
@@ -236,10 +252,10 @@ def booted(
     memory: int = 1024,
     shares: Sequence[Path] = (),
 ) -> Iterator[Guest]:
-    """A guest; its boot is shown."""
+    """Boot a guest and show the progress. Raises ``Stop`` if packages are missing."""
     missing = catalog.missing_packages()
     if missing:
-        raise Stop(f"a guest needs packages: apt-get install {' '.join(missing)}")
+        raise Stop(f"packages for the guest are missing: apt-get install {' '.join(missing)}")
     with teller.waiting("booting a guest"):
         machine = guest.open_guest(
             kernel,
@@ -260,7 +276,7 @@ def booted(
 def shell(
     files: tuple[Path, ...], kernel: str | None, policy: Path | None, *, direct: bool
 ) -> None:
-    """Open a shell in the kept guest, or in a new one with two spare NICs."""
+    """Open a shell in the kept guest, or in a new one with two free NICs."""
     teller = Story(stderr=True)
     with honest(teller):
         text = policy_text(policy, kernel)
@@ -273,7 +289,7 @@ def shell(
 def new_shell(
     teller: Story, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
 ) -> int:
-    """Boot, furnish, and leave the user to it; the shell's status."""
+    """Boot a guest, set up a pod, and run a shell; return its exit status."""
     folders = session.plugin_folders(teller.progress, found.pods)
     pod = interactive.pod_by_hand(found.pods)
     cables = catalog.has_cables(kernel)
@@ -289,51 +305,60 @@ def new_shell(
 
 @lab.command("stop")
 def stop() -> None:
-    """End the guest that `lab run --keep` left."""
+    """End the guest that `lab run --keep` kept."""
     path = guest.kept_path()
     if guest.is_answering(path):
         guest.attach(path).halt()
-        click.echo("ended")
+        click.echo("guest ended")
     else:
         click.echo("no guest is kept")
 
 
 @lab.command("kernels")
 def list_kernels() -> None:
-    """List the kernels a guest can have."""
+    """List the kernels that a guest can run."""
     reason = catalog.usable_host_kernel()
     for name in catalog.NAMES:
         if name == catalog.HOST:
-            text = f"this machine's own: {reason or 'can be used'}"
+            text = f"the kernel of this machine: {reason or 'can be used'}"
         else:
             text = cached(name)
         click.echo(f"{name:<6} {text}")
 
 
 def cached(name: str) -> str:
-    """Whether a kernel was fetched, and which version it is."""
+    """What a kernel is, and the version that was downloaded, if any."""
     suite = catalog.SUITES[name]
     kind = "stock kernel under QEMU" if name == catalog.SMP else "user-mode Linux"
     pattern = f"{suite.name}-{suite.packages[0]}-*/packages"
     for path in sorted(catalog.cache_folder().glob(pattern), reverse=True):
-        return f"{kind}, fetched: {path.read_text().splitlines()[0]}"
-    return f"{kind} from Debian {suite.name}, fetched at first use"
+        return f"{kind}, downloaded: {path.read_text().splitlines()[0]}"
+    return f"{kind} from Debian {suite.name}, downloaded at first use"
 
 
 @lab.command(
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @KERNEL
-@click.option("--memory", type=int, default=1024, show_default=True, help="Of the guest, in MB.")
+@click.option(
+    "--memory", type=int, default=1024, show_default=True, help="Memory of the guest, in MB."
+)
 @click.option(
     "--share",
     "shares",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of this machine that the command may write to, at the same path.",
+    help="Directory of this machine that the command may write to, at the same path.",
 )
-@click.option("--nic", "nics", multiple=True, help="A NIC on a cable; its other end is far-NAME.")
-@click.option("--timeout", type=float, default=EXEC_SECONDS, show_default=True, help="Seconds.")
+@click.option(
+    "--nic",
+    "nics",
+    multiple=True,
+    help="Hardware-like NIC; the other end of its cable is far-NAME.",
+)
+@click.option(
+    "--timeout", type=float, default=EXEC_SECONDS, show_default=True, help="Time limit, in seconds."
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(
     command: tuple[str, ...],
@@ -343,7 +368,7 @@ def execute(
     nics: tuple[str, ...],
     timeout: float,
 ) -> None:
-    """Run a command inside a guest: bondctl lab exec -- CMD..."""
+    """Run a command in a guest: bondctl lab exec -- CMD..."""
     teller = Story(stderr=True)
     with honest(teller):
         folders = session.plugin_folders(teller.progress)
@@ -354,7 +379,7 @@ def execute(
 def stream(
     teller: Story, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
 ) -> int:
-    """The command's status; its output goes where ours does, as it comes."""
+    """Run the command and pass on its output as it comes; return its exit status."""
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env["PATH"] = f"{env.get('PATH', '')}:{session.STANDARD_PATH}"
     env["CNI_PATH"] = cni_path

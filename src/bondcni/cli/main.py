@@ -67,7 +67,7 @@ OF_THE_LAB = ("bondlab", "rich")
     "lab",
     add_help_option=False,
     context_settings={"ignore_unknown_options": True},
-    short_help="Try manifests on a kernel of their own (not installed).",
+    short_help="Run manifests and commands in a guest (not installed).",
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def _lab_not_installed(words: tuple[str, ...]) -> None:  # noqa: ARG001  any command line

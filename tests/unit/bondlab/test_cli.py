@@ -116,7 +116,7 @@ def test_an_unknown_kernel_is_2() -> None:
     [
         ("links: [{nam: x}]", (), "unknown key 'nam'"),
         ("links: [", (), "line 1"),
-        ("links: []", ("--kernel", "host"), "cannot be tried with --kernel host"),
+        ("links: []", ("--kernel", "host"), "does not work with --kernel host"),
     ],
 )
 def test_10_10_a_policy_with_mistakes_is_2_before_anything_is_booted(
