@@ -240,7 +240,7 @@ def test_previous_result_without_our_interface(attached: Attached) -> None:
 def test_never_added(node: Node, pod: Space) -> None:
     asked = config(["eth1", "eth2"], prevResult={"cniVersion": "1.0.0"})
     before = node.everything(pod)
-    assert "no record of bond0" in node.cni("CHECK", asked, pod).failed(DIFFERS)
+    assert "no record of c1 bond0" in node.cni("CHECK", asked, pod).failed(DIFFERS)
     assert node.everything(pod) == before
 
 

@@ -159,7 +159,7 @@ def test_an_error_does_not_stop_the_rest(node: Node, pods: dict[str, Space]) -> 
     die(pods, "c1", "c2")
     script = (node.folder / "ours").read_text()
     node.delegate("ours", f"[ $CNI_CONTAINERID$CNI_COMMAND = c1DEL ] && exit 3\n{script}")
-    assert "failed at DEL with status 3" in collect(node, asked(valid=[])).failed(106)
+    assert "DEL failed with exit code 3" in collect(node, asked(valid=[])).failed(106)
     assert left(node) == {"c1", "c3"}
     assert calls(node) == ["DEL c2", "GC"]
     node.delegate("ours", script)
@@ -170,7 +170,7 @@ def test_an_error_does_not_stop_the_rest(node: Node, pods: dict[str, Space]) -> 
 def test_the_delegates_own_error(node: Node, pods: dict[str, Space]) -> None:
     die(pods, "c1", "c2")
     node.delegate("ours", "[ $CNI_COMMAND != GC ]")
-    assert "IPAM plugin ours failed at GC" in collect(node, asked(valid=[])).failed(106)
+    assert "IPAM plugin ours: GC failed" in collect(node, asked(valid=[])).failed(106)
     assert left(node) == {"c3"}
 
 
@@ -179,7 +179,7 @@ def test_an_unreadable_record_is_told(node: Node, pods: dict[str, Space]) -> Non
     (node.state / "c1:bond0.json").write_text("{")
     answer = collect(node, asked(valid=[]))
     answer.ok()
-    assert "c1:bond0.json cannot be read" in answer.stderr
+    assert "c1:bond0.json is invalid" in answer.stderr
     assert node.records() == {"c1:bond0.json.unreadable", "c3:bond0.json"}
 
 

@@ -170,7 +170,7 @@ def test_host_local_that_has_none_left_is_told_and_undone(node: Node, pod: Space
     between = node.home()
     answer = node.cni("ADD", two, second, container="c2")
     assert answer.status == 1
-    assert "host-local failed at ADD" in answer.document["msg"]
+    assert "host-local: ADD failed" in answer.document["msg"]
     assert "no IP addresses available" in str(answer.document)
     assert node.home() == between
     assert set(second.links()) == {"lo"}
@@ -344,7 +344,7 @@ def test_dhcp_without_its_daemon_is_told_and_undone(node: Node, pod: Space) -> N
     ipam = {"type": "dhcp", "daemonSocketPath": str(node.folder / "nobody.sock")}
     answer = node.cni("ADD", asked_for(ipam), pod)
     assert answer.status == 1
-    assert "IPAM plugin dhcp failed at ADD" in answer.document["msg"]
+    assert "IPAM plugin dhcp: ADD failed" in answer.document["msg"]
     assert "nobody.sock" in str(answer.document)
     assert node.home() == before
     assert set(pod.links()) == {"lo"}

@@ -81,7 +81,7 @@ def test_recover_runs_no_delegate_that_others_than_root_can_change(node: Node, p
     pod.delete()
     told = bondctl(node, "recover")
     assert told.exit_code == 1
-    assert "can be changed by others than root" in told.output
+    assert "can be changed by users other than root" in told.output
     assert (node.folder / "calls").read_text().split() == ["ADD"]
     os.chown(node.folder / "ours", 0, 0)
     assert bondctl(node, "recover").exit_code == 0

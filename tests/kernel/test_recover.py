@@ -239,7 +239,7 @@ def test_a_busy_one_is_let_be(node: Node, pod: Space, before: Document) -> None:
     with hold(str(node.state), ["attachment c1 bond0"], 30):
         found = recovered(node)
     assert states(found) == [("busy", False)]
-    assert "at work on attachment c1 bond0" in found[0].messages[0]
+    assert "holds the lock of attachment c1 bond0" in found[0].messages[0]
     assert node.everything(pod) == now
     assert states(recovered(node)) == [("interrupted", True)]
     assert whole(node) == before

@@ -616,25 +616,29 @@ def both(node: Node, command: str, asked: Document, pod: Space | None, **named: 
 
 
 BAD_DELEGATES: dict[str, tuple[str, int, str]] = {
-    "hangs": ("exec sleep 60", TRY_AGAIN, "did not answer ADD within 0.5 s and was ended"),
+    "hangs": ("exec sleep 60", TRY_AGAIN, "did not complete ADD within 0.5 s and was killed"),
     "hangs with its output closed": (
         "exec >&-; exec sleep 60",
         TRY_AGAIN,
-        "did not answer ADD within 0.5 s and was ended",
+        "did not complete ADD within 0.5 s and was killed",
     ),
     "a megabyte and a byte": (
         f"head -c {LIMIT + 1} /dev/zero",
         DELEGATE,
-        f"answered ADD with more than {LIMIT} bytes",
+        f"ADD returned more than {LIMIT} bytes",
     ),
-    "a megabyte of rubbish": (f"head -c {LIMIT} /dev/zero", DELEGATE, "answered no CNI result"),
-    "endless": ("exec yes", DELEGATE, f"answered ADD with more than {LIMIT} bytes"),
+    "a megabyte of rubbish": (
+        f"head -c {LIMIT} /dev/zero",
+        DELEGATE,
+        "returned an invalid CNI result",
+    ),
+    "endless": ("exec yes", DELEGATE, f"ADD returned more than {LIMIT} bytes"),
     "a child that holds the output, and a failure": (
         'sleep 60 & echo \'{"code": 77, "msg": "no"}\'; exit 1',
         77,
-        "failed at ADD: no",
+        "ADD failed: no",
     ),
-    "killed by a signal": ("kill -SEGV $$", DELEGATE, "failed at ADD by signal 11"),
+    "killed by a signal": ("kill -SEGV $$", DELEGATE, "ADD failed with signal 11"),
 }
 
 

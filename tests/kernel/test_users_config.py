@@ -187,7 +187,7 @@ def answering(node: Node, *addresses: str) -> Document:
 def test_10_13_addresses_that_the_ipam_plugin_did_not_give(node: Node, pod: Space) -> None:
     asked = inside(ipam=answering(node, "10.9.0.9/24"), runtimeConfig={"ips": ["10.9.0.5/24"]})
     told = checked(node, asked, pod)["told"]
-    assert "IPAM plugin headstrong did not give the addresses asked for: 10.9.0.5/24" in told
+    assert "IPAM plugin headstrong did not assign the requested addresses: 10.9.0.5/24" in told
     assert pod.addresses("bond0") == {"10.9.0.9/24"}
 
 

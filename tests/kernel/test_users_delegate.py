@@ -61,7 +61,7 @@ def test_10_7_a_bad_answer_is_refused_and_undone(
     delegate(node, answer)
     before = node.everything(pod)
     said = node.cni("ADD", asked_for(), pod).failed(104)
-    assert f"IPAM plugin ours answered no CNI result: {place}: " in said
+    assert f"IPAM plugin ours returned an invalid CNI result: {place}: " in said
     assert value in said
     assert verbs(node) == ["ADD", "DEL"]
     assert node.everything(pod) == before
@@ -154,7 +154,7 @@ def test_10_5_an_ipam_that_stops_at_an_older_version(node: Node, pod: Space) -> 
     for command in ("STATUS", "GC"):
         answer = node.cni(command, {**asked, "cni.dev/valid-attachments": []}, pod)
         answer.ok()
-        assert "it knows cniVersion 0.3.1, 0.4.0, 1.0.0" in answer.stderr
+        assert "it supports cniVersion 0.3.1, 0.4.0, 1.0.0" in answer.stderr
     node.cni("DEL", {**asked, "prevResult": result}, pod).ok()
     assert node.everything(pod) == before
     done = [verb for verb in verbs(node) if verb.endswith("-1.0.0")]
@@ -167,8 +167,8 @@ def test_10_5_an_ipam_that_knows_no_version_of_ours(node: Node, pod: Space) -> N
     libcni(node, "7.0.0")
     before = node.everything(pod)
     said = node.cni("ADD", asked_for(), pod).failed(1)
-    assert "IPAM plugin ours failed at ADD: incompatible CNI versions" in said
-    assert "it knows cniVersion 7.0.0" in said
+    assert "IPAM plugin ours: ADD failed: incompatible CNI versions" in said
+    assert "it supports cniVersion 7.0.0" in said
     assert "DEL-1.0.0" not in verbs(node)
     assert node.everything(pod) == before
     answer = node.cni("DEL", asked_for(), pod)
@@ -212,7 +212,7 @@ def test_10_21_a_panic_is_in_the_details_and_in_the_log(
     delegate(node, GOOD, script=f"[ $CNI_COMMAND != ADD ] || {{ {PANIC}; exit 2; }}")
     answer_ = node.cni("ADD", asked_for(), pod)
     answer_.failed(104)
-    assert answer_.document["msg"] == "IPAM plugin ours failed at ADD with status 2"
+    assert answer_.document["msg"] == "IPAM plugin ours: ADD failed with exit code 2"
     assert answer_.document["details"] == TOLD
     assert heard(answer_, capfd) == "panic: no pool\n\ngoroutine 1 [running]:\n"
     if THICK:

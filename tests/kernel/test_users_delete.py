@@ -143,7 +143,7 @@ def test_10_6_the_bond_of_an_application_stays_after_a_refused_add(
         answer = node.cni("DEL", asked(links), pod)
         answer.ok()
         assert "bond0" in answer.stderr
-        assert "somebody else made it" in answer.stderr
+        assert "so this plugin did not create it" in answer.stderr
         assert node.everything(pod) == there
     pod.ip("link", "del", "bond0")
     node.cni("DEL", asked(links), pod).ok()

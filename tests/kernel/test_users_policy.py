@@ -58,7 +58,7 @@ def allowed(node: Node, pod: Space, policy: Path) -> None:
 
 # 10: absent, readable, not readable; asked afresh each time.
 
-CLOSED = "cannot be read, so no host link may be taken: Permission denied for user 65534: "
+CLOSED = "cannot be read, so host links are refused: Permission denied for user 65534: "
 
 
 @thick_only("root may read everything")

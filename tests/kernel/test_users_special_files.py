@@ -77,7 +77,7 @@ def test_8_the_policy(node: Node, pod: Space, special: str) -> None:
     env = {"BONDCNI_POLICY": special}
     since = time.monotonic()
     said = node.cni("ADD", config(["eth1", "eth2"]), pod, env=env).failed(POLICY)
-    assert f"policy {special} cannot be read, so no host link may be taken: it is a " in said
+    assert f"policy {special} cannot be read, so host links are refused: it is a " in said
     node.cni("DEL", config(["eth1", "eth2"]), pod, env=env).ok()
     assert time.monotonic() - since < SECONDS
     assert node.everything(pod) == before

@@ -16,7 +16,7 @@ from bondcni.service.reconcile import condition
 @STATE
 @told
 def check(*, state: str) -> int:
-    """Verify all attachments on this node: compare each with its record."""
+    """Verify all attachments on this node."""
     service = recorded(state)
     warnings: list[str] = []
     records = service.journal.all(warnings.append)

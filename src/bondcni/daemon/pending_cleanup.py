@@ -52,7 +52,7 @@ class Due:
         self._changed = threading.Condition()
 
     def look(self, service: Service) -> None:
-        """Note what is not live, as far as it can be seen: who drains looks again."""
+        """Note what is not active, as far as it can be seen; ``drain`` looks again."""
         for one in records(service):
             self._note((one.container_id, one.ifname), condition(service, one).state)
 

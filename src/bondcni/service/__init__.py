@@ -1,1 +1,1 @@
-"""One CNI request, whoever asked."""
+"""One CNI request, in either mode."""

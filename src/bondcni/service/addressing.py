@@ -1,9 +1,9 @@
-"""A delegate's result put on the bond, and looked for again by CHECK.
+"""Configures the bond with the addresses and routes of a delegate's result, and verifies them.
 
-A route without a gateway takes the gateway of its family that the delegate gave, as
-every plugin that follows the reference implementation does (plugins, pkg/ipam). A
-destination with host bits is masked, and one that the address already makes is left
-out: Calico 3.32 and later hand out such routes.
+A route without a gateway uses the gateway of the same address family in the result, as in the
+reference implementation (containernetworking/plugins, pkg/ipam). A destination with host bits is
+masked. A route that the kernel adds with the address itself is left out: Calico 3.32 and later
+return such routes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bondcni.kernel.namespaces import Namespaces
 def configure(
     node: Namespaces, wanted: Wanted, result: Result, warn: Callable[[str], None]
 ) -> None:
-    """Addresses, then routes. Raises ``KernelError``, and ``TryAgain`` when duplicate address
-    detection does not end.
+    """Add the addresses, then the routes. Raises ``KernelError``, and ``TryAgain`` when duplicate
+    address detection does not complete.
     """
     addresses = [Address(wanted.index, _cidr(ip)) for ip in result.ips]
     if addresses:
@@ -33,7 +33,7 @@ def configure(
 
 
 def _cidr(ip: dict[str, Any]) -> str:
-    import ipaddress  # noqa: PLC0415  1 ms that requests without addresses need not pay
+    import ipaddress  # noqa: PLC0415  1 ms, saved where there are no addresses
 
     return ipaddress.ip_interface(ip["address"]).with_prefixlen
 
@@ -64,7 +64,7 @@ def _routes(result: Result, index: int, addresses: list[Address]) -> Iterator[Ro
 
 
 def own_place(result: Result, ifname: str, netns: str) -> int | None:
-    """The index of our interface in a result."""
+    """The index of the bond in a result's interfaces; None without it."""
     return next(
         (
             number
@@ -76,14 +76,15 @@ def own_place(result: Result, ifname: str, netns: str) -> int | None:
 
 
 def own_interface(result: Result, ifname: str, netns: str) -> dict[str, Any]:
-    """Our interface in a result; empty where the result does not have it."""
+    """The bond in a result's interfaces; empty without it."""
     place = own_place(result, ifname, netns)
     return {} if place is None else result.interfaces[place]
 
 
 def missing(previous: Result, wanted: Wanted, netns: str, pod: Namespace) -> Iterator[str]:
-    """The addresses and routes of ``previous`` that the pod does not have any more on our
-    interface. MAC and MTU are compared with the bond's other properties (``core/differ.py``).
+    """The addresses and routes of ``previous`` that the bond lacks.
+
+    MAC and MTU are compared with the bond's other properties (``core/differ.py``).
     """
     ifname = wanted.name
     bond = pod.named(ifname)

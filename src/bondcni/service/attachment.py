@@ -1,10 +1,9 @@
-"""One attachment: made and recorded, or taken down, by whoever asks.
+"""Sets up an attachment, or takes it down: shared by the verbs, recovery and GC.
 
-The verbs, the recovery after a crash and garbage collection share these. Making one is
-all or nothing: what fails in the middle is undone before the error goes on. Taking one
-down is total: it goes on after every error, and the record goes last, when nothing is
-left to do; a NIC that is nowhere is waited for a while (its namespace may be dying) and
-keeps its record, so that it is put right when it appears.
+Setup is atomic: after an error it is rolled back. Teardown continues after each error, and
+removes the record last, when nothing remains to be done. It waits a while for a missing link, whose
+network namespace the kernel may still be deleting; then it keeps the record, so that the link is
+restored when it reappears.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ Warn = Callable[[str], None]
 
 
 class Service(NamedTuple):
-    """What every request shares: the journal, where warnings go, the node's policy, and who
-    does what must be done in namespaces and by delegates.
+    """What every request needs: the journal, a function for warnings, the node's policy, access to
+    namespaces and delegates, and the timeouts.
     """
 
     journal: Journal
@@ -60,13 +59,13 @@ class Service(NamedTuple):
 
 @cache
 def boot_id() -> str:
-    """This boot of the node: what was taken in another is not away any more."""
+    """The kernel's boot_id. Links that were claimed in an earlier boot are back on the host."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def presence_of(service: Service, record: Record) -> Presence:
-    """What is known of the namespace of an attachment; another one at its path is not that."""
+    """What is known of the namespace of an attachment. GONE if another one is at its path."""
     if not record.namespace or record.boot != boot_id():
         return GONE
     found = service.reach.presence(record.netns)
@@ -74,39 +73,40 @@ def presence_of(service: Service, record: Record) -> Presence:
 
 
 def is_live(service: Service, record: Record) -> bool:
-    """Whether the namespace of the attachment exists for sure."""
+    """Whether the namespace of the attachment is known to exist."""
     return presence_of(service, record).state is NamespaceState.PRESENT
 
 
 def attachment_key(container_id: str, ifname: str) -> str:
-    """The lock of one attachment."""
+    """The key of the lock of an attachment."""
     return f"attachment {container_id} {ifname}"
 
 
 def pod_key(identity: str) -> str:
-    """The lock of one pod: two ADDs in it would choose the same ifindex for their bonds."""
+    """The key of the lock of a pod: two ADDs in it would choose the same ifindex for their bonds."""
     return f"pod {identity}"
 
 
 def link_key(link: Link) -> str:
-    """The lock of one NIC of the host, by what does not change when it moves."""
+    """The key of the lock of a host link, made of what does not change when it moves."""
     return f"link {link.parent or link.name} {link.permanent_mac or link.mac}"
 
 
 def host_links(record: Record) -> Iterator[Link]:
-    """What the attachment took from the host."""
-    return (item.link for item in record.claimed if item.home == Location.HOST)
+    """The claimed host links of an attachment."""
+    return (item.link for item in record.claimed if item.home is Location.HOST)
 
 
 @contextmanager
 def locked(service: Service, record: Record, patience: float) -> Iterator[None]:
-    """Hold an attachment, then its NICs: in ADD's order, or the two wait for each other.
+    """Hold the locks of an attachment, then of its host links: in the order of ADD, so that the two
+    never wait for each other.
 
-    Raises ``TryAgain`` past ``patience`` seconds.
+    Raises ``TryAgain`` after ``patience`` seconds.
     """
-    folder, key = service.journal.folder, attachment_key(record.container_id, record.ifname)
+    directory, key = service.journal.folder, attachment_key(record.container_id, record.ifname)
     links = map(link_key, host_links(record))
-    with hold(folder, [key], patience), hold(folder, links, patience):
+    with hold(directory, [key], patience), hold(directory, links, patience):
         yield
 
 
@@ -177,13 +177,13 @@ def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> 
         other = unasked(config.ips, (str(ip["address"]) for ip in answer.ips))
         if other:
             kind = config.ipam["type"]
-            service.warn(f"the IPAM plugin {kind} did not give the addresses asked for: {other}")
+            service.warn(f"IPAM plugin {kind} did not assign the requested addresses: {other}")
         return answer
     return Result(ips=tuple({"address": cidr} for cidr in config.ips))
 
 
 def _check_ipv6(addresses: Result, mtu: int) -> None:
-    """Refuse IPv6 addresses that the IPAM plugin gave to a bond whose MTU is too small."""
+    """Refuse IPv6 addresses of the IPAM plugin if the MTU of the bond is too small for IPv6."""
     found = (str(ip["address"]) for ip in addresses.ips)
     if why := too_small_for(next((text for text in found if ":" in text), ""), mtu):
         raise Refused((f"mtu {why}: raise the MTU of the bond and its links",))
@@ -244,7 +244,7 @@ def _release_after(
 
 
 def examine(record: Record, previous: Result, node: Namespaces) -> tuple[list[str], list[str]]:
-    """What differs from what ADD left, and what else is worth telling."""
+    """The differences from what ADD set up, and warnings."""
     pod = node.inside()
     ifname, netns = record.wanted.name, record.netns
     now = addressing.own_interface(previous, ifname, netns)

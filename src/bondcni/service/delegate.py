@@ -1,8 +1,8 @@
-"""A delegate as a process: found by name in CNI_PATH, run, and its end awaited.
+"""Runs a delegate: finds it in CNI_PATH, starts it, and waits until it ends.
 
-It gets our whole environment and a process group of its own, so that when it outlives the
-deadline everything it started ends with it, and its output is bounded. What it writes to standard
-error goes to ours when it has ended. What its answer means is ``ipam``'s business.
+A delegate gets the plugin's whole environment and a process group of its own: when it exceeds its
+deadline, it and all its children are killed. Its output is limited. Its standard error is copied
+to that of the plugin when it has ended. ``ipam`` interprets the result.
 
 Source: CNI SPEC 1.1.0, section "Plugin Delegation".
 """
@@ -21,22 +21,24 @@ from typing import NamedTuple
 from bondcni.core.errors import DelegateUnstarted
 
 LIMIT = 1 << 20
-"""Bytes of a delegate's output that are read."""
+"""Bytes of standard output that are read."""
 
 ERRORS_LIMIT = 64 << 10
-"""Bytes of a delegate's standard error that are kept, the last ones."""
+"""Bytes of standard error that are kept: the last ones."""
 
 CHUNK = 1 << 16
 STDERR = 2
 
-BUSY_TRIES = 5  # a plugin that is just being replaced: ETXTBSY
+BUSY_TRIES = 5  # ETXTBSY: the plugin is being replaced at this moment
 BUSY_PAUSE = 0.2  # seconds between two of them
 
 
 class Ended(NamedTuple):
-    """How a delegate ended: its exit status, minus the signal that killed it, or None where it
-    was ended at the deadline; its output, of which more than ``LIMIT`` bytes is too much; and
-    what it wrote to standard error, at most the last ``ERRORS_LIMIT`` bytes.
+    """The end of a delegate.
+
+    ``status`` is the exit status, or minus the number of the signal that killed it, or None when it
+    was killed at the deadline. ``output`` has more than ``LIMIT`` bytes where it was too long.
+    ``errors`` is the end of its standard error, at most ``ERRORS_LIMIT`` bytes.
     """
 
     status: int | None
@@ -45,20 +47,21 @@ class Ended(NamedTuple):
 
 
 def find(name: str, path: str) -> str:
-    """The executable ``name`` in the folders of CNI_PATH. Raises ``DelegateUnstarted``."""
+    """The executable ``name`` in the directories of CNI_PATH. Raises ``DelegateUnstarted``."""
     if "/" in name:
         raise DelegateUnstarted(f"IPAM plugin {name}: must be the name of a plugin, not a path")
-    for folder in path.split(":"):
-        candidate = f"{folder}/{name}"
-        if folder and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+    for directory in path.split(":"):
+        candidate = f"{directory}/{name}"
+        if directory and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
     raise DelegateUnstarted(f"IPAM plugin {name} is not in CNI_PATH ({path or 'not set'})")
 
 
 def changeable(program: str) -> str:
-    """What of a program's path somebody else than root can change: itself or a folder; "": nothing.
+    """The part of a program's path (itself or a directory) that users other than root can change;
+    "" when there is none.
 
-    In a folder with the sticky bit others can change only what is theirs.
+    In a directory with the sticky bit users can change only their own files.
     """
     path = os.path.realpath(program)
     while True:
@@ -71,9 +74,9 @@ def changeable(program: str) -> str:
 
 
 def run(name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
-    """Run a delegate whose output is read. ``deadline`` is in seconds.
+    """Run a delegate for at most ``deadline`` seconds.
 
-    Raises ``DelegateUnstarted`` where it is missing or cannot be started.
+    Raises ``DelegateUnstarted`` when it is missing or cannot be started.
     """
     program = find(name, env.get("CNI_PATH", ""))
     until = time.monotonic() + deadline
@@ -88,13 +91,13 @@ def run(name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> End
     finally:
         os.close(output[0])
         os.close(errors[0])
-    with contextlib.suppress(OSError):  # nobody reads it
+    with contextlib.suppress(OSError):  # standard error is closed
         os.write(STDERR, ended.errors)
     return ended
 
 
 def _start(program: str, stdin: bytes, streams: tuple[int, int], env: Mapping[str, str]) -> int:
-    """Spawn; the process ID. posix_spawn, for importing subprocess costs 3 ms a request."""
+    """Start the process, and return its ID. Importing subprocess instead would take 3 ms."""
     given = os.memfd_create("config")
     try:
         os.write(given, stdin)
@@ -115,10 +118,10 @@ def _start(program: str, stdin: bytes, streams: tuple[int, int], env: Mapping[st
 
 
 def _spawn(program: str, descriptors: tuple[int, int, int], env: Mapping[str, str]) -> int:
-    """Standard input, output and error are ``descriptors``; the signals that Python ignores act
-    again.
+    """``descriptors`` are its standard input, output and error. The signals that Python ignores
+    have their default actions again.
     """
-    import signal  # noqa: PLC0415  its enums are paid by requests with IPAM only
+    import signal  # noqa: PLC0415  slow to import, and only requests with IPAM need it
 
     return os.posix_spawn(
         program,
@@ -131,11 +134,10 @@ def _spawn(program: str, descriptors: tuple[int, int, int], env: Mapping[str, st
 
 
 def _collect(pid: int, output: int, errors: int, until: float) -> Ended:
-    """Output up to ``LIMIT``, standard error, and exit status; None when it had to be killed at
-    the deadline.
+    """Read its output until the process ends, or until the deadline, and kill its process group.
 
-    The end of the process counts, not that of its output: what it left in the background
-    may hold the pipes. Of standard error no more is read then than a pipe holds.
+    The end of the process counts, not that of its output: a background process that it started may
+    keep the pipes open. After the end at most one pipe buffer of standard error is read.
     """
     import signal  # noqa: PLC0415
 
@@ -168,7 +170,7 @@ def _collect(pid: int, output: int, errors: int, until: float) -> Ended:
 
 
 def _ready(descriptors: Collection[int], until: float) -> set[int]:
-    """Those with something to read or at their end; none at the deadline."""
+    """The descriptors that can be read or are at their end; none at the deadline."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)

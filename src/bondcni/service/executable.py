@@ -1,4 +1,4 @@
-"""Where the executable ``bond`` of the thick mode is: built in the tree, or in the package."""
+"""The path of the executable ``bond`` of thick mode: in an installed package or the source tree."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import bondcni
 
 _PACKAGE = Path(bondcni.__file__).resolve().parent
 PLACES = (_PACKAGE / "bin" / "bond", _PACKAGE.parents[1] / "build" / "bond")
-"""In an installed package, and in the source tree (``make shim``)."""
+"""In an installed package; in the source tree (``make shim``)."""
 
 
 class NoExecutable(Exception):
-    """It was not built; the text says how it is."""
+    """The executable is missing; the message says how to build it."""
 
 
 def shim() -> Path:
@@ -20,4 +20,4 @@ def shim() -> Path:
     for place in PLACES:
         if place.is_file():
             return place
-    raise NoExecutable("the executable bond of the thick mode is not built: make shim")
+    raise NoExecutable("the executable bond of thick mode is not built: run make shim")

@@ -1,11 +1,9 @@
-"""Files put in place, and files of others read.
+"""Replaces files atomically, and reads files at paths that others chose.
 
-A file is put in place whole or not at all, and never over one that somebody executes.
-
-It is written beside under a name of its own, flushed and renamed. Who executes or reads the
-file that was there goes on with that one; writing over it is refused by the kernel while it is
-executed (ETXTBSY) and leaves half a program behind where the writer is killed. Reading never
-waits: what is at a path that others chose may be a FIFO or a device.
+A new file is written under a temporary name in the same directory, flushed and renamed. A process
+that executes or reads the old file continues with the old one. Writing to a file in place would
+fail while it is executed (ETXTBSY), and would leave half of it when the writer is killed. Reading
+never blocks: the path may be a FIFO or a device.
 """
 
 from __future__ import annotations
@@ -28,21 +26,21 @@ CHUNK = 1 << 16
 
 
 class NotAFile(ValueError):
-    """What is at a path is no regular file, or has more bytes than such a file ever has."""
+    """The path is not a regular file, or the file is larger than any valid one."""
 
 
 def read_file(path: str, limit: int, *, follow: bool = True) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes; ``follow``: also through a
-    symbolic link at the path.
+    """The content of a regular file of at most ``limit`` bytes; with ``follow`` the path may be a
+    symbolic link.
 
     Raises ``NotAFile`` and ``OSError``.
     """
     look = os.stat if follow else os.lstat
-    _require_regular(look(path))  # before it is opened: opening a device may do anything
+    _require_regular(look(path))  # before opening: opening a device can have any effect
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     descriptor = os.open(path, flags | (0 if follow else os.O_NOFOLLOW))
     try:
-        _require_regular(os.fstat(descriptor))  # another may have been put there meanwhile
+        _require_regular(os.fstat(descriptor))  # it may have been replaced since
         chunks: list[bytes] = []
         rest = limit + 1
         while rest and (chunk := os.read(descriptor, min(rest, CHUNK))):
@@ -51,7 +49,7 @@ def read_file(path: str, limit: int, *, follow: bool = True) -> bytes:
     finally:
         os.close(descriptor)
     if not rest:
-        raise NotAFile(f"it has more than {limit} bytes")
+        raise NotAFile(f"it is larger than {limit} bytes")
     return b"".join(chunks)
 
 
@@ -62,13 +60,13 @@ def _require_regular(found: os.stat_result) -> None:
 
 
 def put(path: str, content: bytes, mode: int) -> bool:
-    """Put a file in place; False where it is there as it should be. Raises ``OSError``."""
+    """Replace a file; False where it has this content, mode and owner. Raises ``OSError``."""
     if _is_there(path, content, mode):
         return False
-    folder, name = os.path.split(path)
-    fresh = f"{folder}/.{name}.new"
+    directory, name = os.path.split(path)
+    fresh = f"{directory}/.{name}.new"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)  # of one who was killed
+        os.unlink(fresh)  # left by a writer that was killed
     try:
         _write(fresh, content, mode)
         os.rename(fresh, path)
@@ -76,12 +74,12 @@ def put(path: str, content: bytes, mode: int) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(fresh)
         raise
-    flush(folder)
+    flush(directory)
     return True
 
 
 def remove(path: str) -> bool:
-    """Remove a file, durably; False where there is none. Raises ``OSError``."""
+    """Remove a file, durably; False where it does not exist. Raises ``OSError``."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -106,34 +104,34 @@ def _write(path: str, content: bytes, mode: int) -> None:
         file.write(content)
         file.flush()
         os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())  # else the rename may outlive the content
+        os.fsync(file.fileno())  # otherwise the rename may reach the disk before the content
 
 
 def create(path: str, flags: int) -> int:
-    """Open a file that is not there yet, through no link: root must not write where somebody
-    else who owns the folder has one point to.
+    """Create and open a file, without following symbolic links: the owner of the directory must not
+    be able to direct what root writes to another file.
     """
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
 
 def set_aside(path: str) -> str:
-    """Give a file that cannot be read another name; what came of it, in words."""
+    """Rename an invalid file, so that it is not read again; the outcome, for a message."""
     aside = set_aside_as(path)
     try:
         os.rename(path, aside)
     except OSError as error:
-        return f"it cannot be set aside: {error.strerror}"
-    return f"set aside as {aside}"
+        return f"cannot rename it to {aside}: {error.strerror}"
+    return f"renamed to {aside}"
 
 
 def set_aside_as(path: str) -> str:
-    """The name that a file has when it was set aside."""
+    """The name that ``set_aside`` gives a file."""
     return f"{path}.unreadable"
 
 
-def flush(folder: str) -> None:
-    """Make what was renamed or removed in a folder durable. Raises ``OSError``."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def flush(directory: str) -> None:
+    """Make the renames and removals in a directory durable. Raises ``OSError``."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

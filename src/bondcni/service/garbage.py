@@ -1,9 +1,8 @@
-"""GC: what of a network the runtime does not know any more, taken down.
+"""GC: takes down the attachments of a network that the runtime does not list as valid.
 
-The runtime lists the attachments that are valid. The rest of this network goes, unless
-its namespace lives (the runtime may know the pod's first interface only), another request is
-at work on it, or it cannot be known whether its namespace exists. Without the key nothing is removed; null or an empty list means
-that none is valid.
+An attachment that is not listed is kept all the same while it is active (the runtime may list only
+the pod's first interface), busy or unknown (``core/lifecycle.py``). Without the key nothing is
+removed; null or an empty list means that no attachment is valid.
 
 Source: CNI SPEC 1.1.0, section "GC".
 """
@@ -16,7 +15,7 @@ from typing import Any
 from bondcni.core.config import BondConfig
 from bondcni.core.document import token
 from bondcni.core.errors import ConfigError, ErrorList, Problem
-from bondcni.core.lifecycle import Action, Operation, action_of
+from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.values import show
 from bondcni.service.attachment import Service
 from bondcni.service.reconcile import reclaim, records
@@ -27,10 +26,10 @@ KEYS = ("containerID", "ifname")
 
 
 def collect(service: Service, config: BondConfig, errors: ErrorList) -> Mapping[str, Any]:
-    """Take down what is due; the configuration for the delegate.
+    """Take down what is not valid; return the configuration for the delegate.
 
-    What stays although it is not listed is listed there: the delegate would free the
-    addresses of a live pod otherwise. Raises ``ConfigError`` for a list that is none.
+    The list of valid attachments in it has those that are kept, too: otherwise the delegate would
+    release the addresses of a running pod. Raises ``ConfigError`` for an invalid list.
     """
     valid = _valid(config)
     if valid is None:
@@ -43,14 +42,15 @@ def collect(service: Service, config: BondConfig, errors: ErrorList) -> Mapping[
 def _clear(
     service: Service, network: str, valid: set[tuple[str, str]], errors: ErrorList
 ) -> Iterator[dict[str, str]]:
-    """What stays, as the runtime writes it."""
+    """The attachments that are kept although not listed, in the form of the list."""
     for record in records(service):
         name = (record.container_id, record.ifname)
         if record.config.get("name") != network or name in valid:
             continue
         found = reclaim(service, record, Operation.GC)
         if action_of(Operation.GC, found.state) is Action.KEEP:
-            why = f" ({'; '.join(found.messages)})" if found.messages else ""
+            unknown = found.state is AttachmentState.UNKNOWN
+            why = f" ({'; '.join(found.messages)})" if unknown else ""
             service.warn(f"{' '.join(name)} is {found.state}{why}: kept, although not in {VALID}")
             yield dict(zip(KEYS, name, strict=True))
         else:
@@ -58,7 +58,7 @@ def _clear(
 
 
 def _valid(config: BondConfig) -> set[tuple[str, str]] | None:
-    """Container ID and interface of each; None: the key is absent."""
+    """Container ID and interface name of each; None when the key is absent."""
     if VALID not in config.raw:
         return None
     entries = [] if config.raw[VALID] is None else config.raw[VALID]

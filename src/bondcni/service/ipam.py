@@ -1,7 +1,7 @@
-"""The IPAM plugin: what it is given, and what its answer means.
+"""Calls the IPAM plugin, and interprets its result.
 
-It gets the complete configuration. Its error document keeps its code and text. Who runs it is
-``Reach``'s business; whether it is due to be undone is the caller's.
+It gets the complete configuration. The code and text of its error document are kept. ``Reach``
+runs it; the caller decides whether an ADD must be rolled back.
 
 Source: CNI SPEC 1.1.0, section "Plugin Delegation".
 """
@@ -27,14 +27,14 @@ from bondcni.service.request import SINCE
 from bondcni.service.timeouts import Timeouts
 
 DETAILS = 2048
-"""Characters of standard error in an error's details."""
+"""Characters of standard error in the details of an error."""
 
 INCOMPATIBLE = 1
-"""The CNI code of a plugin that does not know the cniVersion. It has done nothing then."""
+"""The CNI code of a plugin that does not support the cniVersion. It has changed nothing."""
 
 _BAD_ENVIRONMENT = 4
 _SUSPECT = dict.fromkeys(("GC", "STATUS"), (INCOMPATIBLE, _BAD_ENVIRONMENT))
-"""Codes that may mean the version. A plugin older than a verb looks at CNI_COMMAND first."""
+"""Codes that may mean the version: a plugin older than the verb reads CNI_COMMAND first."""
 
 
 def add(
@@ -43,10 +43,10 @@ def add(
     env: Mapping[str, str],
     timeouts: Timeouts,
 ) -> Result:
-    """IPAM ADD: the addresses reserved. Raises ``DelegateError``, ``TryAgain``.
+    """IPAM ADD; the addresses that it reserved. Raises ``DelegateError``, ``TryAgain``.
 
-    After a failure the caller owes the delegate a DEL, for it may have reserved before it failed;
-    not after ``DelegateUnstarted`` and ``DelegateIncompatible``.
+    After an error the caller must call DEL, because the plugin may have reserved addresses before
+    it failed; except after ``DelegateUnstarted`` and ``DelegateIncompatible``.
     """
     name = str(config["ipam"]["type"])
     ended = _execute(reach, "ADD", config, env, timeouts)
@@ -56,13 +56,13 @@ def add(
     except ConfigError as error:
         problems = error.problems
     except (ValueError, RecursionError) as error:
-        words = f"IPAM plugin {name} answered no CNI result: {error}"
+        words = f"IPAM plugin {name} returned an invalid CNI result: {error}"
         raise DelegateError(words, _last_words(ended)) from error
     if problems:
-        words = f"IPAM plugin {name} answered no CNI result: {ConfigError(problems)}"
+        words = f"IPAM plugin {name} returned an invalid CNI result: {ConfigError(problems)}"
         raise DelegateError(words, _last_words(ended))
     if not result.ips:
-        raise DelegateError(f"IPAM plugin {name} answered no address", _last_words(ended))
+        raise DelegateError(f"IPAM plugin {name} returned no address", _last_words(ended))
     return result
 
 
@@ -75,8 +75,9 @@ def execute(
 ) -> bytes:
     """Run the IPAM plugin for one verb; its standard output.
 
-    One that does not know the configuration's cniVersion is asked again, in the highest that both
-    know; only then is it asked for its versions (docs/decisions/0009). Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
+    A plugin that does not support the cniVersion of the configuration is called again with the
+    highest version that both support; only then is it asked for its versions
+    (docs/decisions/0009). Raises ``DelegateError`` (``DelegateUnstarted``, ``DelegateIncompatible``), and
     ``TryAgain`` where it did not end in time; in their details is what it wrote to standard error.
     """
     return _execute(reach, command, config, env, timeouts).output
@@ -100,7 +101,9 @@ def _execute(
         settled = not both or config.get("cniVersion") in both
         if settled and (error.code == INCOMPATIBLE or (theirs and not both)):
             knows = (
-                f"it knows cniVersion {', '.join(theirs)}" if theirs else "it names no cniVersion"
+                f"it supports cniVersion {', '.join(theirs)}"
+                if theirs
+                else "it names no cniVersion"
             )
             raise DelegateIncompatible(f"{error.message} ({knows})", error.details) from error
         if settled:
@@ -111,7 +114,7 @@ def _execute(
 def _versions(
     reach: Reach, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
 ) -> tuple[str, ...]:
-    """The cniVersions that the IPAM plugin says it knows; () where it does not say."""
+    """The cniVersions that the IPAM plugin supports; () where it does not answer VERSION."""
     asked = {"cniVersion": config.get("cniVersion") or SUPPORTED[0], "ipam": config["ipam"]}
     try:
         answer = _run(reach, "VERSION", asked, env, deadline).output
@@ -122,12 +125,12 @@ def _versions(
 
 
 def _speaking(config: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """The configuration in another cniVersion, and with it what it says of earlier results."""
+    """The configuration in another cniVersion, with prevResult converted."""
     spoken = {**config, "cniVersion": version}
     if "prevResult" in spoken:
         try:
             spoken["prevResult"] = render(read(spoken["prevResult"]), version)
-        except ConfigError:  # DEL goes on without
+        except ConfigError:  # only DEL accepts an invalid one, and it continues without it
             del spoken["prevResult"]
     return spoken
 
@@ -135,17 +138,17 @@ def _speaking(config: Mapping[str, Any], version: str) -> dict[str, Any]:
 def _run(
     reach: Reach, command: str, config: Mapping[str, Any], env: Mapping[str, str], deadline: float
 ) -> Ended:
-    """One process of the IPAM plugin, which did not fail."""
+    """Run the IPAM plugin once. Raises ``DelegateError`` and ``TryAgain``."""
     name = str(config["ipam"]["type"])
     given = json.dumps(config).encode()
     ended = reach.run(name, given, {**env, "CNI_COMMAND": command}, deadline)
     if ended.status is None:
         raise TryAgain(
-            f"IPAM plugin {name} did not answer {command} within {deadline:g} s and was ended",
+            f"IPAM plugin {name} did not complete {command} within {deadline:g} s and was killed",
             _last_words(ended),
         )
     if len(ended.output) > LIMIT:
-        words = f"IPAM plugin {name} answered {command} with more than {LIMIT} bytes"
+        words = f"IPAM plugin {name}: {command} returned more than {LIMIT} bytes"
         raise DelegateError(words, _last_words(ended))
     if ended.status:
         raise _failure(name, command, ended)
@@ -153,14 +156,14 @@ def _run(
 
 
 def _failure(name: str, command: str, ended: Ended) -> DelegateError:
-    """What the delegate says of its failure, with its own code where it gives one."""
-    what = f"IPAM plugin {name} failed at {command}"
+    """The delegate's own message and code, where it returned an error document."""
+    what = f"IPAM plugin {name}: {command} failed"
     try:
         document = json.loads(ended.output)
         code, message = document["code"], document["msg"]
     except (ValueError, TypeError, KeyError, RecursionError):
         status = ended.status or 0
-        how = f"with status {status}" if status > 0 else f"by signal {-status}"
+        how = f"with exit code {status}" if status > 0 else f"with signal {-status}"
         said = ended.output.decode(errors="replace").strip()[:500]
         return DelegateError(f"{what} {how}" + (f": {said}" if said else ""), _last_words(ended))
     details = "; ".join(filter(None, (str(document.get("details") or ""), _last_words(ended))))
@@ -169,8 +172,8 @@ def _failure(name: str, command: str, ended: Ended) -> DelegateError:
 
 
 def _last_words(ended: Ended) -> str:
-    """What the delegate wrote to standard error, for an error's details: its lines in one, without
-    control characters. Of much the first is kept, where a panic has its reason, and the last.
+    """The delegate's standard error on one line, without control characters. Of a long text the
+    beginning is kept, where a panic has its reason, and the end.
     """
     lines = ended.errors.decode(errors="replace").splitlines()
     plain = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)

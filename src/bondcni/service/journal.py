@@ -1,11 +1,10 @@
-"""What was taken, on disk before it is touched.
+"""The records of attachments, in the state directory.
 
-One file for each attachment (container ID and interface name): the links as they
-were, the bond as it shall be, and the configuration that a later DEL needs, however
-the one that comes with it was edited. It is written and made durable (write, fsync,
-rename, fsync of the folder) before the first change, and removed last. A record that
-cannot be read is set aside under another name, told about, and stops nothing. Who writes
-or removes holds the attachment's lock; what a killed writer left goes with the record.
+A record is one file for each attachment (container ID and interface name): the claimed links as
+they were before, the bond as it will be, and the configuration of ADD, so that DEL does not depend
+on an edited one. It is made durable (write, fsync, rename, fsync of the directory) before the first
+change, and removed last. An invalid record is renamed with a warning, and stops no request. Who
+writes or removes a record holds the lock of the attachment.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ FORMAT = 1
 UNFINISHED = ".tmp"
 
 LARGEST = 64 << 20
-"""Bytes of a record: far more than a configuration of the largest size takes in JSON."""
+"""Bytes of a record; one with the largest configuration is far smaller."""
 
 QUEUE, QUEUED = "queue", ".del"
 """The directory of queued DELs, and the ending of its files."""
 
 REFUSED = ".refused"
 REFUSALS = 256
-"""How many notes of refused ADDs are kept. Each goes with the DEL that follows its ADD, but
-where there is a bond that this DEL must leave alone.
+"""How many notes of failed ADDs are kept. DEL removes the note of its attachment, except while
+there is a bond that it must not delete.
 """
 
 NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""What opening a record says where none can have been written."""
+"""The errors of opening a record that mean that there is none."""
 
 
 Warn = Callable[[str], None]
@@ -53,39 +52,39 @@ class Record(NamedTuple):
     container_id: str
     ifname: str
     netns: str
-    config: dict[str, Any]  # the ADD's, whole
+    config: dict[str, Any]  # the whole configuration of ADD
     wanted: Wanted
     claimed: tuple[Claimed, ...]
-    namespace: str = ""  # device and inode of the namespace
-    boot: str = ""  # the node's boot, by the kernel's boot_id
-    env: Mapping[str, str] = {}  # what the delegate's DEL needs of the ADD's environment
-    result: dict[str, Any] | None = None  # ADD's answer; None: it is not complete
-    way_home: str = ""  # netlink messages in hex: the links home without what reads this record
+    namespace: str = ""  # device and inode of the network namespace
+    boot: str = ""  # the kernel's boot_id
+    env: Mapping[str, str] = {}  # the part of ADD's environment that the delegate's DEL needs
+    result: dict[str, Any] | None = None  # the CNI result of ADD; None while it is incomplete
+    way_home: str = ""  # the netlink messages of the emergency return, in hex
 
 
 class Journal:
-    """The records in one folder. All threads may share it."""
+    """The records in one directory. Threads may share a journal."""
 
     def __init__(self, folder: str = STATE_DIRECTORY) -> None:
         self.folder = folder
         self._index: Index | None = None
 
     def stay(self) -> None:
-        """Keep an index for ``naming`` from now on: for who searches again and again."""
+        """Keep an index for ``naming``, for a process that searches often."""
         self._index = Index(self.folder)
-        with contextlib.suppress(OSError, JournalError):  # then at the first search
+        with contextlib.suppress(OSError, JournalError):  # then the first search builds it
             self._index.naming((), self._spellings)
 
     def _path(self, container_id: str, ifname: str) -> str:
-        return f"{self.folder}/{container_id}:{ifname}.json"  # neither may have a colon
+        return f"{self.folder}/{container_id}:{ifname}.json"  # neither contains a colon
 
     def write(self, record: Record) -> None:
-        """Store durably. Raises ``BondError`` (code 5, I/O) when that is not possible."""
+        """Store durably. Raises ``JournalError``."""
         self._store(record, durable=True)
 
     def complete(self, record: Record) -> None:
-        """Store that ADD succeeded. After a power cut the older record may be back, whole:
-        its pod is gone then, too.
+        """Store that ADD succeeded; not durably, because after a power failure the pod is gone,
+        too. Raises ``JournalError``.
         """
         self._store(record, durable=False)
 
@@ -94,12 +93,12 @@ class Journal:
         try:
             _replace(path, _text(record), durable=durable)
         except OSError as error:
-            raise JournalError(f"the record {path} cannot be written: {error.strerror}") from error
+            raise JournalError(f"cannot write the record {path}: {error.strerror}") from error
 
     def reopen(self, record: Record) -> None:
-        """Store that taking down has begun: what is cut off from here on is to be finished.
+        """Store that teardown has begun, so that it is completed later if it is interrupted.
 
-        Where it cannot be stored the work goes on: nothing is lost but this knowledge.
+        Teardown continues even if this cannot be stored.
         """
         with contextlib.suppress(JournalError):
             self.complete(record._replace(result=None))
@@ -127,7 +126,7 @@ class Journal:
         return any(needle in content for needle in needles)
 
     def _spellings(self, name: Name) -> frozenset[str]:
-        """All that may be written for the host's links of a record. Raises ``UNREADABLE``."""
+        """The names, MACs and addresses of the host links of a record. Raises ``UNREADABLE``."""
         content = self._content(*name)
         claimed = _from_json(json.loads(content)).claimed if content is not None else ()
         links = [item.link for item in claimed if item.home == Location.HOST]
@@ -139,7 +138,7 @@ class Journal:
         return [record for name in names if (record := self.read(*name, warn))]
 
     def beginnings(self) -> list[Name]:
-        """Attachments (container ID, interface name) whose first record was cut off."""
+        """Attachments whose first record is incomplete: its writer was killed."""
         whole = self._names(".json")
         return [name for name in self._names(f".json{UNFINISHED}") if name not in whole]
 
@@ -149,7 +148,9 @@ class Journal:
         except OSError as error:
             if error.errno in NO_RECORD:
                 return []
-            raise JournalError(f"{self.folder} cannot be read: {error.strerror}") from error
+            raise JournalError(
+                f"cannot read the state directory {self.folder}: {error.strerror}"
+            ) from error
 
     def read(self, container_id: str, ifname: str, warn: Warn) -> Record | None:
         """The record, or None. One that is invalid is set aside, with a warning.
@@ -163,35 +164,33 @@ class Journal:
         except UNREADABLE as error:
             path = self._path(container_id, ifname)
             why = f"{type(error).__name__}: {error}"
-            warn(f"the record {path} cannot be read ({why}); {set_aside(path)}")
+            warn(f"the record {path} is invalid ({why}); {set_aside(path)}")
             return None
 
     def _content(self, container_id: str, ifname: str) -> bytes | None:
-        """The record's text; None: there is none. Raises ``NotAFile``, which is ``UNREADABLE``."""
+        """The content of a record, or None. Raises ``NotAFile``, which is ``UNREADABLE``."""
         path = self._path(container_id, ifname)
         try:
             return read_file(path, LARGEST, follow=False)
         except OSError as error:
             if error.errno in NO_RECORD:
                 return None
-            raise JournalError(f"the record {path} cannot be read: {error.strerror}") from error
+            raise JournalError(f"cannot read the record {path}: {error.strerror}") from error
 
     def queued(self) -> list[Name]:
-        """Attachments (container ID, interface name) whose DEL is queued: stored by the executable
-        while no daemon answered.
-        """
+        """Attachments whose DEL is queued: stored by the executable because the daemon did not answer."""
         try:
             return named(sorted(os.listdir(f"{self.folder}/{QUEUE}")), QUEUED)
-        except OSError:  # nothing was ever queued; or it is told when the journal is read
+        except OSError:  # no DEL was ever queued
             return []
 
     def tidy(self, container_id: str, ifname: str) -> None:
-        """Remove what a writer that was killed left beside the record; it tells nothing."""
+        """Remove the temporary file that a killed writer left beside the record."""
         with contextlib.suppress(OSError):
             os.unlink(self._path(container_id, ifname) + UNFINISHED)
 
     def remove(self, container_id: str, ifname: str) -> None:
-        """Remove; a record that is not there is done already."""
+        """Remove a record, if there is one. Raises ``JournalError``."""
         self.tidy(container_id, ifname)
         self.forget_refusal(container_id, ifname)
         path = self._path(container_id, ifname)
@@ -200,20 +199,20 @@ class Journal:
         except OSError as error:
             if error.errno in NO_RECORD:
                 return
-            raise JournalError(f"the record {path} cannot be removed: {error.strerror}") from error
+            raise JournalError(f"cannot remove the record {path}: {error.strerror}") from error
 
     def note_refusal(self, container_id: str, ifname: str) -> None:
-        """Note that an ADD failed. Whatever bond has its name in the pod is somebody else's then,
-        which DEL could not tell otherwise. Where it cannot be noted, nothing else fails.
+        """Note that an ADD failed: a bond of its name in the pod is not its own, and DEL must not
+        delete it. An error of writing the note is ignored.
         """
         with contextlib.suppress(OSError):
             try:
                 descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
             except FileNotFoundError:
-                make_folder(self.folder)
+                make_directory(self.folder)
                 descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
             try:
-                own_as_folder(descriptor, self.folder)
+                own_as_directory(descriptor, self.folder)
             finally:
                 os.close(descriptor)
             notes = [name for name in os.listdir(self.folder) if name.endswith(REFUSED)]
@@ -222,15 +221,15 @@ class Journal:
                 os.unlink(min(paths, key=lambda path: os.stat(path).st_mtime_ns))
 
     def was_refused(self, container_id: str, ifname: str) -> bool:
-        """Whether the attachment's ADD failed. A record that was set aside since says more: it
-        was made after all.
+        """Whether the ADD of the attachment failed. An invalid record that was renamed since shows
+        that a later one succeeded.
         """
         aside = set_aside_as(self._path(container_id, ifname))
         note = self._refusal(container_id, ifname)
         return os.path.exists(note) and not os.path.exists(aside)
 
     def forget_refusal(self, container_id: str, ifname: str) -> None:
-        """Remove the note."""
+        """Remove the note of a failed ADD."""
         with contextlib.suppress(OSError):
             os.unlink(self._refusal(container_id, ifname))
 
@@ -238,19 +237,20 @@ class Journal:
         return f"{self.folder}/{container_id}:{ifname}{REFUSED}"
 
     def unusable(self) -> str:
-        """Why no record could be written now; "" when one could."""
+        """Why no record can be written; "" when one can."""
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
         except OSError as error:
-            return f"state folder {self.folder}: {error.strerror}"
+            return f"state directory {self.folder}: {error.strerror}"
         if not os.access(self.folder, os.W_OK | os.X_OK):
-            return f"state folder {self.folder} is not writable"
+            return f"state directory {self.folder} is not writable"
         return ""
 
 
 def _text(record: Record) -> bytes:
-    """JSON, compact, for ``indent`` is Python's slow encoder. ``way_home`` and ``namespace`` come
-    first, each on a line, before any text of a user's: shim/bond.c reads these two, and no JSON.
+    """JSON without ``indent``, which is slow in Python. ``way_home`` and ``namespace`` come first,
+    each on its own line, before any text of a user: the executable searches for these lines and
+    does not parse JSON (shim/emergency.c).
     """
     whole = _to_json(record)
     first = [f' "{key}": {json.dumps(whole.pop(key))},\n' for key in ("way_home", "namespace")]
@@ -258,17 +258,17 @@ def _text(record: Record) -> bytes:
 
 
 def _replace(path: str, content: bytes, *, durable: bool) -> None:
-    """Atomic: a reader sees the old file or the whole new one; ``durable``: the new one
-    even after a power cut.
+    """Replace a file atomically: a reader sees the old or the new one. With ``durable`` the new one
+    survives a power failure.
     """
     temporary = path + UNFINISHED
     try:
         with _created(temporary) as file:
-            own_as_folder(file.fileno(), os.path.dirname(path))
+            own_as_directory(file.fileno(), os.path.dirname(path))
             rest = memoryview(content)
             while rest:
                 rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())  # else the rename may outlive the content
+            os.fsync(file.fileno())  # otherwise the rename may reach the disk before the content
         os.rename(temporary, path)
     except OSError:
         if os.path.exists(temporary):
@@ -279,31 +279,31 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
 
 
 def _created(path: str) -> FileIO:
-    """A new file; the first one's folder is made for it. What a killed writer left goes."""
+    """A new file, in place of one that a killed writer left. Creates the state directory."""
     try:
         return open(path, "wb", buffering=0, opener=create)
     except FileNotFoundError:
-        make_folder(os.path.dirname(path))
+        make_directory(os.path.dirname(path))
     except FileExistsError:
         os.unlink(path)
     return open(path, "wb", buffering=0, opener=create)
 
 
-def make_folder(folder: str) -> None:
-    """Make the state folder, where it is missing: asking for that each time would cost more."""
+def make_directory(directory: str) -> None:
+    """Create the state directory, if it is missing."""
     try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:  # by another request
+        os.mkdir(directory, 0o700)
+    except FileExistsError:  # another request created it
         return
     except FileNotFoundError:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
 
 
-def own_as_folder(descriptor: int, folder: str) -> None:
-    """Give a file of the state folder to who owns the folder: root writes there, too, and the
-    daemon, which is not root, must be able to read what root wrote.
+def own_as_directory(descriptor: int, directory: str) -> None:
+    """Give a file to the owner of the state directory: root writes there, too, and the daemon,
+    which is not root, must be able to read it.
     """
-    if os.geteuid() == 0 and (owner := os.stat(folder)).st_uid:
+    if os.geteuid() == 0 and (owner := os.stat(directory)).st_uid:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
@@ -322,13 +322,13 @@ def _to_json(record: Record) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a value of core, for JSON; ``dataclasses.asdict`` copies all that is in them."""
+    """The fields of a value of core, for JSON. ``dataclasses.asdict`` would copy their values."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _from_json(document: dict[str, Any]) -> Record:
     if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']} is not {FORMAT}")
+        raise ValueError(f"format {document['format']} is not supported, only {FORMAT}")
     wanted = document["wanted"]
     members = tuple(Member(**_frozen(member)) for member in wanted["members"])
     options = _frozen(wanted["options"])
@@ -348,13 +348,13 @@ def _from_json(document: dict[str, Any]) -> Record:
 
 
 def _claimed(item: dict[str, Any]) -> Claimed:
-    """A link, and what it lost; records of older versions say nothing of that."""
+    """A claimed link. Records of older versions do not have ``kept``."""
     lost = tuple(Kept(**one) for one in item.get("kept", ()))
     return Claimed(Location(item["home"]), Link(**_frozen(item["link"])), lost)
 
 
 def _frozen(value: Any) -> Any:
-    """As it was before JSON, which has no tuples."""
+    """With tuples instead of lists: JSON has no tuples."""
     if isinstance(value, dict):
         return {key: _frozen(entry) for key, entry in value.items()}
     return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value

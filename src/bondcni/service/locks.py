@@ -1,11 +1,10 @@
-"""Locks among the processes of one node: an attachment's, a NIC's.
+"""Locks of attachments, pods and links, between the processes of one node.
 
-One file, and in it one byte range for each key, locked as an open file description
-(F_OFD_SETLK): a lock dies with its holder however that ends, threads do not share it,
-and no lock file is ever left over. The holder's delegates inherit it: when the holder is
-killed it stays held while one of them is at work, else DEL might release an address before
-the delegate that nobody waits for any more has reserved it. Several keys are taken in one
-order, so that two requests never wait for each other. Waiting has a deadline.
+Each key is one byte of a file, locked by an open file description lock (F_OFD_SETLK). Such a lock
+ends with its holder, however that ends, and threads do not share it. The delegates of the holder
+inherit it: after the holder is killed it stays locked until they have ended. Otherwise DEL could
+release an address before such a delegate reserves it. Several keys are locked in one order, so
+that two requests never wait for each other. Waiting has a deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Iterable, Iterator
 
 from bondcni.core.errors import JournalError, TryAgain
 from bondcni.service.files import create
-from bondcni.service.journal import make_folder, own_as_folder
+from bondcni.service.journal import make_directory, own_as_directory
 
 POLL = 0.01
 
@@ -30,17 +29,17 @@ _FLOCK = struct.Struct("=hh4xqqi4x")  # l_type, l_whence, l_start, l_len, l_pid 
 
 
 @contextlib.contextmanager
-def hold(folder: str, keys: Iterable[str], patience: float) -> Iterator[None]:
-    """Hold the locks of ``keys`` for the context.
+def hold(directory: str, keys: Iterable[str], patience: float) -> Iterator[None]:
+    """Hold the locks of ``keys`` for the context; wait at most ``patience`` seconds for them.
 
-    Raises ``TryAgain`` (code 11) naming what is busy past the deadline, and
-    ``JournalError`` when the folder cannot be written.
+    Raises ``TryAgain`` naming the key that another request holds past the deadline, and
+    ``JournalError`` when the state directory cannot be written.
     """
-    path = f"{folder}/lock"
+    path = f"{directory}/lock"
     try:
-        descriptor = _opened(path, folder)
+        descriptor = _opened(path, directory)
     except OSError as error:
-        raise JournalError(f"the lock {path} cannot be opened: {error.strerror}") from error
+        raise JournalError(f"cannot open the lock file {path}: {error.strerror}") from error
     os.set_inheritable(descriptor, True)  # noqa: FBT003  its one parameter
     try:
         for offset, key in sorted((zlib.crc32(key.encode()), key) for key in set(keys)):
@@ -48,35 +47,37 @@ def hold(folder: str, keys: Iterable[str], patience: float) -> Iterator[None]:
         yield
     finally:
         whole = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)  # a delegate's daemon may have it, too
+        fcntl.fcntl(
+            descriptor, fcntl.F_OFD_SETLK, whole
+        )  # a background process of a delegate may have it open, too
         os.close(descriptor)
 
 
-def _opened(path: str, folder: str) -> int:
-    """The file of locks; the first request makes it. Raises ``OSError``."""
+def _opened(path: str, directory: str) -> int:
+    """The lock file; the first request creates it. Raises ``OSError``."""
     try:
         return _existing(path)
     except FileNotFoundError:
-        make_folder(folder)
+        make_directory(directory)
     try:
         descriptor = create(path, os.O_RDWR)
     except FileExistsError:  # by another request
         return _existing(path)
-    own_as_folder(descriptor, folder)
+    own_as_directory(descriptor, directory)
     return descriptor
 
 
 def _existing(path: str) -> int:
-    """The file that is there. A socket or a directory the kernel refuses by itself; a lock on a
-    FIFO or a device would be one, but not one that everybody has.
+    """The existing lock file, which must be a regular file: a lock on a FIFO or a device would
+    not exclude other requests.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _take(descriptor: int, offset: int, key: str, patience: float) -> float:
-    """Lock one key; how much of the patience is left."""
+    """Lock one key; return the rest of the patience."""
     request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
     until = 0.0
     while True:
@@ -86,7 +87,7 @@ def _take(descriptor: int, offset: int, key: str, patience: float) -> float:
             now = time.monotonic()
             until = until or now + patience
             if now >= until:
-                raise TryAgain(f"another request is at work on {key}") from None
+                raise TryAgain(f"another request holds the lock of {key}") from None
             time.sleep(POLL)
         else:
             return until - time.monotonic() if until else patience

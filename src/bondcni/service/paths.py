@@ -1,12 +1,10 @@
-"""Where the product keeps its files on a node, unless it is told otherwise. The executable
-``bond`` has the same paths (shim/bond.c).
-"""
+"""Default paths on a node. The executable ``bond`` has the same ones (shim/bond.c)."""
 
 STATE_DIRECTORY = "/var/lib/bond-cni"
-"""Records, locks, and queued DELs; BONDCNI_STATE names another."""
+"""The state directory: records, locks, and queued DELs. Environment variable: BONDCNI_STATE."""
 
 POLICY_FILE = "/etc/cni/bond/policy.yaml"
-"""Which host links pods may take; BONDCNI_POLICY names another."""
+"""Which host links pods may take. Environment variable: BONDCNI_POLICY."""
 
 SOCKET = "/run/bond-cni/bond.sock"
-"""Where the daemon listens; BONDCNI_SOCKET names another."""
+"""Where the daemon listens. Environment variable: BONDCNI_SOCKET."""

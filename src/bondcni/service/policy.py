@@ -10,10 +10,10 @@
       - name: eno2                # an exact name with force: even while the host uses it
         force: true
 
-Without the file the default holds (``core/policy.py``). A file with a mistake is told
-with line and key, every mistake at once, and no host link is taken while it is there. The
-same goes for a file that cannot be read, which is not the same as one that is absent: what
-keeps the reader out is named, with its owner and mode.
+Without the file the default policy applies (``core/policy.py``). An invalid file is an error that
+lists every mistake with its line and key, and ADD refuses host links until it is corrected. So is
+a file that exists and cannot be read: the error names the part of the path that denies access, its
+owner and its mode.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KEYS = ("name", "mac", "pci", "driver", "namespaces", "force")
 
 
 def load(path: str = POLICY_FILE) -> Policy:
-    """The policy of a node. Raises ``PolicyError`` with every mistake of the file."""
+    """The policy of the node. Raises ``PolicyError`` with every mistake in the file."""
     text = content(path)
     if text is None:
         return Policy()
@@ -51,7 +51,7 @@ def load(path: str = POLICY_FILE) -> Policy:
 
 
 def content(path: str) -> str | None:
-    """The file's text; None: there is no file. Raises ``PolicyError`` where it cannot be read."""
+    """The text of the file, or None if it does not exist. Raises ``PolicyError``."""
     try:
         return read_file(path, LARGEST).decode("utf-8")
     except FileNotFoundError:
@@ -64,15 +64,15 @@ def content(path: str) -> str | None:
         why = str(error.strerror)
     except (NotAFile, UnicodeDecodeError) as error:
         why = str(error)
-    raise PolicyError(f"policy {path} cannot be read, so no host link may be taken: {why}")
+    raise PolicyError(f"policy {path} cannot be read, so host links are refused: {why}")
 
 
 def _closed(path: str) -> str:
-    """Which part of a path keeps us out, its owner and mode, and the remedy; "" if unknown."""
+    """The part of a path that denies access, its owner and mode, and the remedy; "" if unknown."""
     while path:
         try:
             found = os.stat(path)
-        except OSError:  # something above it is closed
+        except OSError:  # a directory above denies access
             path = os.path.dirname(path)
             continue
         what, right = ("directory ", "x") if stat.S_ISDIR(found.st_mode) else ("", "r")
@@ -86,7 +86,7 @@ def _closed(path: str) -> str:
 
 def _yaml(text: str, path: str) -> Any:
     try:
-        from ruamel.yaml import YAML  # noqa: PLC0415  60 ms that only nodes with a policy pay
+        from ruamel.yaml import YAML  # noqa: PLC0415  60 ms, which only nodes with a policy file pay
         from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
     except ImportError as error:
         raise PolicyError(f"policy {path} cannot be read: {error}") from error
@@ -141,7 +141,7 @@ def _wrong(entry: Any, key: str, what: str) -> str:
 
 
 def _signs(entry: Any, mistakes: list[str]) -> Iterator[tuple[str, str]]:
-    """By what a rule knows a link; "" where that is a mistake."""
+    """The keys by which a rule matches links, with their values; "" for an invalid value."""
     for key, read, what in _SIGNS:
         if key in entry:
             value = read(entry[key]) or ""
@@ -176,12 +176,12 @@ def _force(entry: Any, mistakes: list[str]) -> bool:
     if not isinstance(force, bool):
         mistakes.append(_wrong(entry, "force", "must be true or false"))
     elif force and (not name or set(GLOB) & set(name)):
-        mistakes.append(_wrong(entry, "force", "needs an exact name, no glob, beside it"))
+        mistakes.append(_wrong(entry, "force", "needs an exact name (not a glob) in the same rule"))
     return force is True
 
 
 def verdicts(policy: Policy, namespace: str, links: Iterable[Link]) -> dict[int, Verdict]:
-    """By ifindex what the policy says of these links for the pods of one Kubernetes namespace."""
+    """The verdicts of the policy on links, by ifindex, for pods of one Kubernetes namespace."""
     return {
         link.index: policy.verdict(link, driver_of(link) if policy.rules else "", namespace)
         for link in links
@@ -189,7 +189,7 @@ def verdicts(policy: Policy, namespace: str, links: Iterable[Link]) -> dict[int,
 
 
 def driver_of(link: Link) -> str:
-    """The driver of hardware, by sysfs; the kind of what has none."""
+    """The driver of a hardware device, from sysfs; the kind of a virtual link."""
     try:
         return os.path.basename(os.readlink(f"/sys/class/net/{link.name}/device/driver"))
     except OSError:

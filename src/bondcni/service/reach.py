@@ -1,8 +1,7 @@
-"""What a request can do beyond the disk: work in namespaces, run delegates.
+"""Access to network namespaces and delegates, for one request.
 
-A process of the node's with root's rights does it by itself (``Direct``). The resident server
-has neither: what called it does it for the server when it is asked to
-(``daemon/server.py``). The service takes either and does not ask which.
+A root process on the node has it itself (``Direct``). The daemon has not: the executable that
+called it acts on its behalf (``daemon/shim_client.py``). The service uses either.
 """
 
 from __future__ import annotations
@@ -40,42 +39,42 @@ GONE = Presence(NamespaceState.GONE)
 
 
 class Reach(Protocol):
-    """The seam between the service and who may do what it needs."""
+    """What the service needs and may have no right to do itself."""
 
     def node(self, netns: str) -> AbstractContextManager[Namespaces]:
-        """The host's namespace and the one at ``netns``; "": the host's alone.
+        """The host's namespace and the one at ``netns``; the host's alone for "".
 
         Raises ``NamespaceGone``, ``NotANamespace`` and ``KernelError``.
         """
 
     def presence(self, netns: str) -> Presence:
-        """Which namespace is at a path, that none is, or that this cannot be known."""
+        """What is known of the namespace at a path."""
 
     def is_own(self, netns: str) -> bool:
-        """Whether it is the caller's own. Raises ``NamespaceGone`` and ``NotANamespace``."""
+        """Whether ``netns`` is the namespace of the plugin itself. Raises ``NamespaceGone`` and ``NotANamespace``."""
 
     def find(self, name: str, env: Mapping[str, str]) -> None:
-        """Raise ``DelegateUnstarted`` unless CNI_PATH has an executable of that name."""
+        """Raise ``DelegateUnstarted`` unless a directory of CNI_PATH has the executable ``name``."""
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
-        """Run a delegate. ``deadline`` is in seconds. Raises ``DelegateUnstarted``.
+        """Run a delegate for at most ``deadline`` seconds. Raises ``DelegateUnstarted``.
 
-        What it wrote to standard error has been passed on to the runtime's and to the log.
+        Its standard error is copied to that of the plugin and, in thick mode, to the log.
         """
 
     def surroundings(self) -> Mapping[str, str]:
-        """The environment that a delegate gets besides the CNI variables."""
+        """The environment of a delegate without the CNI variables."""
 
 
 class Direct:
-    """The process itself."""
+    """This process has the rights itself."""
 
     def node(self, netns: str) -> AbstractContextManager[Namespaces]:
         """As ``Reach``."""
         return Namespaces.open(netns)
 
     def presence(self, netns: str) -> Presence:
-        """As ``Reach``. What is absent is gone only where the place for it is visible."""
+        """As ``Reach``. A missing path is GONE only if its directory is visible."""
         try:
             found = os.stat(netns)
             if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
@@ -105,8 +104,8 @@ class Direct:
 
 
 class Unaided(Direct):
-    """The resident server without a caller: it may be in a container, where the paths of the
-    runtime mean something else or nothing. It knows what it sees, and never that a pod is gone.
+    """The daemon without a caller. It may run in a container, where the paths of the runtime mean
+    something else or nothing: it can see that a namespace exists, and never that it is gone.
     """
 
     def presence(self, netns: str) -> Presence:
@@ -119,9 +118,8 @@ class Unaided(Direct):
 
 
 class Careful(Direct):
-    """Root at work on records that a daemon with fewer rights could have written: they say where
-    delegates are, and only what nobody but root can change is run from there, with our own
-    environment.
+    """Root, with records that an unprivileged daemon could have written. They say where delegates
+    are: a delegate is run only if no other user can change it, and with root's own environment.
     """
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
@@ -129,32 +127,32 @@ class Careful(Direct):
         program = delegate.find(name, env.get("CNI_PATH", ""))
         if changeable := delegate.changeable(program):
             raise DelegateError(
-                f"IPAM plugin {name}: {changeable} can be changed by others than root, and the "
-                "records are not root's: it is not run"
+                f"IPAM plugin {name} is not run, because the records are not owned by root: "
+                f"{changeable} can be changed by users other than root"
             )
         said = {key: value for key, value in env.items() if key.startswith("CNI_")}
         return super().run(name, stdin, {**self.surroundings(), **said}, deadline)
 
 
 def _blind(netns: str) -> str:
-    """Why an absent path says nothing of a pod; "" where the pod is gone.
+    """Why a missing path does not show that the namespace is gone; "" if it does.
 
-    The directory of a named namespace outlives it. That of a process (/proc/PID/ns) does not,
-    but a process ID means the same to the runtime and to us only on the node itself.
+    The directory of a named namespace remains when that is gone. The directory /proc/PID/ns does
+    not, and a process ID means the same here and to the runtime only in the node's PID namespace.
     """
     if netns.startswith("/proc/"):
         if os.stat("/proc/self/ns/pid").st_ino == INITIAL_PID_NAMESPACE:
             return ""
-        return f"{netns} names a process, and this one is not in the node's PID namespace"
+        return f"{netns} names a process, and this process is not in the node's PID namespace"
     directory = os.path.dirname(netns)
     return "" if os.path.isdir(directory) else f"the directory {directory} is not visible"
 
 
 def identity_of(found: os.stat_result) -> str:
-    """A namespace's device and inode."""
+    """The device and inode of a namespace."""
     return f"{found.st_dev}:{found.st_ino}"
 
 
 def without_cni(env: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what one CNI request says."""
+    """An environment without the CNI variables."""
     return {name: value for name, value in env.items() if not name.startswith("CNI_")}

@@ -1,11 +1,6 @@
-"""After a crash, a lost DEL or a namespace that died: the journal against the node.
+"""Recovery after a crash, a lost DEL or the end of a pod: compares the records with the node.
 
-Each record is held against its namespace. A live and complete attachment is let be,
-whatever its pod does inside. One that was cut off in the middle of ADD, or whose
-namespace is gone, is taken down like in DEL: NICs home as they were, addresses released,
-record dropped. What was taken in another boot of the node is not away any more: only
-its addresses are released. Nothing is touched that another request is at work on, nor
-where it cannot be known whether the namespace exists ("unknown").
+``core/lifecycle.py`` says which state an attachment is in, and what is done in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A CNI request as the runtime makes it: environment and standard input.
+"""A CNI request of a runtime: environment and standard input.
 
-The environment is checked whole before anything else: every variable that is missing
-or unusable is named in one error. What each verb needs is one table.
+The environment is validated first: one error names every variable that is missing or invalid.
 
 Source: CNI SPEC 1.1.0, section "Parameters" and the verbs' own.
 """
@@ -23,14 +22,14 @@ NEEDS = {
     "STATUS": (),
     "VERSION": (),
 }
-"""The verbs and what each must be given besides CNI_COMMAND."""
+"""The verbs, and the variables that each needs besides CNI_COMMAND."""
 
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
-"""The cniVersion that brought a verb."""
+"""The cniVersion that introduced a verb."""
 
 
 class Request(NamedTuple):
-    """One request. ``env`` is the whole environment: delegates get all of it."""
+    """One request. ``env`` is the whole environment, which delegates get, too."""
 
     command: str
     container_id: str

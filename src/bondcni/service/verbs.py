@@ -1,10 +1,9 @@
 """The CNI verbs: ADD, DEL, CHECK, GC, STATUS.
 
-Each takes a request that was already read and answers the document for standard
-output (None: nothing is printed). The order in ADD is the promise: everything is
-checked, the record is written, then the first change is made; whatever fails after
-that is brought home again before the error is told. DEL is total: it goes on after
-every error, trusts the record more than the configuration, and tells at the end.
+Each takes a request, and returns the document for standard output, or None. ADD validates
+everything, writes the record, and only then makes the first change; after an error it rolls back
+before it returns the error. DEL continues after each error, trusts the record rather than the
+configuration, and returns all errors at the end.
 
 Source: CNI SPEC 1.1.0, section "CNI operations".
 """
@@ -75,17 +74,17 @@ Document = dict[str, Any]
 
 
 def serve(service: Service, request: Request) -> Document | None:
-    """Answer one request. Raises ``BondError``; what it says is the answer then."""
+    """Answer one request. Raises ``BondError``, which is the answer then."""
     return _VERBS[request.command](service, request)
 
 
 def _configured(service: Service, request: Request) -> BondConfig:
-    """The configuration, which must allow the verb. Its warnings are told."""
+    """The configuration, whose cniVersion must have the verb. Emits its warnings."""
     config = parse(request.stdin)
     since = SINCE.get(request.command)
     if since and not at_least(config.cni_version, since):
         raise VersionError(
-            f"cniVersion {config.cni_version} has no {request.command}: it came with {since}"
+            f"cniVersion {config.cni_version} does not support {request.command}, which needs {since} or later"
         )
     for warning in config.warnings:
         service.warn(warning)
@@ -93,11 +92,11 @@ def _configured(service: Service, request: Request) -> BondConfig:
 
 
 def _own_namespace(service: Service, request: Request) -> None:
-    """Refuse to work on the node itself, as the reference implementation does."""
+    """Refuse the namespace of the plugin itself, as the reference implementation does."""
     if service.reach.is_own(request.netns) and not _may_be_own(request):
         raise EnvironError(
-            f"CNI_NETNS {request.netns} is the namespace that the plugin itself runs in; "
-            "CNI_NETNS_OVERRIDE=1 allows it"
+            f"CNI_NETNS {request.netns} is the network namespace of the plugin itself: "
+            "set CNI_NETNS_OVERRIDE=1 to allow it"
         )
 
 
@@ -106,7 +105,7 @@ def _may_be_own(request: Request) -> bool:
 
 
 def add(service: Service, request: Request) -> Document:
-    """ADD: the bond, its addresses, and the result."""
+    """ADD: create the bond, configure its addresses, and return the result."""
     try:
         return _add(service, request)
     except BondError:
@@ -148,7 +147,7 @@ def _add(service: Service, request: Request) -> Document:
 
 
 def _find_ipam(service: Service, kind: str, request: Request) -> None:
-    """Raise ``DelegateError`` where the IPAM plugin is missing, with what was probably meant."""
+    """Raise ``DelegateError`` if the IPAM plugin is missing, with a suggestion for its name."""
     try:
         service.reach.find(kind, request.env)
     except DelegateError as error:
@@ -211,7 +210,7 @@ def _yielding(service: Service, request: Request, pod: Namespace) -> frozenset[i
 def _attach(
     service: Service, request: Request, config: BondConfig, node: Namespaces, plan: Plan
 ) -> Document:
-    """Record and make, with every lock held that it needs."""
+    """Set up the attachment; the caller holds all locks."""
     for warning in plan.warnings:
         service.warn(warning)
     record = Record(
@@ -257,7 +256,7 @@ def _finish_old(service: Service, request: Request) -> None:
 
 
 def delete(service: Service, request: Request) -> None:
-    """DEL: everything home, the lease released; total and repeatable."""
+    """DEL: restore the links, release the addresses. It can be repeated."""
     config = parse_leniently(request.stdin)
     with ExitStack() as held:
         alone = _hold(service, [attachment_key(request.container_id, request.ifname)], held)
@@ -267,7 +266,7 @@ def delete(service: Service, request: Request) -> None:
         node = held.enter_context(service.reach.node(_netns_if_there(service, request, record)))
         if record:
             alone &= _hold(service, map(link_key, host_links(record)), held)
-            # Where not alone, a delegate that hangs may reserve yet: bondctl recover looks again.
+            # Without the lock, a delegate that hangs may reserve later: bondctl recover checks again.
             errors = take_down(service, record, node, request.env, keep=not alone)
         else:
             errors = _take_down_unrecorded(service, request, config, node)
@@ -276,17 +275,17 @@ def delete(service: Service, request: Request) -> None:
 
 
 def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
-    """Locks for teardown; False where somebody keeps one past the deadline.
+    """Hold locks for teardown; False if another request holds one past the deadline.
 
-    DEL must end all the same: behind a delegate that hangs for ever, whose caller was
-    killed, and on a file system that can have no locks.
+    DEL must complete without them: when a delegate of a killed plugin hangs forever, or when the
+    file system cannot be written.
     """
     try:
         held.enter_context(hold(service.journal.folder, keys, service.timeouts.lock))
     except JournalError as error:
         service.warn(error.message)
     except TryAgain as error:
-        service.warn(f"{error.message}; DEL goes on without waiting, and keeps the record")
+        service.warn(f"{error.message}; DEL continues without the lock, and keeps the record")
         return False
     return True
 
@@ -306,8 +305,8 @@ def _take_down_unrecorded(
 def _unrecorded_bond(
     service: Service, request: Request, config: BondConfig, pod: Namespace
 ) -> tuple[Wanted, tuple[Claimed, ...]] | None:
-    """A bond that may be taken down although no record speaks of it: another plugin of this type
-    made it before this one was installed. Everybody else's is left alone (docs/decisions/0010).
+    """A bond that may be taken down without a record: the Go bond-cni created it before this plugin
+    was installed. All other bonds are kept (docs/decisions/0010).
     """
     name = request.container_id, request.ifname
     links = tuple(link.value for link in config.links)
@@ -320,7 +319,7 @@ def _unrecorded_bond(
     asked = {"mode": config.mode, "miimon": config.options.get("miimon") or None}
     why = unlike(bond, {key: value for key, value in asked.items() if value is not None}, pod)
     if service.journal.was_refused(*name):
-        why = "ADD of this attachment failed, so somebody else made it"
+        why = "ADD of this attachment failed, so this plugin did not create it"
     if owners := _owners(service, request, bond, pod):
         why = f"it belongs to {', '.join(owners)}"
     if not why:
@@ -330,7 +329,7 @@ def _unrecorded_bond(
 
 
 def _owners(service: Service, request: Request, bond: Wanted, pod: Namespace) -> list[str]:
-    """The attachments whose records claim a bond of the request's namespace."""
+    """The attachments that the bond belongs to, by their records."""
     here = service.reach.presence(request.netns).identity, boot_id()
     return [
         f"{record.container_id} {record.ifname}"
@@ -341,9 +340,10 @@ def _owners(service: Service, request: Request, bond: Wanted, pod: Namespace) ->
 
 
 def _netns_if_there(service: Service, request: Request, record: Record | None) -> str:
-    """The pod's namespace, the record's where the request names none; "" when it is gone.
+    """The namespace of the request, else that of the record; "" if neither exists.
 
-    Our own is no pod's: ADD was refused there, and a bond in it is the node's.
+    The plugin's own namespace is not that of a pod: ADD is refused there, and a bond in it is the
+    node's.
     """
     with suppress(NamespaceGone, NotANamespace):
         if not service.reach.is_own(request.netns) or _may_be_own(request):
@@ -352,7 +352,7 @@ def _netns_if_there(service: Service, request: Request, record: Record | None) -
 
 
 def check(service: Service, request: Request) -> None:
-    """CHECK: the bond, its members, options and addresses are as ADD left them."""
+    """CHECK: compare the bond, its members, options and addresses with what ADD set up."""
     config = _configured(service, request)
     if config.prev_result is None:
         raise InputError("CHECK needs the prevResult of ADD in the configuration")
@@ -372,7 +372,7 @@ def check(service: Service, request: Request) -> None:
 
 
 def gc(service: Service, request: Request) -> None:
-    """GC: this network's attachments that are neither valid nor live, then the delegate's."""
+    """GC: take down attachments of this network that are not valid, then forward to the delegate."""
     config = _configured(service, request)
     errors = ErrorList()
     forwarded = collect(service, config, errors)
@@ -383,7 +383,7 @@ def gc(service: Service, request: Request) -> None:
 
 
 def status(service: Service, request: Request) -> None:
-    """STATUS: whether ADD could be served now."""
+    """STATUS: whether ADD can be served."""
     config = _configured(service, request)
     driver = bonding_driver()
     if driver.doubt:
@@ -400,7 +400,7 @@ def status(service: Service, request: Request) -> None:
 
 
 def _forward(service: Service, request: Request, config: Mapping[str, Any]) -> None:
-    """Ask the IPAM plugin for the same verb; one that does not know it is left out, with a word."""
+    """Call the IPAM plugin with the same verb; a warning if it does not support it."""
     try:
         ipam.execute(service.reach, request.command, config, request.env, service.timeouts)
     except DelegateIncompatible as error:

@@ -1,7 +1,6 @@
-"""VERSION: answered without the configuration's parser, the kernel or the journal.
+"""VERSION: answered without parsing the configuration, and without kernel or journal.
 
-Runtimes ask it often and before anything else; it never fails, whatever is on standard
-input. Source: CNI SPEC 1.1.0, section "VERSION".
+Runtimes call it often, and before any other verb. It succeeds with any standard input. Source: CNI SPEC 1.1.0, section "VERSION".
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from bondcni.service.request import Request
 
 
 def version_of(text: bytes) -> str:
-    """The request's cniVersion where it is one that we know, else the newest that we do."""
+    """The cniVersion of the request where it is supported, else the newest supported one."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -23,5 +22,5 @@ def version_of(text: bytes) -> str:
 
 
 def version(request: Request) -> Object:
-    """The versions that are supported."""
+    """The document that lists the supported versions."""
     return {"cniVersion": version_of(request.stdin), "supportedVersions": list(SUPPORTED)}

@@ -41,7 +41,7 @@ def test_10_install_looks_as_the_daemon_will(options: InstallOptions, root: Path
     (root / "etc/cni").chmod(0o700)
     (said,) = warned(options)
     assert said == (
-        "warning: policy /etc/cni/bond/policy.yaml cannot be read, so no host link may be taken: "
+        "warning: policy /etc/cni/bond/policy.yaml cannot be read, so host links are refused: "
         "Permission denied for user 65534: directory /etc/cni has owner 0 and mode 0700; "
         "allow it: chmod o+x /etc/cni"
     )

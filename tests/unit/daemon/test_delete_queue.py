@@ -161,7 +161,7 @@ def test_what_is_no_deletion_is_set_aside(state: State, content: bytes, said: st
     path.write_bytes(content)
     word = state.backlog.finish(state.service, NAME)
     assert said in word
-    assert f"set aside as {path}.unreadable" in word
+    assert f"renamed to {path}.unreadable" in word
     assert state.files() == ["c1:net1.del.unreadable"]
     assert Path(f"{path}.unreadable").read_bytes() == content
     assert state.backlog.names() == []
@@ -183,7 +183,7 @@ def test_one_that_cannot_be_read_for_now_stays(state: State) -> None:
 def test_one_that_cannot_be_set_aside_is_told(state: State) -> None:
     (state.queue / "c1:net1.del").write_bytes(b"")
     (state.queue / "c1:net1.del.unreadable").mkdir()
-    assert "cannot be set aside" in state.backlog.finish(state.service, NAME)
+    assert "cannot rename it to" in state.backlog.finish(state.service, NAME)
     assert state.files() == ["c1:net1.del", "c1:net1.del.unreadable"]
 
 

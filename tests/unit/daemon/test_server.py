@@ -759,7 +759,7 @@ def test_rubbish_in_the_queue_fails_nobody(serve: Serve) -> None:
     assert Path(f"{path}.unreadable").exists()
     assert not path.exists()
     assert not odd.exists(), "nothing was reserved by a delegate that is missing"
-    assert "set aside" in served.wait(event="queued_del_rejected", container="c9")["detail"]
+    assert "renamed to" in served.wait(event="queued_del_rejected", container="c9")["detail"]
     assert served.wait(event="cleanup_done", container="c8")
     assert "is not in CNI_PATH" in served.wait(event="cleanup_warning")["warning"]
 

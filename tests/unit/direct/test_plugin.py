@@ -204,7 +204,7 @@ def test_an_ipam_plugin_that_is_missing_is_named_before_anything_is_touched(
 def test_the_nodes_own_namespace_is_no_pod(bond: Bond) -> None:
     document = error(bond(CONFIG, CNI_COMMAND="ADD", **{**POD, "CNI_NETNS": "/proc/self/ns/net"}))
     assert document["code"] == 4
-    assert "CNI_NETNS_OVERRIDE=1 allows it" in document["msg"]
+    assert "set CNI_NETNS_OVERRIDE=1 to allow it" in document["msg"]
 
 
 def test_a_namespace_that_is_not_there(bond: Bond) -> None:

@@ -101,7 +101,7 @@ def test_what_it_says_on_standard_error_goes_to_ours(
 
 def test_signals_that_python_ignores_work_again(plugin: Plugin) -> None:
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
-    with pytest.raises(DelegateError, match=f"by signal {int(signal.SIGPIPE)}"):
+    with pytest.raises(DelegateError, match=f"with signal {int(signal.SIGPIPE)}"):
         ipam.execute(DIRECT, "DEL", CONFIG, plugin("kill -PIPE $$; echo survived"), DEFAULT)
 
 
@@ -109,48 +109,54 @@ def test_an_error_document_keeps_its_code_text_and_details(plugin: Plugin) -> No
     document = {"cniVersion": "1.0.0", "code": 11, "msg": "no address", "details": "pool full"}
     error = failure(plugin(answering(document) + "\nexit 1"))
     assert (error.code, error.details) == (11, "pool full")
-    assert error.message == "IPAM plugin delegate failed at ADD: no address"
+    assert error.message == "IPAM plugin delegate: ADD failed: no address"
 
 
 @pytest.mark.parametrize("code", ["7", 0, -1, None, True])
 def test_a_code_that_is_none_is_ours(plugin: Plugin, code: Any) -> None:
     error = failure(plugin(answering({"code": code, "msg": "no"}) + "\nexit 1"))
-    assert (error.code, error.message) == (104, "IPAM plugin delegate failed at ADD: no")
+    assert (error.code, error.message) == (104, "IPAM plugin delegate: ADD failed: no")
 
 
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("exit 3", "failed at ADD with status 3"),
-        ("echo ' segmentation fault '; exit 1", "failed at ADD with status 1: segmentation fault"),
-        ("kill -KILL $$", "failed at ADD by signal 9"),
-        ("echo '[]'; exit 1", "failed at ADD with status 1: []"),
-        ('echo \'{"msg": "x"}\'; exit 1', 'failed at ADD with status 1: {"msg": "x"}'),
-        ("printf '\\377'; exit 1", "failed at ADD with status 1: \ufffd"),
-        ("head -c 9999 /dev/zero | tr '\\0' x; exit 1", f"with status 1: {'x' * 500}"),
+        ("exit 3", "ADD failed with exit code 3"),
+        ("echo ' segmentation fault '; exit 1", "ADD failed with exit code 1: segmentation fault"),
+        ("kill -KILL $$", "ADD failed with signal 9"),
+        ("echo '[]'; exit 1", "ADD failed with exit code 1: []"),
+        ('echo \'{"msg": "x"}\'; exit 1', ': ADD failed with exit code 1: {"msg": "x"}'),
+        ("printf '\\377'; exit 1", "ADD failed with exit code 1: \ufffd"),
+        ("head -c 9999 /dev/zero | tr '\\0' x; exit 1", f"with exit code 1: {'x' * 500}"),
     ],
 )
 def test_a_failure_without_an_error_document(plugin: Plugin, script: str, said: str) -> None:
     error = failure(plugin(script))
     assert error.code == 104
-    assert error.message.startswith("IPAM plugin delegate failed at ADD ")
+    assert error.message.startswith("IPAM plugin delegate: ADD failed ")
     assert error.message.endswith(said)
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ("", "answered no CNI result: Expecting value"),
-        ("none", "answered no CNI result: Expecting value"),
-        ("[]", "answered no CNI result: /: a result must be an object"),
-        ('{"ips": [{"gateway": "10.0.0.1"}]}', "answered no CNI result: /ips/0/address: is req"),
-        ('{"ips": "10.0.0.5/24"}', "answered no CNI result: /ips: must be a list of objects"),
-        ('{"ip4": "10.0.0.5/24"}', "answered no CNI result: /ip4: must be an object"),
-        ('{"ips": []} {"ips": []}', "answered no CNI result: Extra data"),
-        ("[" * 100_000, "answered no CNI result: "),
-        ("{}", "answered no address"),
-        ('{"cniVersion": "0.2.0", "dns": {}}', "answered no address"),
-        ('{"ips": []}', "answered no address"),
+        ("", "returned an invalid CNI result: Expecting value"),
+        ("none", "returned an invalid CNI result: Expecting value"),
+        ("[]", "returned an invalid CNI result: /: a result must be an object"),
+        (
+            '{"ips": [{"gateway": "10.0.0.1"}]}',
+            "returned an invalid CNI result: /ips/0/address: is req",
+        ),
+        (
+            '{"ips": "10.0.0.5/24"}',
+            "returned an invalid CNI result: /ips: must be a list of objects",
+        ),
+        ('{"ip4": "10.0.0.5/24"}', "returned an invalid CNI result: /ip4: must be an object"),
+        ('{"ips": []} {"ips": []}', "returned an invalid CNI result: Extra data"),
+        ("[" * 100_000, "returned an invalid CNI result: "),
+        ("{}", "returned no address"),
+        ('{"cniVersion": "0.2.0", "dns": {}}', "returned no address"),
+        ('{"ips": []}', "returned no address"),
     ],
 )
 def test_an_answer_without_addresses(plugin: Plugin, answer: str, said: str) -> None:
@@ -234,7 +240,7 @@ def test_one_that_hangs_is_ended_with_all_it_started(
     assert SOON <= time.monotonic() - began < SOON + 2
     assert caught.value.code == 11
     assert caught.value.message == (
-        f"IPAM plugin delegate did not answer ADD within {SOON} s and was ended"
+        f"IPAM plugin delegate did not complete ADD within {SOON} s and was killed"
     )
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -252,7 +258,7 @@ def test_what_it_leaves_in_the_background_is_neither_waited_for_nor_left(
 def test_an_answer_without_end_is_cut_off(plugin: Plugin, tmp_path: Path) -> None:
     env = plugin(f"echo $$ > {tmp_path}/pid\nexec cat /dev/zero")
     error = failure(env)
-    assert error.message == "IPAM plugin delegate answered ADD with more than 1048576 bytes"
+    assert error.message == "IPAM plugin delegate: ADD returned more than 1048576 bytes"
     assert gone(int((tmp_path / "pid").read_text()))
 
 

@@ -99,7 +99,7 @@ def test_the_deadline_names_what_is_busy(folder: str) -> None:
     with process(taking(folder, "attachment c1 bond0")):
         started = time.monotonic()
         with (
-            pytest.raises(TryAgain, match="at work on attachment c1 bond0") as error,
+            pytest.raises(TryAgain, match="holds the lock of attachment c1 bond0") as error,
             hold(folder, ["link eth1", "attachment c1 bond0"], 0.2),
         ):
             pass

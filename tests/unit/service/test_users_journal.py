@@ -38,7 +38,7 @@ def test_10_6_a_record_that_was_set_aside_says_more(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     journal.note_refusal(*NAME)
     (tmp_path / "abc:net1.json").write_text("{ torn")
-    assert "set aside" in heard(journal.read, *NAME)[1][0]
+    assert "renamed to" in heard(journal.read, *NAME)[1][0]
     assert not journal.was_refused(*NAME)
 
 

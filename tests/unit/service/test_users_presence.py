@@ -95,7 +95,7 @@ def test_9_gone_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Direct().presence(path)
     assert (found.state, found.why) == (
         "unknown",
-        f"{path} names a process, and this one is not in the node's PID namespace",
+        f"{path} names a process, and this process is not in the node's PID namespace",
     )
 
 

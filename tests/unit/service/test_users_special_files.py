@@ -99,7 +99,7 @@ def test_8_reading_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"x" * 200_000)
     assert read_file(str(path), 200_000) == path.read_bytes()
-    with pytest.raises(NotAFile, match="more than 199999 bytes"):
+    with pytest.raises(NotAFile, match="larger than 199999 bytes"):
         read_file(str(path), 199_999)
 
 
@@ -128,8 +128,8 @@ def test_8_a_record(tmp_path: Path, place: Place) -> None:
     for found, words in (heard(journal.naming, ["eth1"]), heard(journal.all)):
         assert found == []
         for word in words:
-            assert f"the record {path} cannot be read (NotAFile: it is " in word
-            assert f"set aside as {path}.unreadable" in word
+            assert f"the record {path} is invalid (NotAFile: it is " in word
+            assert f"renamed to {path}.unreadable" in word
     assert not os.path.lexists(path)
     assert os.path.lexists(f"{path}.unreadable")
 
@@ -149,7 +149,7 @@ def test_8_a_deletion_that_is_queued(tmp_path: Path, place: Place) -> None:
     service = Service(Journal(str(tmp_path)), print)
     word = Backlog(str(tmp_path)).finish(service, ("c1", "net1"))
     assert "is no deletion (it is " in word
-    assert f"set aside as {path}.unreadable" in word
+    assert f"renamed to {path}.unreadable" in word
     assert not os.path.lexists(path)
 
 
@@ -165,7 +165,10 @@ def test_8_a_deletion_behind_a_link(tmp_path: Path) -> None:
 
 def test_8_the_locks(tmp_path: Path, place: Place) -> None:
     place("lock")
-    with pytest.raises(JournalError, match="lock cannot be opened"), hold(str(tmp_path), ["a"], 30):
+    with (
+        pytest.raises(JournalError, match="cannot open the lock file"),
+        hold(str(tmp_path), ["a"], 30),
+    ):
         pass
 
 

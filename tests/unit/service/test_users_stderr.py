@@ -21,19 +21,24 @@ TOLD = "standard error: panic: no pool | goroutine 1  [31m[running]:"
 @pytest.mark.parametrize(
     ("script", "code", "message", "details"),
     [
-        (f"{PANIC}; exit 2", 104, "failed at ADD with status 2", TOLD),
-        (f"{PANIC}; kill -ABRT $$", 104, "failed at ADD by signal 6", TOLD),
+        (f"{PANIC}; exit 2", 104, "ADD failed with exit code 2", TOLD),
+        (f"{PANIC}; kill -ABRT $$", 104, "ADD failed with signal 6", TOLD),
         (
             f'{PANIC}; echo \'{{"code": 9, "msg": "no", "details": "pool a"}}\'; exit 1',
             9,
-            "failed at ADD: no",
+            "ADD failed: no",
             f"pool a; {TOLD}",
         ),
-        (f"{PANIC}; echo rubbish", 104, "answered no CNI result: Expecting value", TOLD),
-        (f"{PANIC}; echo '{{}}'", 104, "answered no address", TOLD),
-        (f"{PANIC}; exec cat /dev/zero", 104, "answered ADD with more than", TOLD),
-        ("printf '\\377\\0 \\n\\r\\n' >&2; exit 2", 104, "with status 2", "standard error: \ufffd"),
-        ("exit 2", 104, "with status 2", ""),
+        (f"{PANIC}; echo rubbish", 104, "returned an invalid CNI result: Expecting value", TOLD),
+        (f"{PANIC}; echo '{{}}'", 104, "returned no address", TOLD),
+        (f"{PANIC}; exec cat /dev/zero", 104, "ADD returned more than", TOLD),
+        (
+            "printf '\\377\\0 \\n\\r\\n' >&2; exit 2",
+            104,
+            "with exit code 2",
+            "standard error: \ufffd",
+        ),
+        ("exit 2", 104, "with exit code 2", ""),
     ],
 )
 def test_10_21_its_last_words_are_in_the_details(
@@ -72,6 +77,6 @@ def test_10_21_all_of_it_goes_to_ours_as_it_is(
 @pytest.mark.parametrize("left", ["", "& exit 2"])
 def test_10_21_endless_standard_error_ends(plugin: Plugin, left: str) -> None:
     before = time.monotonic()
-    with pytest.raises(Exception, match=r"did not answer|status 2"):
+    with pytest.raises(Exception, match=r"did not complete|exit code 2"):
         ipam.add(DIRECT, CONFIG, plugin(f"yes >&2 {left}"), Timeouts(delegate=0.4))
     assert time.monotonic() - before < 3

@@ -99,17 +99,17 @@ def test_10_5_the_earlier_result_is_converted_too() -> None:
 @pytest.mark.parametrize(
     ("versions", "said"),
     [
-        (["0.0.9", "2.0.0"], "(it knows cniVersion 0.0.9, 2.0.0)"),
+        (["0.0.9", "2.0.0"], "(it supports cniVersion 0.0.9, 2.0.0)"),
         ([], "(it names no cniVersion)"),
         (None, "(it names no cniVersion)"),
-        (["1.1.0"], "(it knows cniVersion 1.1.0)"),  # and says that it does not
+        (["1.1.0"], "(it supports cniVersion 1.1.0)"),  # and says that it does not
     ],
 )
 def test_10_5_no_version_that_both_know(versions: list[str] | None, said: str) -> None:
     with pytest.raises(DelegateIncompatible) as caught:
         execute(Old(versions, code=int(versions == ["1.1.0"])), "ADD")
     assert caught.value.code == 1
-    words = "IPAM plugin old failed at ADD: incompatible CNI versions"
+    words = "IPAM plugin old: ADD failed: incompatible CNI versions"
     assert caught.value.message == f"{words} {said}"
 
 
@@ -118,7 +118,7 @@ def test_10_5_a_verb_that_is_newer_than_the_plugin(command: str) -> None:
     old = Old(["0.4.0", "1.0.0"])
     with pytest.raises(DelegateIncompatible) as caught:
         execute(old, command)
-    assert "it knows cniVersion 0.4.0, 1.0.0" in caught.value.message
+    assert "it supports cniVersion 0.4.0, 1.0.0" in caught.value.message
     assert [verb for verb, _ in old.asked] == [command, "VERSION"]
 
 
