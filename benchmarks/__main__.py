@@ -18,7 +18,7 @@ from benchmarks.build import ROOT, Missing, programs
 from benchmarks.inside import Plan
 from benchmarks.rows import rows_of
 from bondlab.guest.guest import Guest, LostGuest, open_guest
-from bondlab.kernels.catalog import Unavailable
+from bondlab.kernels.catalog import KernelUnavailable
 
 KERNELS = "6.1 7.2 smp"
 SUITES = (*inside.SUITES, "native")
@@ -93,7 +93,13 @@ def main() -> int:
     args = arguments()
     try:
         raw = kept(args.from_samples) if args.from_samples else list(measured(args))
-    except (Missing, Unavailable, LostGuest, RuntimeError, subprocess.SubprocessError) as error:
+    except (
+        Missing,
+        KernelUnavailable,
+        LostGuest,
+        RuntimeError,
+        subprocess.SubprocessError,
+    ) as error:
         progress(str(error))
         return 2
     if args.keep_samples:

@@ -54,7 +54,7 @@ def thick() -> Path:
 def programs(progress: Callable[[str], None]) -> dict[str, str]:
     """Every program by its place in the guest, see `parties`. Raises Missing."""
     found = {name: compiled(name) for name in ("driver", "floor")}
-    folders = [Path(folder) for folder in session.plugin_folders(progress)]
+    folders = [Path(folder) for folder in session.plugin_directories(progress)]
     for name in IPAM:
         found[name] = str(next(f / name for f in folders if (f / name).exists()))
     found["thick/bond"] = str(thick())

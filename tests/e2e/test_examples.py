@@ -61,13 +61,13 @@ def test_published_case(
     assert bond["addresses"][0].startswith(address)
     (ping,) = case["pings"]
     assert ping["received"] == ping["sent"] > 0
-    assert {drill["leg"] for drill in case["drills"]} == members
+    assert {drill["member"] for drill in case["drills"]} == members
     for drill in case["drills"]:
         assert drill["flowing"], drill
         assert 0 <= drill["lost"] < drill["sent"], drill
     assert len(case["nics"]) == 2
     for nic in case["nics"]:
-        assert nic["home"], nic
+        assert nic["restored"], nic
         assert nic["before"] == nic["after"], nic
     assert case["leases_left"] == []
 
@@ -75,7 +75,7 @@ def test_published_case(
 def test_an_add_that_was_killed_is_recovered(published: dict[str, Document]) -> None:
     (crash,) = published["host-links-daemonset.yaml"]["crashes"]
     assert crash["exit"] == 1  # the executable lives on and says that its daemon went away
-    assert crash["away"] == crash["back"] == ["eth1000", "eth1001"]
+    assert crash["in_pod"] == crash["restored"] == ["eth1000", "eth1001"]
     assert published["sriov-lacp-pod.yaml"]["crashes"] == []  # its links are the pod's
 
 
@@ -97,4 +97,4 @@ def test_one_example_of_each_mode() -> None:
     }
     for case in document["cases"]:
         assert case["ok"], case
-        assert all(nic["home"] for nic in case["nics"]), case["nics"]
+        assert all(nic["restored"] for nic in case["nics"]), case["nics"]

@@ -32,7 +32,7 @@ def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def booted(share: Path) -> Guest:
     try:
         kernel = catalog.fetch(catalog.SMP, print)
-    except catalog.Unavailable as error:
+    except catalog.KernelUnavailable as error:
         pytest.skip(f"the smp kernel can not be had here: {error}")
     return boot(kernel, shares={str(share): share}, progress=print)
 
@@ -106,12 +106,12 @@ def resident(process: subprocess.Popen[bytes]) -> int:
     return int(pages) * resource.getpagesize()
 
 
-def test_output_that_nobody_reads_does_not_fill_the_holder(guest: Guest) -> None:
-    assert guest._holder
-    before = resident(guest._holder)
+def test_output_that_nobody_reads_does_not_fill_the_supervisor(guest: Guest) -> None:
+    assert guest._supervisor
+    before = resident(guest._supervisor)
     endless = guest.start(["yes"])
     time.sleep(4)
-    assert resident(guest._holder) - before < 8_000_000
+    assert resident(guest._supervisor) - before < 8_000_000
     assert guest.run(["echo", "others run on"], timeout=10).stdout == b"others run on\n"
     heard = []
     with pytest.raises(subprocess.TimeoutExpired):  # it goes on where it waited

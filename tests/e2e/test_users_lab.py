@@ -46,7 +46,7 @@ def test_10_27_an_unknown_key_is_told_in_story_and_document() -> None:
     document, story = lab_run("---\n# nothing\n---\n" + text)
     adds = [one for case in document["cases"] for one in case["calls"] if one["verb"] == "ADD"]
     assert [one for call in adds for one in call["warnings"] if "linksInContiner" in one]
-    assert story.count("bond warns: /linksInContiner: ") == 1
+    assert story.count("bond: warning: /linksInContiner: ") == 1
     assert 'did you mean "linksInContainer"' in story
 
 

@@ -28,10 +28,10 @@ from bondlab.manifests import manifests
 from bondlab.manifests.ipam_substitute import UnsupportedCase
 from bondlab.manifests.manifests import Manifests
 from bondlab.manifests.multus import Sandbox
-from bondlab.scenario import interactive, planning, session, story, thick
+from bondlab.scenario import interactive, node_daemon, planning, session, story
 from bondlab.scenario.guest_commands import CommandFailed
-from bondlab.scenario.record import Record
-from bondlab.scenario.report import Story
+from bondlab.scenario.record import RunRecord
+from bondlab.scenario.report import Report
 
 FAILED, BAD_INPUT, LOST, INTERRUPTED = 1, 2, 3, 130
 EXEC_SECONDS = 3600.0
@@ -57,7 +57,7 @@ POLICY = click.option(
     help="Policy file in the guest. Default: none, even if this machine has one.",
 )
 MODE_TEXTS = {
-    False: f"thick mode: a static executable, and a daemon as user {thick.USER} with "
+    False: f"thick mode: a static executable, and a daemon as user {node_daemon.USER} with "
     "CAP_NET_ADMIN alone",
     True: "direct mode: each request is a Python process",
 }
@@ -86,14 +86,14 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def honest(teller: Story, record: Record | None = None) -> Iterator[None]:
+def honest(teller: Report, record: RunRecord | None = None) -> Iterator[None]:
     """Turn an error that ends the run into a message, an entry in the record and an exit code."""
     try:
         yield
     except (
         Stop,
         LostGuest,
-        catalog.Unavailable,
+        catalog.KernelUnavailable,
         UnsupportedCase,
         CommandFailed,
         NoExecutable,
@@ -142,7 +142,7 @@ def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
 
     FILES are manifests in YAML or JSON; - is standard input.
     """
-    teller, record = Story(stderr=as_json), Record()
+    teller, record = Report(stderr=as_json), RunRecord()
     try:
         with honest(teller, record):
             found = checked(teller, files, record)
@@ -182,7 +182,7 @@ def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
         raise Stop(f"policy {path} cannot be read: {error.strerror}") from error
 
 
-def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
+def checked(teller: Report, files: Sequence[Path], record: RunRecord) -> Manifests:
     """Load the manifests. Prints every problem with them, and raises ``Stop`` if there are any."""
     if not files:
         raise Stop("no manifests given: use bondctl lab run FILE.yaml, or - for standard input")
@@ -194,13 +194,13 @@ def checked(teller: Story, files: Sequence[Path], record: Record) -> Manifests:
     return found
 
 
-def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> None:
+def tell(teller: Report, record: RunRecord, found: Manifests, choice: Choice) -> None:
     """Boot a guest, run and report all cases, and keep the guest if asked to."""
     if choice.keep and guest.is_answering(guest.kept_path()):
         raise Stop("a guest is already kept: end it with `bondctl lab stop`, or omit --keep")
     policy = policy_text(choice.policy, choice.kernel)
     kernel = choice.kernel or (catalog.default() if policy is not None else None)
-    folders = session.plugin_folders(teller.progress, found.pods)
+    folders = session.plugin_directories(teller.progress, found.pods)
     hardware = catalog.has_cables(kernel)
     nics = planning.host_nics(found.pods) if hardware else []
     with booted(teller, kernel, nics) as machine:
@@ -216,7 +216,7 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
                 crash=choice.crash,
                 direct=choice.direct,
             )
-            for event in story.tell(room, found.pods):
+            for event in story.run_cases(room, found.pods):
                 record.add(event)
                 teller.show(event)
             if choice.keep:
@@ -226,16 +226,16 @@ def tell(teller: Story, record: Record, found: Manifests, choice: Choice) -> Non
             raise
 
 
-def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> None:
+def settle(teller: Report, machine: Guest, room: story.Lab, found: Manifests) -> None:
     """Bring the last pod up again and keep the guest for `bondctl lab shell`."""
     case = story.Case(room, found.pods[-1])
-    for event in case.stay():
+    for event in case.bring_up_only():
         teller.show(event)
     for one in case.runtime.attached:
         for config in one.configs:
             if config.get("type") == "bond":
-                interactive.furnish(
-                    room.hands, case.sandbox, one.ifname, room.cni_path, config, one.result
+                interactive.write_home(
+                    room.commands, case.sandbox, one.ifname, room.cni_path, config, one.result
                 )
     machine.keep(guest.kept_path())
     teller.progress(
@@ -246,7 +246,7 @@ def settle(teller: Story, machine: Guest, room: story.Lab, found: Manifests) -> 
 
 @contextlib.contextmanager
 def booted(
-    teller: Story,
+    teller: Report,
     kernel: str | None,
     nics: Sequence[str] = (),
     memory: int = 1024,
@@ -277,30 +277,30 @@ def shell(
     files: tuple[Path, ...], kernel: str | None, policy: Path | None, *, direct: bool
 ) -> None:
     """Open a shell in the kept guest, or in a new one with two free NICs."""
-    teller = Story(stderr=True)
+    teller = Report(stderr=True)
     with honest(teller):
         text = policy_text(policy, kernel)
         if text is None and guest.is_answering(guest.kept_path()) and not files:
-            sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", interactive.ENTER]))
-        found = checked(teller, files, Record()) if files else Manifests((), ())
+            sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", interactive.SHELL_SCRIPT]))
+        found = checked(teller, files, RunRecord()) if files else Manifests((), ())
         sys.exit(new_shell(teller, found, kernel, text, direct=direct))
 
 
 def new_shell(
-    teller: Story, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
+    teller: Report, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
 ) -> int:
     """Boot a guest, set up a pod, and run a shell; return its exit status."""
-    folders = session.plugin_folders(teller.progress, found.pods)
-    pod = interactive.pod_by_hand(found.pods)
+    folders = session.plugin_directories(teller.progress, found.pods)
+    pod = interactive.example_pod(found.pods)
     cables = catalog.has_cables(kernel)
-    nics = interactive.hardware(pod) if cables else []
+    nics = interactive.hardware_nics(pod) if cables else []
     with booted(teller, kernel, nics) as machine:
         hands = session.prepare(machine, nics, direct=direct, policy=policy)
         path = ":".join([session.BIN, *folders])
-        interactive.surround(hands, pod, cables=cables)
+        interactive.set_up_pod(hands, pod, cables=cables)
         sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")
-        interactive.furnish(hands, sandbox, "net1", path, interactive.SAMPLE)
-        return machine.shell(["sh", "-c", interactive.ENTER])
+        interactive.write_home(hands, sandbox, "net1", path, interactive.SAMPLE)
+        return machine.shell(["sh", "-c", interactive.SHELL_SCRIPT])
 
 
 @lab.command("stop")
@@ -369,15 +369,15 @@ def execute(
     timeout: float,
 ) -> None:
     """Run a command in a guest: bondctl lab exec -- CMD..."""
-    teller = Story(stderr=True)
+    teller = Report(stderr=True)
     with honest(teller):
-        folders = session.plugin_folders(teller.progress)
+        folders = session.plugin_directories(teller.progress)
         with booted(teller, kernel, nics, memory, shares) as machine:
             sys.exit(stream(teller, machine, command, ":".join(folders), timeout))
 
 
 def stream(
-    teller: Story, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
+    teller: Report, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
 ) -> int:
     """Run the command and pass on its output as it comes; return its exit status."""
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

@@ -1,15 +1,15 @@
-"""The lab's hand inside a guest: process 1, which runs the commands asked of it.
+"""The agent: process 1 of a guest, which runs the commands that the supervisor sends.
 
-It is started by the guest's kernel (or by ``unshare`` on the machine's own), has the machine
-dressed (`dress`), and then speaks JSON lines with the holder over one channel: a serial line in
+The guest's kernel starts it (on this machine's own kernel: ``unshare``). It sets the guest up
+(`guest_init`) and then exchanges JSON lines with the supervisor over one channel: a serial line in
 user-mode Linux, a virtio port under QEMU, a socket otherwise. Orders are ``run``, ``in``,
-``hold``, ``signal``, ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``, each with
-the order's ``id``, so that many commands run at once and a status is never read from text.
+``pause``, ``signal``, ``size`` and ``halt``; answers are ``out``, ``err``, ``exit`` and ``error``.
+Each carries the command's ``id``: several commands run at the same time, and an exit status is
+never parsed from output.
 
-It is started without ``site`` and imports the standard library only, little of it: under
-user-mode Linux every import and every fork counts. It guarantees that all output a command
-wrote before it ended is sent before its status, and that orphans are reaped. Deadlines are
-the business of whoever asks.
+It runs without ``site`` and imports only a small part of the standard library, because imports
+and forks are slow under user-mode Linux. It guarantees that all output of a command is sent
+before its exit status, and that orphans are reaped. Deadlines are enforced by the client.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ import termios
 import traceback
 from typing import Any
 
-from bondlab.guest.guest_init import ENVIRONMENT, dress, find, name_links, power_off
+from bondlab.guest.guest_init import ENVIRONMENT, power_off, rename_links, set_up, which
 
 Message = dict[str, Any]
 
 CHUNK = 65536
-# Once a serial line of user-mode Linux was throttled (4 KB waiting unread), it hears nothing
-# any more: line_throttle() in arch/um/drivers/line.c takes it off epoll for good. So the holder
-# has at most WINDOW bytes under way, and every CONFIRM bytes are confirmed.
+# A serial line of user-mode Linux that was throttled once (4 KB unread) receives nothing more:
+# line_throttle() in arch/um/drivers/line.c removes it from epoll for good. So the supervisor has at
+# most WINDOW unconfirmed bytes in flight, and the agent confirms after each CONFIRM bytes.
 WINDOW, CONFIRM = 3072, 1024
 
 
 def open_line(path: str) -> int:
-    """The line as a plain pipe of bytes: no echo, no line editing, no signals."""
+    """Open the channel as a plain byte stream: no echo, no line editing, no signals."""
     line = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    if os.isatty(line):  # a virtio port is a pipe already
+    if os.isatty(line):  # a virtio port is not a terminal
         raw(line)
     return line
 
 
 def raw(line: int) -> None:
-    """Switch every translation of a terminal off, as cfmakeraw(3) does."""
+    """Put a terminal into raw mode, as cfmakeraw(3) does."""
     mode = termios.tcgetattr(line)
     mode[0] = mode[1] = mode[3] = 0
     mode[2] = termios.CS8 | termios.CREAD | termios.CLOCAL
@@ -64,13 +64,13 @@ class Channel:
         self._unconfirmed = 0
 
     def send(self, message: Message) -> None:
-        """Write one message, waiting as long as the other side needs."""
+        """Write one message; blocks until the other side has read it."""
         view = memoryview(json.dumps(message).encode() + b"\n")
         while view:
             view = view[os.write(self.fd, view) :]
 
     def receive(self) -> list[Message]:
-        """The messages that have arrived; waits for bytes, raises EOFError at the end."""
+        """The complete messages received; blocks until bytes arrive. EOFError at the end."""
         data = os.read(self.fd, CHUNK)
         if not data:
             raise EOFError
@@ -85,21 +85,21 @@ class Channel:
         return [json.loads(line) for line in lines]
 
     def first(self) -> Message:
-        """Wait for one whole message; only where a second can not follow unasked."""
+        """Wait for one message; use it only where no second message can follow unrequested."""
         while not (messages := self.receive()):
             pass
         return messages[0]
 
 
-class Job:
-    """One command: its process group, and the ends of its pipes that stay here."""
+class Command:
+    """A running command: its process group, and our ends of its pipes."""
 
     def __init__(self, order: Message) -> None:
         self.id: int = order["id"]
         self.terminal = bool(order.get("pty"))
-        self.backlog = b""
+        self.pending_input = b""
         self.closing = False
-        self.held = False  # nobody takes its output at present: it stays in the pipe
+        self.paused = False  # its output is not read, and stays in the pipe
         opened = self._open_terminal(order["pty"]) if self.terminal else self._open_pipes()
         try:
             self.pid = self._spawn(order, opened)
@@ -114,17 +114,17 @@ class Job:
         master, slave = os.openpty()
         self.stdin: int | None = master
         self.outputs = {master: "out"}
-        self._ready()
+        self._set_nonblocking()
         self.resize(size)
         return (slave,)
 
     def _open_pipes(self) -> tuple[int, ...]:
         (stdin, self.stdin), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
         self.outputs = {out: "out", err: "err"}
-        self._ready()
+        self._set_nonblocking()
         return stdin, stdout, stderr
 
-    def _ready(self) -> None:
+    def _set_nonblocking(self) -> None:
         for fd in {*self.outputs, self.stdin}:
             if fd is not None:
                 os.set_blocking(fd, False)
@@ -135,14 +135,14 @@ class Job:
         argv = order["argv"]
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(opened)]
         if self.terminal:
-            # Opening it after setsid makes it the controlling terminal of the session.
+            # A terminal that is opened after setsid becomes the session's controlling terminal.
             name = os.ttyname(opened[0])
             actions = [(os.POSIX_SPAWN_OPEN, 0, name, os.O_RDWR, 0)]
             actions += [(os.POSIX_SPAWN_DUP2, 0, place) for place in (1, 2)]
         os.chdir(cwd)
         try:
             return os.posix_spawn(
-                find(argv[0], env, cwd),
+                which(argv[0], env, cwd),
                 argv,
                 env,
                 file_actions=actions,
@@ -153,38 +153,38 @@ class Job:
             os.chdir("/")
 
     def resize(self, size: list[int]) -> None:
-        """Tell the terminal its rows and columns."""
+        """Set the terminal's rows and columns."""
         if self.stdin is not None:
             fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
 
     def feed(self, data: bytes) -> None:
-        """Queue input; no bytes mean its end (control-D where the input is a terminal)."""
-        self.backlog += data or (b"\x04" if self.terminal else b"")
+        """Queue input; empty data means end of file (control-D on a terminal)."""
+        self.pending_input += data or (b"\x04" if self.terminal else b"")
         self.closing |= not data and not self.terminal
         self.flush()
 
     def flush(self) -> None:
-        """Write what the command takes at once; a command that reads no more is no error."""
+        """Write as much as the pipe takes; a command that closed its input is not an error."""
         if self.stdin is None:
             return
         try:
-            while self.backlog:
-                self.backlog = self.backlog[os.write(self.stdin, self.backlog) :]
+            while self.pending_input:
+                self.pending_input = self.pending_input[os.write(self.stdin, self.pending_input) :]
         except BlockingIOError:
             return
         except OSError:
-            self.backlog = b""
+            self.pending_input = b""
         if self.closing:
             os.close(self.stdin)
             self.stdin = None
 
     def read(self, fd: int) -> bytes:
-        """What the command wrote; empty at the end, which closes the pipe."""
+        """Output of the command; b"" when there is none, and at the end, which closes the pipe."""
         try:
             data = os.read(fd, CHUNK)
         except BlockingIOError:
             return b""
-        except OSError:  # EIO: the last holder of the terminal is gone
+        except OSError:  # EIO: no process has the terminal open any more
             data = b""
         if not data and not self.terminal:
             del self.outputs[fd]
@@ -192,7 +192,7 @@ class Job:
         return data
 
     def close(self) -> None:
-        """Let go of every descriptor."""
+        """Close all descriptors."""
         for fd in {*self.outputs, self.stdin}:
             if fd is not None:
                 os.close(fd)
@@ -200,12 +200,12 @@ class Job:
 
 
 class Agent:
-    """The loop: orders in, output and statuses out, orphans reaped."""
+    """The main loop: reads orders, sends output and exit statuses, reaps orphans."""
 
     def __init__(self, channel: Channel, *, machine: bool) -> None:
         self.channel = channel
         self.machine = machine
-        self.jobs: dict[int, Job] = {}
+        self.commands: dict[int, Command] = {}
         wake, alarm = os.pipe()
         for fd in (wake, alarm):
             os.set_blocking(fd, False)
@@ -214,111 +214,111 @@ class Agent:
         signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Serve until told to halt or until nobody is left who could tell."""
+        """Serve until the order to halt, or until the channel is closed."""
         with contextlib.suppress(EOFError):
             while self.turn():
                 pass
         self.halt()
 
     def turn(self) -> bool:
-        """Wait for something and deal with it; False after the order to halt."""
+        """Wait for events and handle them; False after the order to halt."""
         ready = self.poll()
-        for job in list(self.jobs.values()):
-            for fd in [fd for fd in job.outputs if ready.get(fd, 0) & ~select.POLLOUT]:
-                self.forward(job, fd)
-            if job.stdin is not None and ready.get(job.stdin, 0) & ~select.POLLIN:
-                job.flush()
+        for command in list(self.commands.values()):
+            for fd in [fd for fd in command.outputs if ready.get(fd, 0) & ~select.POLLOUT]:
+                self.forward(command, fd)
+            if command.stdin is not None and ready.get(command.stdin, 0) & ~select.POLLIN:
+                command.flush()
         if self.wake in ready:
             os.read(self.wake, CHUNK)
             self.reap()
         if self.channel.fd in ready:
-            return all(self.obey(order) for order in self.channel.receive())
+            return all(self.handle(order) for order in self.channel.receive())
         return True
 
     def poll(self) -> dict[int, int]:
-        """Wait for descriptors that want attention; which, and with what events."""
+        """Wait for ready descriptors; their poll events, by descriptor."""
         poller = select.poll()
         interest = {self.channel.fd: select.POLLIN, self.wake: select.POLLIN}
-        for job in self.jobs.values():
-            if not job.held:
-                interest |= dict.fromkeys(job.outputs, select.POLLIN)
-            if job.backlog and job.stdin is not None:
-                interest[job.stdin] = interest.get(job.stdin, 0) | select.POLLOUT
+        for command in self.commands.values():
+            if not command.paused:
+                interest |= dict.fromkeys(command.outputs, select.POLLIN)
+            if command.pending_input and command.stdin is not None:
+                interest[command.stdin] = interest.get(command.stdin, 0) | select.POLLOUT
         for fd, events in interest.items():
             poller.register(fd, events)
         return dict(poller.poll())
 
-    def obey(self, order: Message) -> bool:
-        """Carry out one order; False if it was the order to halt."""
+    def handle(self, order: Message) -> bool:
+        """Execute one order; False if it was the order to halt."""
         action = order["do"]
-        job = self.jobs.get(order.get("id", 0))
+        command = self.commands.get(order.get("id", 0))
         if action == "run":
             self.run(order)
         elif action == "halt":
             return False
-        elif job is None:
-            pass  # it ended while the order was on its way
+        elif command is None:
+            pass  # the command ended before the order arrived
         elif action == "in":
-            job.feed(base64.b64decode(order["data"]))
-        elif action == "hold":
-            job.held = order["hold"]
+            command.feed(base64.b64decode(order["data"]))
+        elif action == "pause":
+            command.paused = order["paused"]
         elif action == "size":
-            job.resize(order["size"])
+            command.resize(order["size"])
         elif action == "signal":
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(job.pid, order["signal"])
+                os.killpg(command.pid, order["signal"])
         return True
 
     def run(self, order: Message) -> None:
-        """Start the command, or say why it could not be started."""
+        """Start a command, or send the reason why it could not be started."""
         try:
-            self.jobs[order["id"]] = Job(order)
+            self.commands[order["id"]] = Command(order)
         except OSError as error:
             text = f"{error.filename or order['argv'][0]}: {error.strerror}"
             self.channel.send({"id": order["id"], "error": text, "errno": error.errno})
 
-    def forward(self, job: Job, fd: int) -> bool:
-        """Send on what is there to read; False if nothing was."""
-        stream = job.outputs[fd]
-        data = job.read(fd)
+    def forward(self, command: Command, fd: int) -> bool:
+        """Send the output that can be read now; False if there was none."""
+        stream = command.outputs[fd]
+        data = command.read(fd)
         if data:
             text = base64.b64encode(data).decode()
-            self.channel.send({"id": job.id, stream: text})
+            self.channel.send({"id": command.id, stream: text})
         return bool(data)
 
     def reap(self) -> None:
-        """Collect the dead; a command's status goes out after the last of its output."""
+        """Reap children; the status of a command is sent after all its output."""
         with contextlib.suppress(ChildProcessError):
-            while (dead := os.waitpid(-1, os.WNOHANG))[0]:
-                for job in [job for job in self.jobs.values() if job.pid == dead[0]]:
-                    self.end(job, os.waitstatus_to_exitcode(dead[1]))
+            while (child := os.waitpid(-1, os.WNOHANG))[0]:
+                for command in [one for one in self.commands.values() if one.pid == child[0]]:
+                    self.end(command, os.waitstatus_to_exitcode(child[1]))
 
-    def end(self, job: Job, status: int) -> None:
-        """Send what is left of the output and then the status."""
-        for fd in list(job.outputs):
-            while self.forward(job, fd) and fd in job.outputs:
+    def end(self, command: Command, status: int) -> None:
+        """Send the remaining output, then the exit status."""
+        for fd in list(command.outputs):
+            while self.forward(command, fd) and fd in command.outputs:
                 pass
-        job.close()
-        del self.jobs[job.id]
-        self.channel.send({"id": job.id, "exit": status})
+        command.close()
+        del self.commands[command.id]
+        self.channel.send({"id": command.id, "exit": status})
 
     def halt(self) -> None:
-        """Write the shares out and end; with process 1 the guest ends."""
+        """Flush the shares and end; the guest ends with process 1."""
         os.sync()
         if self.machine:
             power_off()
 
 
 def main() -> None:
-    """``agent LINE``: LINE is a serial line's or virtio port's path, or a descriptor's number."""
+    """``agent LINE``: the path of a serial line or virtio port, or the number of a descriptor."""
     line = sys.argv[1]
     machine = not line.isdigit()
     channel = Channel(open_line(line) if machine else int(line))
     channel.send({"hello": os.uname().release})
     try:
         order = channel.first()
-        dress(order)
-        name_links(order["links"])
+        set_up(order)
+        rename_links(order["links"])
     except OSError:
         channel.send({"failed": traceback.format_exc()})
         raise

@@ -1,15 +1,15 @@
-"""A machine with a kernel of its own, to run commands in: the door everybody uses.
+"""A guest: a machine with its own kernel, in which commands are run.
 
-`boot` gives a `Guest`: user-mode Linux or a stock kernel under QEMU, over a throw-away copy of
-this machine's files, or the machine's own kernel in fresh namespaces. Paths are the same inside,
-so an interpreter or a checkout is simply there; what the guest writes is forgotten, except in its
-shares. Commands run as root, many at once if wanted; their status travels beside their output,
-not in it.
+`boot` returns a `Guest`: user-mode Linux or a stock kernel under QEMU, on a temporary copy of this
+machine's files, or this machine's kernel in new namespaces. Paths are the same inside, so an
+interpreter or a checkout can be used as it is; writes are discarded, except in the shares.
+Commands run as root, several at the same time if wanted; an exit status is a message of its own,
+not part of the output.
 
-Every wait has a deadline, and a lost guest is not a failed command: `LostGuest` says that the
-kernel died or no longer answers, and shows the end of its console. A guest ends with the
-process that booted it, however that ends, unless it was kept; then with `halt`, or when nobody
-has used it for a while. No process, file or mount remains. How: see `holder`.
+Each wait has a deadline. A lost guest is not a failed command: `LostGuest` says that the kernel
+died or does not answer, with the end of its console. A guest ends with the process that booted
+it, also when that process is killed. A kept guest ends with `halt`, or after some time without a
+client. No process, file or mount remains; see `supervisor`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from typing import Self
 from bondlab.guest import terminal
 from bondlab.guest.control_client import (
     GRACE_SECONDS,
-    Door,
+    ControlClient,
     LostGuest,
     connect,
-    gone,
-    hear,
-    verified,
+    connection_lost,
+    raise_if_lost,
+    receive,
 )
+from bondlab.guest.guest_process import GuestSettings
 from bondlab.guest.lines import Lines
-from bondlab.guest.machine import Settings
 from bondlab.guest.process import Cable, CableState, Completed, Process
 from bondlab.kernels.catalog import (
     HOST,
     Kernel,
+    KernelUnavailable,
     Progress,
-    Unavailable,
     bootable,
     cache_folder,
     default,
@@ -67,26 +67,29 @@ __all__ = [
     "usable_host_kernel",
 ]
 
-BOOT_SECONDS = 120.0  # under QEMU 18 s have been seen on a machine with a load of 5
+BOOT_SECONDS = 120.0  # measured under QEMU: 18 s on a machine with a load average of 5
 IDLE_SECONDS = 7200.0
 
 
 class Guest:
-    """A booted guest. A context manager: leaving it halts what was booted and not kept."""
+    """A running guest. As a context manager it halts the guest, unless kept or only attached."""
 
     def __init__(
-        self, control: str, holder: subprocess.Popen[bytes] | None, lifeline: Lines | None
+        self,
+        control: str,
+        supervisor: subprocess.Popen[bytes] | None,
+        launcher_socket: Lines | None,
     ) -> None:
-        self._door = Door(control)
-        self._holder = holder
-        self._lifeline = lifeline
-        facts = self._door.question({"do": "describe"})
+        self._client = ControlClient(control)
+        self._supervisor = supervisor
+        self._launcher_socket = launcher_socket
+        facts = self._client.request({"do": "describe"})
         self.kernel: str = facts["kernel"]
         self.release: str = facts["release"]
         self.cables: list[str] = facts["cables"]
 
     def __enter__(self) -> Self:
-        """The guest itself."""
+        """Return the guest."""
         return self
 
     def __exit__(
@@ -96,7 +99,7 @@ class Guest:
         trace: TracebackType | None,
     ) -> None:
         """Halt the guest, unless it is kept or was only attached."""
-        if self._lifeline:
+        if self._launcher_socket:
             self.halt()
 
     # Commands
@@ -109,8 +112,8 @@ class Guest:
         input: bytes = b"",  # noqa: A002 subprocess's word
         cwd: str | None = None,
     ) -> Process:
-        """Start a command and do not wait; ``env`` is added to a plain root environment."""
-        return Process(self._door, argv, {"env": dict(env or {}), "cwd": cwd}, input)
+        """Start a command without waiting; ``env`` is added to root's default environment."""
+        return Process(self._client, argv, {"env": dict(env or {}), "cwd": cwd}, input)
 
     def run(
         self,
@@ -121,7 +124,7 @@ class Guest:
         timeout: float = 60.0,
         cwd: str | None = None,
     ) -> Completed:
-        """Run a command to its end. Raises as `Process.wait` does."""
+        """Run a command and wait for it. Raises like `Process.wait`."""
         return self.start(argv, env=env, input=input, cwd=cwd).wait(timeout)
 
     def stream(
@@ -133,9 +136,9 @@ class Guest:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> int:
-        """Run a command, giving each line of its output (both streams) as it comes.
+        """Run a command and call ``on_line`` for each line of its output, of both streams.
 
-        Returns the status; raises as `Process.wait` does.
+        Returns the exit status; raises like `Process.wait`.
         """
         rest = {"out": b"", "err": b""}
 
@@ -150,61 +153,61 @@ class Guest:
         return status
 
     def shell(self, argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
-        """A shell on this process's own standard input and output; its exit status.
+        """Run a shell on this process's standard input and output; its exit status.
 
-        With a terminal there it has one inside too; with a pipe or a file it reads that to
-        its end. No deadline: it is the user's. Raises LostGuest, OSError.
+        If these are a terminal, the shell has a terminal too; else it reads its input to the
+        end. There is no deadline. Raises LostGuest, OSError.
         """
-        size = terminal.size() if terminal.present() else None
+        size = terminal.size() if terminal.is_terminal() else None
         extra = {"TERM": os.environ.get("TERM", "dumb")} | dict(env or {})
         order = {"do": "run", "argv": list(argv or ["bash"]), "env": extra, "pty": size}
-        lines = self._door.ask(order)
+        lines = self._client.open(order)
         with contextlib.closing(lines):
             try:
-                return terminal.converse(lines, verified)
+                return terminal.relay(lines, raise_if_lost)
             except EOFError:
-                raise gone() from None
+                raise connection_lost() from None
 
-    # Cables and life
+    # Cables, keep and halt
 
     def cable(self, name: str) -> Cable:
-        """The cable called ``name``, or the one that ends in the NIC of that name (LookupError)."""
+        """The cable with this name, or the one of the NIC with this name. Raises LookupError."""
         for cable in self.cables:
             if name == cable or name in cable.split("/"):
-                return Cable(self._door, cable)
-        raise LookupError(f"no cable {name}; there are {', '.join(self.cables) or 'none'}")
+                return Cable(self._client, cable)
+        raise LookupError(f"no cable {name}; cables: {', '.join(self.cables) or 'none'}")
 
     def keep(self, path: Path, idle_seconds: float = IDLE_SECONDS) -> None:
-        """Let the guest outlive this process: `attach` finds it at ``path``.
+        """Keep the guest running after this process; `attach` connects to it at ``path``.
 
-        It ends with `halt`, or after ``idle_seconds`` without a client. FileExistsError if
-        another guest is kept there.
+        It ends with `halt`, or after ``idle_seconds`` without a client. Raises FileExistsError
+        if another guest is kept at ``path``.
         """
         if is_answering(path):
-            raise FileExistsError(f"a guest is kept at {path} already")
+            raise FileExistsError(f"another guest is kept at {path}")
         path.unlink(missing_ok=True)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._door.question({"do": "keep", "path": str(path), "idle": idle_seconds})
-        if self._lifeline:
-            self._lifeline.close()
-        self._lifeline = None
+        self._client.request({"do": "keep", "path": str(path), "idle": idle_seconds})
+        if self._launcher_socket:
+            self._launcher_socket.close()
+        self._launcher_socket = None
 
     def halt(self) -> None:
-        """End the guest and wait until nothing of it is left; ended already is fine."""
+        """End the guest and wait until nothing of it remains; repeatable."""
         with contextlib.suppress(LostGuest, EOFError, TimeoutError):
-            lines = self._door.ask({"do": "halt"})
+            lines = self._client.open({"do": "halt"})
             with contextlib.closing(lines):
                 lines.wait(time.monotonic() + 2 * GRACE_SECONDS)
-        if self._lifeline:
-            self._lifeline.close()
-            self._lifeline = None
-        if self._holder:
+        if self._launcher_socket:
+            self._launcher_socket.close()
+            self._launcher_socket = None
+        if self._supervisor:
             try:
-                self._holder.wait(GRACE_SECONDS)
+                self._supervisor.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                self._holder.kill()  # and the guest with it: its leash is prctl's
-                self._holder.wait()
-            shutil.rmtree(Path(self._door.path).parent, ignore_errors=True)  # if it was killed
+                self._supervisor.kill()  # the guest ends with it (PR_SET_PDEATHSIG)
+                self._supervisor.wait()
+            shutil.rmtree(Path(self._client.path).parent, ignore_errors=True)  # if it was killed
 
 
 def is_answering(path: Path) -> bool:
@@ -217,13 +220,13 @@ def is_answering(path: Path) -> bool:
 
 
 def kept_path() -> Path:
-    """Where a user's kept guest is found unless told otherwise."""
+    """The default path of the user's kept guest."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     return Path(base) / "bondcni-lab" if base else cache_folder() / "kept"
 
 
 def attach(path: Path) -> Guest:
-    """The guest kept at ``path``; leaving its context does not end it. Raises LostGuest."""
+    """Attach to the guest kept at ``path``; its context does not end it. Raises LostGuest."""
     return Guest(str(path), None, None)
 
 
@@ -236,17 +239,17 @@ def boot(
     boot_seconds: float = BOOT_SECONDS,
     progress: Progress,
 ) -> Guest:
-    """Boot ``kernel`` and come back when it takes commands.
+    """Boot ``kernel``; returns when the guest accepts commands.
 
-    ``nics`` are pairs of NIC names, a cable between each; ``shares`` are folders of this
-    machine the guest may write to, by their path inside. Raises LostGuest, and Unavailable
-    for NICs on any other kernel: only user-mode Linux has NICs that come home.
+    ``nics`` are pairs of NIC names, with a cable between the two of each pair; ``shares`` are
+    directories of this machine that the guest may write to, by their path inside. Raises
+    LostGuest, and KernelUnavailable if ``nics`` are given for a kernel other than user-mode Linux.
     """
     if nics and not has_cables(kernel.name):
-        raise Unavailable(
+        raise KernelUnavailable(
             f"the {kernel.name} guest has no NICs on cables; use a user-mode Linux kernel"
         )
-    settings = Settings(
+    settings = GuestSettings(
         kernel=kernel.name,
         binary=str(kernel.binary) if kernel.binary else None,
         image=str(kernel.image) if kernel.image else None,
@@ -256,30 +259,30 @@ def boot(
         options=list(kernel.options),
         nics=[list(pair) for pair in nics],
         memory_mb=memory_mb,
-        shares={path: str(folder.resolve()) for path, folder in (shares or {}).items()},
+        shares={path: str(directory.resolve()) for path, directory in (shares or {}).items()},
         boot_seconds=boot_seconds,
     )
     began = time.monotonic()
     progress(f"booting kernel {kernel.version}")
-    holder, lifeline = start_holder(settings)
+    supervisor, launcher_socket = start_supervisor(settings)
     try:
-        control = await_boot(lifeline, began + boot_seconds + GRACE_SECONDS)
-        guest = Guest(control, holder, lifeline)
+        control = await_boot(launcher_socket, began + boot_seconds + GRACE_SECONDS)
+        guest = Guest(control, supervisor, launcher_socket)
     except BaseException:
-        lifeline.close()
-        holder.wait()
+        launcher_socket.close()
+        supervisor.wait()
         raise
     progress(f"kernel {guest.release} ready after {time.monotonic() - began:.1f} s")
     return guest
 
 
-def start_holder(settings: Settings) -> tuple[subprocess.Popen[bytes], Lines]:
-    """A holder in a session of its own, so that the terminal's signals do not reach it."""
+def start_supervisor(settings: GuestSettings) -> tuple[subprocess.Popen[bytes], Lines]:
+    """Start the supervisor, in a new session so that it gets no signals of the terminal."""
     ours, theirs = socket.socketpair()
     with theirs:
-        holder = subprocess.Popen(
+        supervisor = subprocess.Popen(
             [
-                *(sys.executable, "-S", "-P", "-m", "bondlab.guest.holder"),
+                *(sys.executable, "-S", "-P", "-m", "bondlab.guest.supervisor"),
                 *(str(theirs.fileno()), json.dumps(settings._asdict())),
             ],
             stdin=subprocess.DEVNULL,
@@ -288,15 +291,15 @@ def start_holder(settings: Settings) -> tuple[subprocess.Popen[bytes], Lines]:
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
-    return holder, Lines(ours)
+    return supervisor, Lines(ours)
 
 
-def await_boot(lifeline: Lines, deadline: float) -> str:
-    """The control socket's path, once the guest is ready; raises LostGuest."""
+def await_boot(launcher_socket: Lines, deadline: float) -> str:
+    """Wait until the guest is ready; the path of the control socket. Raises LostGuest."""
     try:
-        return str(hear(lifeline, deadline)["ready"])
+        return str(receive(launcher_socket, deadline)["ready"])
     except TimeoutError:
-        raise LostGuest("the process that should hold it does not answer") from None
+        raise LostGuest("its supervisor does not answer") from None
 
 
 def open_guest(
@@ -307,12 +310,12 @@ def open_guest(
     shares: Mapping[str, Path] | None = None,
     progress: Progress,
 ) -> Guest:
-    """Boot the kernel called ``name``; None: this machine's if it has bonding, else the default.
+    """Boot the kernel ``name``; None: this machine's if it has bonding, else the default.
 
-    Raises LostGuest, and kernels.Unavailable.
+    Raises LostGuest, KernelUnavailable.
     """
     chosen = name or (default() if nics or usable_host_kernel() else HOST)
     if why := bootable(chosen):
-        raise Unavailable(why)
+        raise KernelUnavailable(why)
     kernel = fetch(chosen, progress)
     return boot(kernel, nics=nics, memory_mb=memory_mb, shares=shares, progress=progress)

@@ -1,10 +1,10 @@
-"""How a guest becomes a machine to work on: mounts, modules, link names.
+"""Set-up of a guest by its process 1: mounts, kernel modules, link names.
 
-From a read-only root to a writable one with fresh kernel file systems, done by process 1 with
-system calls where it can: under user-mode Linux each command costs up to 26 ms. It leaves the
-host's files as they are: what is written goes to a tmpfs, except in the shares. /tmp is not
-fresh, so that a checkout or an interpreter there is seen. Any failure is an OSError that says
-which step it was.
+The root becomes writable, with new kernel file systems. System calls are used instead of commands
+where possible, because under user-mode Linux a command takes up to 26 ms. The files of this
+machine are not changed: writes go to a tmpfs, except in the shares. /tmp shows this machine's
+/tmp, so that a checkout or an interpreter there is visible. Each failure is an OSError that names
+the step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import struct
 from typing import Any
 
-# Of the kernel's headers: linux/mount.h, linux/reboot.h, linux/sockios.h.
+# From the kernel's headers linux/mount.h, linux/reboot.h and linux/sockios.h.
 MS_BIND = 4096
 MNT_DETACH = 2
 RB_POWER_OFF = 0x4321FEDC
@@ -34,7 +34,7 @@ CONFIGURATION = "/etc/cni"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check(result: int, what: str) -> None:
+def check_result(result: int, what: str) -> None:
     """Raise OSError with the C library's errno if ``result`` is negative."""
     if result < 0:
         number = ctypes.get_errno()
@@ -42,51 +42,51 @@ def check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Mount, making the target folder if it is missing."""
+    """Mount, making the target directory if it is missing."""
     os.makedirs(target, exist_ok=True)
     arguments = (source.encode(), target.encode(), kind.encode(), flags, data.encode())
-    check(libc.mount(*arguments), f"mount {kind or source} on {target}")
+    check_result(libc.mount(*arguments), f"mount {kind or source} on {target}")
 
 
-def finish(*argv: str) -> None:
-    """Run a command of the set-up to its end; raises OSError if it fails."""
-    pid = os.posix_spawn(find(argv[0], ENVIRONMENT, "/"), argv, ENVIRONMENT)
+def run_command(*argv: str) -> None:
+    """Run a command and wait for it; raises OSError if it fails."""
+    pid = os.posix_spawn(which(argv[0], ENVIRONMENT, "/"), argv, ENVIRONMENT)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status:
-        raise OSError(f"{' '.join(argv)} ended with {status}")
+        raise OSError(f"{' '.join(argv)}: exit status {status}")
 
 
-def find(program: str, env: dict[str, str], cwd: str) -> str:
-    """Where ``program`` is along the command's own PATH; itself if it is nowhere."""
+def which(program: str, env: dict[str, str], cwd: str) -> str:
+    """The path of ``program`` by the PATH in ``env``; ``program`` itself if it is not found."""
     if "/" in program:
         return program
-    for folder in env.get("PATH", "").split(":"):
-        path = os.path.join(cwd, folder, program)
+    for directory in env.get("PATH", "").split(":"):
+        path = os.path.join(cwd, directory, program)
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     return program
 
 
 def overlay_root(modules: str) -> None:
-    """Put a writable overlay on tmpfs over the read-only root and make it the root.
+    """Make an overlay of a tmpfs over the read-only root the new root.
 
-    pivot_root and not chroot: the kernel refuses new user namespaces in a chroot.
+    By pivot_root, not chroot: the kernel refuses new user namespaces in a chroot.
     """
     mount("proc", "/proc", "proc")
-    finish("modprobe", "-d", modules, "overlay")
-    mount("tmpfs", "/tmp", "tmpfs")  # noqa: S108 the one folder every root has
-    for folder in ("upper", "work", "root"):
-        os.mkdir(f"/tmp/{folder}")  # noqa: S108
+    run_command("modprobe", "-d", modules, "overlay")
+    mount("tmpfs", "/tmp", "tmpfs")  # noqa: S108 a directory that every root has
+    for directory in ("upper", "work", "root"):
+        os.mkdir(f"/tmp/{directory}")  # noqa: S108
     layers = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work"
     mount("overlay", "/tmp/root", "overlay", 0, layers)  # noqa: S108
     os.chdir("/tmp/root")  # noqa: S108
-    check(libc.pivot_root(b".", b"."), "pivot_root")
-    check(libc.umount2(b".", MNT_DETACH), "leave the old root")
+    check_result(libc.pivot_root(b".", b"."), "pivot_root")
+    check_result(libc.umount2(b".", MNT_DETACH), "unmount the old root")
     os.chdir("/")
 
 
-def dress(order: dict[str, Any]) -> None:
-    """Fresh kernel file systems, modules and shares, in the order they need each other."""
+def set_up(order: dict[str, Any]) -> None:
+    """Mount kernel file systems, modules and shares, in the order of their dependencies."""
     if order["overlay"]:
         overlay_root(order["modules"])
         mount("devtmpfs", "/dev", "devtmpfs")
@@ -98,26 +98,26 @@ def dress(order: dict[str, Any]) -> None:
     mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     mount("tmpfs", "/var/lib/cni", "tmpfs", 0, "mode=700")
     if order["overlay"] or os.path.isdir(CONFIGURATION):
-        # The machine's policy file is not asked for. Empty, for the directory may be closed to
-        # the daemon's user, and a policy that cannot be read is not the same as none.
+        # Hide this machine's policy file. The new directory can be read by the daemon's user: a
+        # policy that cannot be read is an error, not the same as no policy.
         mount("tmpfs", CONFIGURATION, "tmpfs", 0, "mode=755")
     for source, target, kind, flags, data in order["shares"]:
         mount(source, target, kind, flags, data)
     with open("/proc/sys/kernel/hostname", "w", encoding="ascii") as file:
         file.write("lab")
-    finish("modprobe", "bonding", "max_bonds=0")
+    run_command("modprobe", "bonding", "max_bonds=0")
 
 
-def name_links(names: dict[str, str]) -> None:
-    """Give each NIC its name while it is still down, and set loopback up."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+def rename_links(names: dict[str, str]) -> None:
+    """Rename the NICs, which are still down, and set loopback up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for old, new in names.items():
-            fcntl.ioctl(door, SIOCSIFNAME, struct.pack("16s16s", old.encode(), new.encode()))
-        answer = fcntl.ioctl(door, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
+            fcntl.ioctl(sock, SIOCSIFNAME, struct.pack("16s16s", old.encode(), new.encode()))
+        answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
         flags = struct.unpack("16sH14x", answer)[1]
-        fcntl.ioctl(door, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
 
 
 def power_off() -> None:
-    """End the kernel; only process 1 of a machine may."""
-    check(libc.reboot(RB_POWER_OFF), "power off")
+    """Power the guest off; only for process 1."""
+    check_result(libc.reboot(RB_POWER_OFF), "power off")

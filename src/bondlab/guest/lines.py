@@ -1,9 +1,9 @@
-"""JSON lines over a stream socket: how launcher, holder and agent talk.
+"""JSON lines over a stream socket: the protocol between launcher, supervisor and agent.
 
-One object a line, ``bytes`` inside it as base64. Nothing here blocks but `Lines.wait`, which
-reads and writes at the same time, so that two sides that both have much to say never wait
-for each other. What is not yet written is kept; what was half received is kept; the end of
-the stream is EOFError. What the messages mean is the business of whoever sends them.
+One object per line; ``bytes`` values are base64. Only `Lines.wait` blocks; it reads and writes at
+the same time, so that two sides with much data to send do not wait for each other. Data that is
+not written yet and lines that are incomplete are buffered; the end of the stream is EOFError. The
+messages are defined by the modules that send them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CHUNK = 1 << 18
 
 
 class Lines:
-    """One end of a conversation; owns its socket.
+    """One end of a connection; owns its socket.
 
-    With a ``window`` at most that many bytes go out before the other side confirms some.
+    With a ``window``, at most that many bytes are sent before the other side confirms some.
     """
 
     def __init__(self, sock: socket.socket, window: int | None = None) -> None:
@@ -34,26 +34,26 @@ class Lines:
         self._window = window
 
     def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
+        """The socket's file descriptor, for a selector."""
         return self._sock.fileno()
 
     @property
     def pending(self) -> bool:
-        """Whether bytes wait that may go out as soon as the socket takes them."""
+        """Whether queued bytes may be sent as soon as the socket is writable."""
         return bool(self._out) and self._window != 0
 
     @property
     def waiting(self) -> int:
-        """How many bytes have been queued and are not yet written."""
+        """The number of queued bytes that are not written yet."""
         return len(self._out)
 
     def send(self, message: Message) -> None:
-        """Queue a message and write what goes out at once; a gone reader is not an error here."""
+        """Queue a message and write what can be written; a closed connection is no error here."""
         self._out += json.dumps(message).encode() + b"\n"
         self.flush()
 
     def flush(self) -> None:
-        """Write what the other side takes without waiting."""
+        """Write as much as possible without blocking."""
         try:
             while self.pending:
                 sent = self._sock.send(self._out[: self._window or CHUNK])
@@ -62,17 +62,17 @@ class Lines:
                     self._window -= sent
         except BlockingIOError:
             pass
-        except OSError:  # its end is told by receive()
+        except OSError:  # receive() reports the end of the connection
             self._out.clear()
 
     def confirm(self, count: int) -> None:
-        """The other side has taken ``count`` bytes out of the window."""
+        """The other side has confirmed ``count`` bytes: enlarge the window."""
         if self._window is not None:
             self._window += count
         self.flush()
 
     def receive(self) -> list[Message]:
-        """The messages that are here, perhaps none; EOFError once the other side has gone."""
+        """The complete messages received, without blocking; EOFError at the end of the stream."""
         try:
             data = self._sock.recv(CHUNK)
         except BlockingIOError:
@@ -102,5 +102,5 @@ class Lines:
         return self._messages.pop(0)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._sock.close()

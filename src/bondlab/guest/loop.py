@@ -1,7 +1,7 @@
-"""A loop over things that can be read, without threads; why not asyncio: docs/decisions/0013.
+"""An event loop without threads; why not asyncio: docs/decisions/0013.
 
-Each source has one reaction; `Lines` among them are also written when they have something to
-say. One deadline bounds the wait, and whoever runs the loop decides what it means.
+Each source has one callback for readability; queued data of `Lines` is written when the socket is
+writable. One deadline limits the wait; its meaning is decided by the caller.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from bondlab.guest.lines import Lines
 
 
 class Loop:
-    """Readable things and what to do about each; sockets of `Lines` are also written."""
+    """Sources and their callbacks, and one deadline (time.monotonic, None: none)."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self.deadline: float | None = None
 
     def watch(self, source: Any, react: Callable[[], None]) -> None:
-        """Call ``react`` whenever ``source`` (a descriptor or what has one) can be read."""
+        """Call ``react`` when ``source`` (a descriptor, or an object with one) is readable."""
         self._selector.register(source, selectors.EVENT_READ, react)
 
     def forget(self, source: Any) -> None:
-        """Watch it no more; missing is fine."""
+        """Stop watching ``source``; no error if it is not watched."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(source)
 
     def turn(self) -> bool:
-        """Wait for the next things and deal with them; False if the deadline came first."""
+        """Wait for events and handle them; False if the deadline passed first."""
         wait = None if self.deadline is None else self.deadline - time.monotonic()
         if wait is not None and wait <= 0:
             return False
@@ -41,10 +41,10 @@ class Loop:
                 key.fileobj.flush()
             if events & selectors.EVENT_READ:
                 key.data()
-        self._want_writes()
+        self._watch_writable()
         return True
 
-    def _want_writes(self) -> None:
+    def _watch_writable(self) -> None:
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, Lines):
                 write = selectors.EVENT_WRITE if key.fileobj.pending else 0

@@ -1,8 +1,8 @@
-"""A command that runs in a guest, and a cable of one, as whoever asked for it sees them.
+"""Client side of a command that runs in a guest, and of a guest's cable.
 
-A command has a conversation of its own with the holder: output comes as it is written, the
-status beside it, and to hang up kills the command. A wait that runs out kills it too and tells
-so; only a guest that does not even do that is lost.
+Each command has a connection of its own to the supervisor: output is received as it is written,
+the exit status as a separate message, and closing the connection kills the command. A timeout
+kills the command too and raises TimeoutExpired; if the command cannot be killed, the guest is lost.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bondlab.guest.control_client import GRACE_SECONDS, Door, hear
+from bondlab.guest.control_client import GRACE_SECONDS, ControlClient, receive
 from bondlab.guest.lines import Message
 
 CHUNK = 48 * 1024
 
 
 class Completed(NamedTuple):
-    """How a command ended: its status (minus the signal's number if killed) and its output."""
+    """An ended command: exit status (the negative signal number if killed) and output."""
 
     returncode: int
     stdout: bytes
@@ -29,36 +29,38 @@ class Completed(NamedTuple):
 
 
 class CableState(NamedTuple):
-    """A cable: whether it is whole, and the frames it carried and dropped since boot."""
+    """Whether a cable is connected, and the frames it relayed and dropped since boot."""
 
-    whole: bool
+    connected: bool
     carried: int
     dropped: int
 
 
 class Process:
-    """A command that runs in the guest; the guest kills it when this is closed."""
+    """A command that runs in the guest; it is killed when its connection is closed."""
 
-    def __init__(self, door: Door, argv: Sequence[str], order: Message, given: bytes) -> None:
+    def __init__(
+        self, client: ControlClient, argv: Sequence[str], order: Message, given: bytes
+    ) -> None:
         self.argv = list(argv)
-        self._door = door
-        self._lines = door.ask(order | {"do": "run", "argv": self.argv})
+        self._client = client
+        self._lines = client.open(order | {"do": "run", "argv": self.argv})
         self._output = {"out": bytearray(), "err": bytearray()}
         self._status: int | None = None
         for data in (*chunks(given), b""):
             self._lines.send({"do": "in", "data": base64.b64encode(data).decode()})
 
     def wait(self, timeout: float = 60.0) -> Completed:
-        """Its end, at most ``timeout`` seconds from now.
+        """Wait at most ``timeout`` seconds for the end of the command.
 
-        Raises subprocess.TimeoutExpired (and the command is killed), OSError if it could not
-        be started, LostGuest.
+        Raises subprocess.TimeoutExpired (the command is killed), OSError if it could not be
+        started, LostGuest.
         """
         self.follow(lambda stream, data: self._output[stream].extend(data), timeout)
         return Completed(self._status or 0, bytes(self._output["out"]), bytes(self._output["err"]))
 
     def follow(self, on_data: Callable[[str, bytes], object], timeout: float) -> int:
-        """Call ``on_data("out" | "err", bytes)`` as output comes; its status. Raises as `wait`."""
+        """Call ``on_data("out" | "err", bytes)`` for output; exit status. Raises like `wait`."""
         deadline = time.monotonic() + timeout
         try:
             self._listen(on_data, deadline)
@@ -75,7 +77,7 @@ class Process:
 
     def _listen(self, on_data: Callable[[str, bytes], object], deadline: float) -> None:
         while self._status is None:
-            message = hear(self._lines, deadline)
+            message = receive(self._lines, deadline)
             if "exit" in message:
                 self._status = message["exit"]
             elif "error" in message:
@@ -84,43 +86,43 @@ class Process:
                 on_data(stream, base64.b64decode(message[stream]))
 
     def _end_late(self, on_data: Callable[[str, bytes], object]) -> None:
-        """Kill the command; a guest that does not even do that is lost."""
+        """Kill the command; if this fails, the guest is lost."""
         self.kill()
         try:
             self._listen(on_data, time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
-            raise self._door.lost(f"no answer: {self.argv[0]} could not be ended") from None
+            raise self._client.lost(f"{self.argv[0]} did not end after SIGKILL") from None
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the command and what it started in its process group."""
+        """Send a signal to the process group of the command."""
         self._lines.send({"do": "signal", "signal": int(number)})
 
 
 def chunks(data: bytes) -> list[bytes]:
-    """``data`` in pieces that fit a message."""
+    """``data`` in pieces of the size of one message."""
     return [data[place : place + CHUNK] for place in range(0, len(data), CHUNK)]
 
 
 class Cable:
-    """The cable between two NICs of a guest; see `bondlab.guest.cable` for what a cut does."""
+    """The cable between two NICs of a guest; see `bondlab.guest.cable`."""
 
-    def __init__(self, door: Door, name: str) -> None:
+    def __init__(self, client: ControlClient, name: str) -> None:
         self.name = name
-        self._door = door
+        self._client = client
 
-    def cut(self) -> None:
-        """Drop every frame from now on, both ways; the NICs' carrier stays."""
-        self._turn(whole=False)
+    def disconnect(self) -> None:
+        """Drop all frames from now on, in both directions; the NICs keep their carrier."""
+        self._set(connected=False)
 
-    def mend(self) -> None:
-        """Carry frames again."""
-        self._turn(whole=True)
+    def reconnect(self) -> None:
+        """Relay frames again."""
+        self._set(connected=True)
 
     @property
     def state(self) -> CableState:
-        """Whether it is whole, and its frame counters."""
-        return self._turn(whole=None)
+        """The state and the frame counters."""
+        return self._set(connected=None)
 
-    def _turn(self, *, whole: bool | None) -> CableState:
-        answer = self._door.question({"do": "cable", "name": self.name, "whole": whole})
-        return CableState(answer["whole"], answer["carried"], answer["dropped"])
+    def _set(self, *, connected: bool | None) -> CableState:
+        answer = self._client.request({"do": "cable", "name": self.name, "connected": connected})
+        return CableState(answer["connected"], answer["carried"], answer["dropped"])

@@ -1,11 +1,11 @@
-"""The machine that QEMU plays for a stock kernel: its command line.
+"""The QEMU command line for a guest with a stock kernel.
 
-Two processors, so that the kernel waits for the other one as it does on a node; the agent's
-channel as a virtio serial port, which has a file of its own in the guest and carries bytes as
-they are; the machine's files and the shares over 9p. All of it is emulated (TCG): no rights are
-needed, and every instruction costs several times what it costs on the machine itself.
+The guest has two processors, so that RCU grace periods and locks cost what they cost on a node.
+The agent's channel is a virtio serial port, which passes bytes unchanged. This machine's files
+and the shares are mounted over 9p. QEMU emulates the processor (TCG): this needs no privileges,
+and each instruction takes several times longer than on the machine itself.
 
-There are no NICs on cables. The guest ends when its kernel powers off, panics or is killed.
+The guest has no NICs on cables. It ends when its kernel powers off, panics or is killed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 PROCESSORS = 2
-# Console messages are worth their time only when something is wrong; a panic is always shown,
-# and with addresses that can be looked up.
+# quiet: console output is slow; a panic is printed all the same. nokaslr: the addresses in a
+# trace can be resolved.
 APPEND = "console=ttyS0 quiet nokaslr panic=-1"
 DEVICES = """\
 -machine q35 -cpu max -accel tcg,thread=multi -nodefaults -no-user-config -no-reboot
@@ -22,10 +22,10 @@ DEVICES = """\
 """
 
 
-def machine(memory_mb: int, line: int, kernel: Sequence[str], shares: Iterable[str]) -> list[str]:
-    """QEMU's words; ``line`` is the descriptor of the agent's channel.
+def arguments(memory_mb: int, line: int, kernel: Sequence[str], shares: Iterable[str]) -> list[str]:
+    """QEMU's arguments; ``line`` is the descriptor of the agent's channel.
 
-    ``kernel`` are the paths of its image and of its first files.
+    ``kernel`` has the paths of the kernel image and of the initramfs.
     """
     image, initramfs = kernel
     return [
@@ -33,24 +33,24 @@ def machine(memory_mb: int, line: int, kernel: Sequence[str], shares: Iterable[s
         *("-smp", str(PROCESSORS), "-m", f"{memory_mb}M"),
         *("-kernel", image, "-initrd", initramfs, "-append", APPEND),
         *("-chardev", f"socket,id=agent,fd={line}"),
-        *("-virtfs", files("/", "root") + ",readonly=on"),
+        *("-virtfs", virtfs("/", "root") + ",readonly=on"),
         *(
             word
-            for place, folder in enumerate(shares)
-            for word in ("-virtfs", files(folder, tag(place)))
+            for place, directory in enumerate(shares)
+            for word in ("-virtfs", virtfs(directory, tag(place)))
         ),
     ]
 
 
 def tag(place: int) -> str:
-    """What the guest calls the share at ``place``."""
+    """The mount tag of the share with this index."""
     return f"share{place}"
 
 
-def files(folder: str, name: str) -> str:
-    """A folder of this machine under ``name``; in QEMU's options a comma is written twice.
+def virtfs(directory: str, name: str) -> str:
+    """The value of -virtfs that exports a directory of this machine; commas are doubled.
 
-    remap: a tree can hold several file systems, whose inode numbers must not meet.
+    multidevs=remap: inode numbers of several file systems in one tree must not collide.
     """
-    path = folder.replace(",", ",,")
+    path = directory.replace(",", ",,")
     return f"local,path={path},mount_tag={name},security_model=none,multidevs=remap"

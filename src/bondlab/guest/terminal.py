@@ -1,9 +1,8 @@
-"""The user's own standard input and output, joined to a command in the guest.
+"""Connects this process's standard input and output to a command in the guest.
 
-With a terminal on both it is switched to raw mode, so that every key and control sequence goes
-to the guest's terminal, and is always restored; a changed window size is passed on. Without
-one, input is fed to its end and output is copied, for scripts. What runs there, and what its
-messages are, is the business of `guest` and `agent`.
+If both are a terminal, it is put into raw mode, so that all keys and control sequences are sent to
+the guest's terminal, and is always restored; window size changes are sent too. Else input is sent
+to its end and output is copied, for scripts. The messages are those of `agent`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CHUNK = 65536
 RESIZE_SECONDS = 0.5
 
 
-def present() -> bool:
+def is_terminal() -> bool:
     """Whether both standard input and output are a terminal."""
     return os.isatty(0) and os.isatty(1)
 
@@ -36,8 +35,8 @@ def size() -> list[int]:
 
 @contextlib.contextmanager
 def raw() -> Iterator[None]:
-    """Raw mode while the block runs; nothing where there is no terminal."""
-    if not present():
+    """Raw mode within the block; no effect without a terminal."""
+    if not is_terminal():
         yield
         return
     before = termios.tcgetattr(0)
@@ -48,41 +47,41 @@ def raw() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def converse(lines: Lines, verified: Callable[[Message], Message]) -> int:
-    """Carry bytes both ways until the command ends; its status.
+def relay(lines: Lines, check: Callable[[Message], Message]) -> int:
+    """Copy input and output until the command ends; its exit status.
 
-    ``verified`` looks at each message first and may raise. OSError if the command could not
-    be started, EOFError if the other side went away.
+    ``check`` is called with each message first and may raise. Raises OSError if the command could
+    not be started, EOFError if the supervisor closed the connection.
     """
     sys.stdout.flush()
     with raw():
-        shown = size() if present() else None
-        typing = True
+        shown = size() if is_terminal() else None
+        input_open = True
         while True:
             if shown and shown != (now := size()):
                 lines.send({"do": "size", "size": now})
                 shown = now
-            sources: list[Lines | int] = [lines, 0] if typing and not lines.pending else [lines]
+            sources: list[Lines | int] = [lines, 0] if input_open and not lines.pending else [lines]
             writers = [lines] if lines.pending else []
             ready, writable, _ = select.select(sources, writers, [], RESIZE_SECONDS)
             if writable:
                 lines.flush()
             if 0 in ready:
-                typing = typed(lines)
+                input_open = send_input(lines)
             for message in lines.receive() if lines in ready else []:
-                if (status := show(verified(message))) is not None:
+                if (status := write_output(check(message))) is not None:
                     return status
 
 
-def typed(lines: Lines) -> bool:
-    """Pass on what was typed; False at the end of input."""
+def send_input(lines: Lines) -> bool:
+    """Send the available input; False at the end of input."""
     data = os.read(0, CHUNK)
     lines.send({"do": "in", "data": base64.b64encode(data).decode()})
     return bool(data)
 
 
-def show(message: Message) -> int | None:
-    """Write a message's output where it belongs; the status if it is the last one."""
+def write_output(message: Message) -> int | None:
+    """Write the output in a message; the exit status if it holds one."""
     if "error" in message:
         raise OSError(message["errno"], message["error"])
     for stream, fd in (("out", 1), ("err", 2)):

@@ -18,7 +18,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from bondlab.kernels.debian import Progress, Suite, Unavailable, cache_folder, run, unpacked
+from bondlab.kernels.debian import KernelUnavailable, Progress, Suite, cache_folder, run, unpacked
 
 __all__ = [
     "HOST",
@@ -26,8 +26,8 @@ __all__ = [
     "SMP",
     "SUITES",
     "Kernel",
+    "KernelUnavailable",
     "Progress",
-    "Unavailable",
     "bootable",
     "cache_folder",
     "default",
@@ -109,14 +109,14 @@ def default() -> str:
 def fetch(name: str, progress: Progress) -> Kernel:
     """The kernel a user calls ``name``, from the cache or from Debian's mirror.
 
-    Raises Unavailable: no such name, no mirror, no network.
+    Raises KernelUnavailable: no such name, no mirror, no network.
     """
     if name == HOST:
         return Kernel(HOST, platform.release(), "", None, Path("/"), None, ())
     if name not in SUITES:
-        raise Unavailable(f"no kernel is called {name}; there are {', '.join(NAMES)}")
+        raise KernelUnavailable(f"no kernel is called {name}; there are {', '.join(NAMES)}")
     if platform.machine() != "x86_64":
-        raise Unavailable(f"kernel {name} needs x86_64, this machine is {platform.machine()}")
+        raise KernelUnavailable(f"kernel {name} needs x86_64, this machine is {platform.machine()}")
     return stock(progress) if name == SMP else user_mode(name, progress)
 
 
@@ -157,7 +157,7 @@ def facts(folder: Path) -> tuple[str, str]:
 def delegates(progress: Progress, *, new: bool = False) -> Path:
     """The folder of the standard CNI plugins (static, host-local, dhcp and others).
 
-    ``new`` is for those that know ``linkInContainer``. Raises Unavailable: no mirror, no network.
+    ``new`` is for those that know ``linkInContainer``. Raises KernelUnavailable: no mirror, no network.
     """
     return unpacked(NEW_DELEGATES if new else DELEGATES, progress) / "usr/lib/cni"
 
@@ -237,4 +237,4 @@ def with_interpreter(image: bytes, path: str) -> bytes:
             struct.pack_into("<Q", patched, start + 8, len(image))
             struct.pack_into("<Q", patched, start + 32, len(name))
             return bytes(patched)
-    raise Unavailable("the kernel's binary names no program interpreter")
+    raise KernelUnavailable("the kernel's binary names no program interpreter")

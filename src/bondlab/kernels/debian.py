@@ -28,7 +28,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_FOLDER = Path("/etc/apt")
 
 
-class Unavailable(Exception):
+class KernelUnavailable(Exception):
     """A kernel or tool can not be had here; the text says why and what would help."""
 
 
@@ -55,7 +55,7 @@ def as_it_is(root: Path, final: Path) -> None:
 def unpacked(suite: Suite, progress: Progress, adapt: Adapt = as_it_is) -> Path:
     """The folder that holds the suite's packages, fetched if there is none.
 
-    ``adapt`` is given the folder as unpacked, and where it will be. Raises Unavailable.
+    ``adapt`` is given the folder as unpacked, and where it will be. Raises KernelUnavailable.
     """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def unpack(archives: Sequence[Path], root: Path) -> str:
 def download(suite: Suite, folder: Path) -> list[Path]:
     """Bring the suite's newest packages into ``folder``, in their order."""
     if not KEYRING.exists():
-        raise Unavailable(f"{KEYRING} is missing (package debian-archive-keyring)")
+        raise KernelUnavailable(f"{KEYRING} is missing (package debian-archive-keyring)")
     for path in ("lists/partial", "cache/archives/partial", "empty", "archives"):
         (folder / path).mkdir(parents=True)
     (folder / "status").touch()
@@ -125,7 +125,7 @@ def chosen(suite: Suite, plan: str) -> tuple[str, ...]:
     names = re.findall(r"^Inst (\S+) ", plan, re.MULTILINE)
     wanted = [name for name in names if re.fullmatch(suite.wanted, name)]
     if not wanted:
-        raise Unavailable(f"Debian {suite.name} has no {suite.packages[0]}")
+        raise KernelUnavailable(f"Debian {suite.name} has no {suite.packages[0]}")
     own = [name for name in suite.packages if name in wanted]
     return (*own, *(name for name in wanted if name not in own))
 
@@ -157,21 +157,21 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
 
 def run(*argv: str, cwd: Path | None = None) -> str:
-    """Run a command; its output. Unavailable with what it said if it fails or is not there."""
+    """Run a command; its output. KernelUnavailable with what it said if it fails or is not there."""
     try:
         done = subprocess.run(
             argv, cwd=cwd, capture_output=True, check=False, text=True, errors="replace"
         )
     except OSError as error:
-        raise Unavailable(f"{argv[0]}: {error.strerror}; this needs Debian's apt") from error
+        raise KernelUnavailable(f"{argv[0]}: {error.strerror}; this needs Debian's apt") from error
     if done.returncode:
         words = " ".join(argv)
-        raise Unavailable(f"{words} ended with {done.returncode}: {done.stderr.strip()}")
+        raise KernelUnavailable(f"{words} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
 
 def mirror(folder: Path = APT_FOLDER) -> str:
-    """The address of the Debian mirror in the machine's own apt sources. Raises Unavailable."""
+    """The address of the Debian mirror in the machine's own apt sources. Raises KernelUnavailable."""
     parts = folder / "sources.list.d"
     lists = [folder / "sources.list", *sorted(parts.glob("*.list"))]
     entries = [
@@ -181,7 +181,7 @@ def mirror(folder: Path = APT_FOLDER) -> str:
     for entry in entries:
         if is_main_archive(entry):
             return entry["uris"].split()[0]
-    raise Unavailable(f"no Debian mirror in {folder}/sources.list or {parts}")
+    raise KernelUnavailable(f"no Debian mirror in {folder}/sources.list or {parts}")
 
 
 def is_main_archive(entry: dict[str, str]) -> bool:

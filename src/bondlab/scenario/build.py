@@ -1,10 +1,10 @@
-"""A `Topology` as commands for ``ip`` and ``bridge``, and the same taken away again.
+"""The ``ip`` and ``bridge`` commands that create a `Topology`, and those that remove it.
 
-Everything goes in few ``ip -batch`` runs, one a namespace: in user-mode Linux a process costs
-tens of milliseconds. Hardware NICs wait in the namespace ``lab-shelf`` between cases, both
-ends of each cable, so that a case sees its own NICs alone and finds them as new.
+Commands are grouped into few ``ip -batch`` runs, one per namespace, because a process takes tens of
+milliseconds under user-mode Linux. Between cases the hardware-like NICs, both ends of each cable,
+are in the namespace ``lab-unused``, so that a case has only its own NICs, in their initial state.
 
-Pure: commands out. Whether they worked is seen by ``story``.
+Pure: returns commands. ``story`` runs them.
 """
 
 from __future__ import annotations
@@ -14,94 +14,107 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bondlab.scenario.topology import ETHERNET_MTU, HOST, LAN, SILICON, Fabric, Form, Nic, Topology
+from bondlab.scenario.topology import (
+    ETHERNET_MTU,
+    HOST,
+    LAN,
+    SRIOV_NAMESPACE,
+    BondPlan,
+    HostNic,
+    NicKind,
+    Topology,
+)
 
-SHELF = "lab-shelf"
-FUNCTIONS = "/run/bondlab/functions.json"
-LONGEST_FAR = 11  # with "far-" in front it still fits an interface name
-NODE = "1"  # process 1 lives in the node's namespace
+UNUSED_NAMESPACE = "lab-unused"
+FUNCTIONS_FILE = "/run/bondlab/functions.json"
+MAX_FAR_NAME = 11  # with the prefix "far-" it fits into an interface name
+NODE_PID = "1"  # process 1 is in the node's namespace
 LACP_LINK_LOCAL = 4  # bit 2 of group_fwd_mask: 01:80:c2:00:00:02 (net/bridge/br_input.c)
 
 
 class Batch(NamedTuple):
-    """Lines for ``ip -batch`` in one namespace; ``force`` goes on after errors."""
+    """Lines for ``ip -batch`` in one namespace; with ``force`` errors are ignored."""
 
     namespace: str
     lines: tuple[str, ...]
     force: bool = False
 
     def argv(self) -> list[str]:
-        """The command that reads the lines from its input."""
+        """The command; it reads the lines from its standard input."""
         inside = ["-n", self.namespace] if self.namespace else []
         return ["ip", *inside, *(["-force"] if self.force else []), "-batch", "-"]
 
     def text(self) -> bytes:
-        """Its input."""
+        """The standard input of the command."""
         return "".join(f"{line}\n" for line in self.lines).encode()
 
 
-def far(nic: str) -> str:
-    """The name of the other end of a hardware NIC's cable while it is on the shelf."""
-    return f"far-{nic}" if len(nic) <= LONGEST_FAR else f"far-{zlib.crc32(nic.encode()):x}"
+def far_name(nic: str) -> str:
+    """The name of the other end of a NIC's cable while it is not in use."""
+    return f"far-{nic}" if len(nic) <= MAX_FAR_NAME else f"far-{zlib.crc32(nic.encode()):x}"
 
 
-def shelve(nics: Iterable[str]) -> list[Batch]:
-    """Put all hardware NICs away, once after the boot."""
-    moves = [f"link set {one} netns {SHELF}" for nic in nics for one in (nic, far(nic))]
-    return [Batch(HOST, (f"netns add {SHELF}", *moves))]
+def move_to_unused(nics: Iterable[str]) -> list[Batch]:
+    """Move all hardware-like NICs to the namespace for unused NICs, after the boot."""
+    moves = [
+        f"link set {one} netns {UNUSED_NAMESPACE}" for nic in nics for one in (nic, far_name(nic))
+    ]
+    return [Batch(HOST, (f"netns add {UNUSED_NAMESPACE}", *moves))]
 
 
-def make(topology: Topology) -> list[Batch]:
-    """Namespaces, NICs, wires and switches, in an order that works."""
-    switches = {fabric.switch for fabric in topology.fabrics}
-    batches = [Batch(HOST, tuple(f"netns add {one}" for one in [SILICON, *sorted(switches)]))]
+def create(topology: Topology) -> list[Batch]:
+    """Create namespaces, NICs and switches, in the order of their dependencies."""
+    switches = {planned.switch for planned in topology.bonds}
+    batches = [
+        Batch(HOST, tuple(f"netns add {one}" for one in [SRIOV_NAMESPACE, *sorted(switches)]))
+    ]
     for nic in topology.nics:
-        batches += _MAKERS[nic.form](nic)
-    node = [line for nic in topology.nics for line in _dress(nic)]
+        batches += _MAKERS[nic.kind](nic)
+    node = [line for nic in topology.nics for line in _nic_settings(nic)]
     batches.append(Batch(HOST, tuple(node)))
-    batches += [_switch(fabric, topology.nics) for fabric in topology.fabrics]
+    batches += [_switch(planned, topology.nics) for planned in topology.bonds]
     return [batch for batch in batches if batch.lines]
 
 
-def functions(topology: Topology) -> bytes:
-    """What the stand-in for sriov knows of the functions: by device id."""
+def functions_file(topology: Topology) -> bytes:
+    """The file that lists the SR-IOV functions by device ID, for the stand-in for sriov."""
     table = {
         nic.device: {"link": nic.name, "port": nic.port, "uplink": nic.port.replace("vf", "up")}
         for nic in topology.nics
         if nic.device
     }
-    return json.dumps({"namespace": SILICON, "functions": table}).encode()
+    return json.dumps({"namespace": SRIOV_NAMESPACE, "functions": table}).encode()
 
 
-def unmake(topology: Topology) -> list[Batch]:
-    """Everything away, hardware back on the shelf; goes on whatever is missing."""
+def remove(topology: Topology) -> list[Batch]:
+    """Remove the topology, and move hardware-like NICs back; missing links are ignored."""
     batches = []
     for nic in topology.nics:
-        if nic.form is Form.CABLE:
-            back = f"link set {nic.port} netns {SHELF} name {far(nic.name)}"
-            batches.append(Batch(nic.switch, (f"link set {nic.port} down", back), force=True))
-            home = f"link set {nic.name} netns {SHELF}"
-            batches.append(Batch(HOST, (f"link set {nic.name} down", home), force=True))
-    gone = [f"link del {nic.name}" for nic in topology.nics if nic.form is not Form.CABLE]
-    spaces = [SILICON, *{fabric.switch for fabric in topology.fabrics}]
+        if nic.kind is NicKind.CABLE:
+            switch_end = f"link set {nic.port} netns {UNUSED_NAMESPACE} name {far_name(nic.name)}"
+            batches.append(Batch(nic.switch, (f"link set {nic.port} down", switch_end), force=True))
+            node_end = f"link set {nic.name} netns {UNUSED_NAMESPACE}"
+            batches.append(Batch(HOST, (f"link set {nic.name} down", node_end), force=True))
+    gone = [f"link del {nic.name}" for nic in topology.nics if nic.kind is not NicKind.CABLE]
+    spaces = [SRIOV_NAMESPACE, *{planned.switch for planned in topology.bonds}]
     lines = (*gone, *(f"netns del {one}" for one in spaces))
     return [*batches, Batch(HOST, lines, force=True)]
 
 
-def _cable(nic: Nic) -> list[Batch]:
+def _cable(nic: HostNic) -> list[Batch]:
     lines = (
-        f"link set {nic.name} netns {NODE}",
-        f"link set {far(nic.name)} netns {nic.switch} name {nic.port}",
+        f"link set {nic.name} netns {NODE_PID}",
+        f"link set {far_name(nic.name)} netns {nic.switch} name {nic.port}",
     )
-    return [Batch(SHELF, lines)]
+    return [Batch(UNUSED_NAMESPACE, lines)]
 
 
-def _veth(nic: Nic) -> list[Batch]:
+def _veth(nic: HostNic) -> list[Batch]:
     peer = f"peer name {nic.port} netns {nic.switch}"
     return [Batch(HOST, (f"link add {nic.name} type veth {peer}",))]
 
 
-def _bridge(nic: Nic) -> list[Batch]:
+def _bridge(nic: HostNic) -> list[Batch]:
     uplink = f"u-{nic.name}"[:15]
     lines = (
         f"link add {nic.name} type bridge forward_delay 0",
@@ -111,10 +124,10 @@ def _bridge(nic: Nic) -> list[Batch]:
     return [Batch(HOST, lines)]
 
 
-def _function(nic: Nic) -> list[Batch]:
-    """The function's far end and the uplink, joined by a bridge that knows VLANs.
+def _function(nic: HostNic) -> list[Batch]:
+    """The other end of the function and the uplink, connected by a VLAN-aware bridge.
 
-    A bridge hands LACP on only where its ports are told to.
+    A bridge forwards LACP frames only if group_fwd_mask of its ports says so.
     """
     number = nic.port.removeprefix("vf")
     uplink = f"up{number}"
@@ -128,25 +141,25 @@ def _function(nic: Nic) -> list[Batch]:
         )
     ]
     lines = (
-        f"link add {nic.port} type veth peer name {nic.name} netns {NODE}",
+        f"link add {nic.port} type veth peer name {nic.name} netns {NODE_PID}",
         f"link add {uplink} type veth {peer}",
         f"link add pf{number} type bridge vlan_filtering 1 forward_delay 0 mcast_snooping 0",
         f"link set pf{number} up",
         *ports,
     )
-    return [Batch(SILICON, lines)]
+    return [Batch(SRIOV_NAMESPACE, lines)]
 
 
 _MAKERS = {
-    Form.CABLE: _cable,
-    Form.VETH: _veth,
-    Form.BRIDGE: _bridge,
-    Form.FUNCTION: _function,
+    NicKind.CABLE: _cable,
+    NicKind.VETH: _veth,
+    NicKind.BRIDGE: _bridge,
+    NicKind.FUNCTION: _function,
 }
 
 
-def _dress(nic: Nic) -> Iterator[str]:
-    """MAC, MTU and state of the node's end."""
+def _nic_settings(nic: HostNic) -> Iterator[str]:
+    """Set MAC, MTU and state of the node's end."""
     if nic.mac:
         yield f"link set {nic.name} address {nic.mac}"
     if nic.mtu != ETHERNET_MTU:
@@ -154,16 +167,16 @@ def _dress(nic: Nic) -> Iterator[str]:
     yield f"link set {nic.name} {'up' if nic.up else 'down'}"
 
 
-def _switch(fabric: Fabric, nics: Iterable[Nic]) -> Batch:
-    """The far end: ``lan`` over all ports."""
-    if fabric.partner:
-        rate = " lacp_rate fast" if fabric.partner == "802.3ad" else ""
-        kind = f"bond mode {fabric.partner} miimon 100{rate}"
+def _switch(planned: BondPlan, nics: Iterable[HostNic]) -> Batch:
+    """Create the switch: ``lan`` over all ports."""
+    if planned.partner:
+        rate = " lacp_rate fast" if planned.partner == "802.3ad" else ""
+        kind = f"bond mode {planned.partner} miimon 100{rate}"
     else:
         kind = "bridge forward_delay 0 mcast_snooping 0"
     lines = ["link set lo up", f"link add {LAN} type {kind}"]
-    jumbo = max((nic.mtu for nic in nics if nic.switch == fabric.switch), default=ETHERNET_MTU)
-    for port in fabric.ports:
+    jumbo = max((nic.mtu for nic in nics if nic.switch == planned.switch), default=ETHERNET_MTU)
+    for port in planned.ports:
         bare, _, vlan = port.partition(".")
         lines.append(f"link set {bare} mtu {jumbo}")
         if vlan:
@@ -173,6 +186,6 @@ def _switch(fabric: Fabric, nics: Iterable[Nic]) -> Batch:
     lines.append(f"link set {LAN} up")
     lines += [
         f"address add {one}/{128 if ':' in one else 32} dev {LAN}{' nodad' * (':' in one)}"
-        for one in fabric.targets
+        for one in planned.arp_targets
     ]
-    return Batch(fabric.switch, tuple(lines))
+    return Batch(planned.switch, tuple(lines))

@@ -1,8 +1,8 @@
-"""The crash scene: an ADD dies in the middle, and ``bondctl recover`` puts it right.
+"""Crash test: an ADD is killed before it completes, then ``bondctl recover`` is run.
 
-The death is real: the lab's IPAM plugin ``fatal`` kills the daemon, or in direct mode its caller,
-with SIGKILL when the bond is made and its NICs are in the pod. Nothing runs between that and the
-recovery but the daemon's new start, and what is compared is read with ``ip``.
+The lab's IPAM plugin ``fatal`` kills the daemon, or in direct mode the plugin that called it, with
+SIGKILL. At that time the bond exists and its NICs are in the pod. Only the daemon's restart happens
+between that and the recovery, and the NICs are compared as read by ``ip``.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from collections.abc import Callable, Mapping
 from bondlab.manifests.manifests import Config
 from bondlab.scenario.calls import Runtime
 from bondlab.scenario.events import Crash
-from bondlab.scenario.guest_commands import Hands
+from bondlab.scenario.guest_commands import GuestCommands
 
 BONDCTL = (sys.executable, "-m", "bondcni")
 
-Look = Callable[[], Mapping[str, str]]
+ReadNics = Callable[[], Mapping[str, str]]
 
 
-def scene(
-    hands: Hands,
+def crash_and_recover(
+    commands: GuestCommands,
     runtime: Runtime,
     network: str,
     ifname: str,
     config: Config,
-    look: Look,
-    revive: Callable[[], None],
+    read_nics: ReadNics,
+    restart_daemon: Callable[[], None],
 ) -> Crash:
-    """ADD of one bond, killed half-way, and the recovery; ``look`` gives the node's NICs and
-    ``revive`` starts what was killed.
+    """Kill the ADD of one bond, restart the daemon, and recover.
+
+    ``read_nics`` returns the state of the case's NICs, by name.
     """
-    before = look()
+    before = read_nics()
     killed, _ = runtime.call("ADD", network, ifname, {**config, "ipam": {"type": "fatal"}})
-    away = sorted(before.keys() - look().keys())
-    revive()
-    said = hands.run([*BONDCTL, "recover"]).strip()
-    after = look()
+    in_pod = sorted(before.keys() - read_nics().keys())
+    restart_daemon()
+    output = commands.run([*BONDCTL, "recover"]).strip()
+    after = read_nics()
     return Crash(
         network=network,
         ifname=ifname,
         exit=killed.exit,
-        away=tuple(away),
-        said=said,
-        back=tuple(name for name in away if before[name] == after.get(name)),
+        in_pod=tuple(in_pod),
+        recover_output=output,
+        restored=tuple(name for name in in_pod if before[name] == after.get(name)),
     )

@@ -1,9 +1,9 @@
-"""A drill: one leg of a bond is cut while probes run, then mended; what was lost is counted.
+"""A drill: the link of one member is taken down while probes run, then restored.
 
-Probes are ``ping`` every 50 ms with ``-D`` (a time on each line) and ``-O`` (a line for each
-probe that is late), so that losses, the longest silence and whether answers came before the
-mending are all read from its output. Times until the bond noticed and until the leg was back
-come from looking at the bond again and again, so they are right to some tens of milliseconds.
+Probes are one ``ping`` every 50 ms with ``-D`` (a timestamp on each line) and ``-O`` (a line for
+each late answer); the lost probes, the longest gap and whether answers arrived while the link was
+down are read from its output. The times until the bond detected the fault and until all members
+were up again are measured by polling the bond; their error is some tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -14,219 +14,232 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bondlab.scenario import guest_commands as seen
-from bondlab.scenario.events import Bond, Drill, OtherNode, Ping
-from bondlab.scenario.guest_commands import CommandFailed, Hands
-from bondlab.scenario.topology import HOST, PEER, POD, Fabric, Leg
+from bondlab.scenario import guest_commands
+from bondlab.scenario.events import BondState, Drill, OtherNode, Ping
+from bondlab.scenario.guest_commands import CommandFailed, GuestCommands
+from bondlab.scenario.topology import HOST, PEER, POD, BondPlan, MemberLink
 
 LOG = "/run/bondlab/ping"
 INTERVAL = 0.05
-WARM_SECONDS = 1.0  # probes before the cut, and after the recovery
-HOLD_SECONDS = 1.0  # how long a leg stays cut after the bond has left it
-FLOW_SECONDS = 10.0  # balance-alb may need seconds to tell all peers another MAC
-NOTICE_SECONDS = 15.0
-PATIENCE_SECONDS = 110.0  # LACP's long timeout is 90 s (IEEE 802.1AX, Long_Timeout_Time)
-LOOK_SECONDS = 0.05
+WARM_SECONDS = 1.0  # probes before the fault, and after the recovery
+HOLD_SECONDS = 1.0  # how long the link stays down after the bond has detected it
+FLOW_SECONDS = 10.0  # balance-alb may need seconds to announce another MAC to all peers
+DETECTION_SECONDS = 15.0
+LACP_SLOW_SECONDS = 110.0  # LACP's long timeout is 90 s (IEEE 802.1AX, Long_Timeout_Time)
+POLL_SECONDS = 0.05
 LACP = "802.3ad"
-CARRIES = 0x30  # collecting and distributing (drivers/net/bonding: LACP_STATE_*)
+COLLECTING_DISTRIBUTING = 0x30  # LACP_STATE_COLLECTING | LACP_STATE_DISTRIBUTING
 ANSWER = re.compile(r"^\[(\d+\.\d+)\] .*bytes from .*icmp_seq=(\d+)", re.MULTILINE)
 SUMMARY = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
 
-class Tools(NamedTuple):
-    """What a drill works with; ``pause`` is time.sleep outside tests."""
+class Observer(NamedTuple):
+    """Reads the bond in a pod and waits; tests replace ``pause`` and ``clock``."""
 
-    hands: Hands
+    commands: GuestCommands
     netns: str
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
-    def bond(self, ifname: str) -> Bond | None:
-        """The bond in the pod now."""
-        return seen.bond(self.hands.links(self.netns), ifname)
+    def bond(self, ifname: str) -> BondState | None:
+        """The current state of the bond in the pod."""
+        return guest_commands.bond(self.commands.links(self.netns), ifname)
 
-    def until(self, true: Callable[[], bool], seconds: float) -> float:
-        """Milliseconds until ``true()``, -1 if ``seconds`` passed before."""
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> float:
+        """Milliseconds until ``condition()`` is true, -1 if it is not within ``seconds``."""
         began = self.clock()
-        while not true():
+        while not condition():
             if self.clock() - began > seconds:
                 return -1.0
-            self.pause(LOOK_SECONDS)
+            self.pause(POLL_SECONDS)
         return (self.clock() - began) * 1000
 
 
-def ping(tools: Tools, bond: str, target: str, count: int = 5) -> Ping:
-    """A few probes."""
+def ping(observer: Observer, bond: str, target: str, count: int = 5) -> Ping:
+    """Send ``count`` probes through an interface of the pod."""
     family = "-6" if ":" in target else "-4"
     script = f"ping {family} -n -c {count} -i 0.2 -W 1 -I {bond} {target} || true"
-    sent, received = counts(tools.hands.shell(script, namespace=tools.netns))
+    sent, received = counts(observer.commands.shell(script, namespace=observer.netns))
     return Ping(bond, target, sent, received)
 
 
-def other_node(tools: Tools, bond: str, target: str) -> OtherNode:
-    """A few probes as an application sends them: the routes of the pod say over which link.
+def other_node(observer: Observer, bond: str, target: str) -> OtherNode:
+    """Send a few probes as an application does: the pod's routes select the link.
 
-    Not with -I, with which the kernel takes any address for one of the link (ip_route_output()).
+    Not with -I, which makes the kernel treat each address as on-link (ip_route_output()).
     """
     bare = target.partition("/")[0]
     script = f"ping -n -c 3 -i 0.2 -W 1 {bare} 2>&1 || true"
-    return OtherNode(bond, target, *counts(tools.hands.shell(script, namespace=tools.netns)))
+    return OtherNode(
+        bond, target, *counts(observer.commands.shell(script, namespace=observer.netns))
+    )
 
 
 def counts(text: str) -> tuple[int, int]:
-    """Probes sent and answered, from ping's summary."""
+    """The numbers of probes sent and answered, from ping's summary."""
     found = SUMMARY.search(text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def silence(text: str) -> float:
-    """The longest time in milliseconds by which an answer was later than it should be."""
+def longest_gap(text: str) -> float:
+    """The longest time between two answers beyond the probe interval, in milliseconds."""
     times = [float(one) for one, _ in ANSWER.findall(text)]
     gaps = [after - before for before, after in itertools.pairwise(times)]
     return max(0.0, max(gaps, default=0.0) - INTERVAL) * 1000
 
 
-class Cutter(NamedTuple):
-    """How a leg is cut: links that are set down, and perhaps a cable."""
+class LinkFault(NamedTuple):
+    """A fault of a member's link: links that are set down, and perhaps a cable."""
 
-    tools: Tools
-    fabric: Fabric
-    leg: Leg
+    observer: Observer
+    planned: BondPlan
+    member: MemberLink
 
     @property
-    def unseen(self) -> bool:
+    def silent(self) -> bool:
         """Whether the member keeps its carrier."""
-        return self.fabric.silent or not self.leg.seen
+        return self.planned.silent or not self.member.carrier_links
 
     def links(self) -> list[tuple[str, str]]:
-        """(namespace, link) of everything that is set down."""
-        both = self.leg.unseen if self.fabric.silent else (*self.leg.seen, *self.leg.unseen)
-        return [self._found(*one) for one in both]
+        """(namespace, link) of all links that are set down."""
+        if self.planned.silent:
+            pairs = self.member.silent_links
+        else:
+            pairs = (*self.member.carrier_links, *self.member.silent_links)
+        return [self._resolve(*one) for one in pairs]
 
-    def how(self) -> str:
-        """What is done, in words."""
-        if self.unseen:
-            return "frames are lost, carrier stays"
-        return "cable cut, both ends down" if self.leg.cable else "carrier lost"
+    def description(self) -> str:
+        """The fault, for the report."""
+        if self.silent:
+            return "frames dropped, carrier kept"
+        return "cable disconnected, both ends down" if self.member.cable else "carrier lost"
 
-    def turn(self, state: str) -> None:
-        """Set everything ``down`` or ``up``."""
-        if self.leg.cable:
-            cable = self.tools.hands.machine.cable(self.leg.cable)
-            cable.cut() if state == "down" else cable.mend()
+    def set_state(self, state: str) -> None:
+        """Set all links and the cable ``down`` or ``up``."""
+        if self.member.cable:
+            cable = self.observer.commands.guest.cable(self.member.cable)
+            cable.disconnect() if state == "down" else cable.reconnect()
         for namespace, link in self.links():
-            self.tools.hands.run(
+            self.observer.commands.run(
                 ["ip", *(["-n", namespace] if namespace else []), "link", "set", link, state]
             )
 
-    def _found(self, namespace: str, link: str) -> tuple[str, str]:
+    def _resolve(self, namespace: str, link: str) -> tuple[str, str]:
+        """Replace the placeholders for a namespace by its name."""
         if namespace == PEER:
             return HOST, self._peer(link)
-        return (self.tools.netns if namespace == POD else namespace), link
+        return (self.observer.netns if namespace == POD else namespace), link
 
     def _peer(self, member: str) -> str:
-        """The host's end of a veth in the pod: the link whose ifindex the pod's end tells."""
-        hands = self.tools.hands
-        ends = [one for one in hands.links(self.tools.netns) if one["ifname"] == member]
+        """The host's end of a veth in the pod, found by the ifindex of the peer."""
+        commands = self.observer.commands
+        ends = [one for one in commands.links(self.observer.netns) if one["ifname"] == member]
         index = ends[0].get("link_index") if ends else None
-        for link in hands.links():
+        for link in commands.links():
             if link["ifindex"] == index:
                 return str(link["ifname"])
-        raise CommandFailed(f"the other end of {member} is not on the node")
+        raise CommandFailed(f"the peer of {member} was not found on the node")
 
 
-def run(tools: Tools, fabric: Fabric, leg: Leg, target: str) -> Drill:
-    """Cut and mend one leg under probes. Raises CommandFailed."""
-    cutter = Cutter(tools, fabric, leg)
-    _begin(tools, fabric.ifname, target)
+def run(observer: Observer, planned: BondPlan, member: MemberLink, target: str) -> Drill:
+    """Take one member's link down and restore it while probes run. Raises CommandFailed."""
+    fault = LinkFault(observer, planned, member)
+    _start_probes(observer, planned.ifname, target)
     try:
-        tools.pause(WARM_SECONDS)
+        observer.pause(WARM_SECONDS)
         try:
-            cutter.turn("down")
-            noticed = tools.until(lambda: _left(tools, fabric, leg), _patience(fabric, cutter))
-            tools.pause(HOLD_SECONDS)
-            while_cut = tools.bond(fabric.ifname)
-            flowing = tools.until(lambda: _answered(tools), FLOW_SECONDS) >= 0
+            fault.set_state("down")
+            noticed = observer.wait_until(
+                lambda: _member_down(observer, planned, member), _detection_seconds(planned, fault)
+            )
+            observer.pause(HOLD_SECONDS)
+            while_down = observer.bond(planned.ifname)
+            flowing = observer.wait_until(lambda: _answered(observer), FLOW_SECONDS) >= 0
         finally:
-            cutter.turn("up")
-        recovered = tools.until(lambda: whole(tools.bond(fabric.ifname), fabric), NOTICE_SECONDS)
-        tools.pause(WARM_SECONDS)
+            fault.set_state("up")
+        recovered = observer.wait_until(
+            lambda: all_members_up(observer.bond(planned.ifname), planned), DETECTION_SECONDS
+        )
+        observer.pause(WARM_SECONDS)
     finally:
-        text = _end(tools)
+        text = _stop_probes(observer)
     sent, received = counts(text)
     return Drill(
-        bond=fabric.ifname,
+        bond=planned.ifname,
         target=target,
-        leg=leg.member,
-        how=cutter.how(),
-        active=while_cut.active if while_cut else "",
+        member=member.name,
+        how=fault.description(),
+        active=while_down.active if while_down else "",
         sent=sent,
         lost=sent - received,
-        gap=silence(text),
+        gap=longest_gap(text),
         noticed=noticed,
         recovered=recovered,
         flowing=flowing,
     )
 
 
-def _answered(tools: Tools) -> bool:
+def _answered(observer: Observer) -> bool:
     """Whether one of the last probes was answered."""
-    return "bytes from" in tools.hands.shell(f"tail -n 4 {LOG}.log")
+    return "bytes from" in observer.commands.shell(f"tail -n 4 {LOG}.log")
 
 
-def whole(bond: Bond | None, fabric: Fabric) -> bool:
-    """Whether every member carries: for LACP that all have agreed with the partner."""
-    if bond is None or len(bond.members) < len(fabric.legs):
+def all_members_up(bond: BondState | None, planned: BondPlan) -> bool:
+    """Whether all members are up; with LACP, whether both ends collect and distribute."""
+    if bond is None or len(bond.members) < len(planned.members):
         return False
     up = bond.carrier and all(member.mii == "UP" for member in bond.members)
-    return up and (bond.mode != LACP or _agreed(bond))
+    return up and (bond.mode != LACP or _lacp_converged(bond))
 
 
-def _agreed(bond: Bond) -> bool:
-    """Whether both ends of every member collect and distribute: the last state of LACP."""
+def _lacp_converged(bond: BondState) -> bool:
+    """Whether both ends of all members collect and distribute."""
     states = [state for one in bond.members for state in (one.actor, one.partner)]
-    return bond.ports == len(bond.members) and all(one & CARRIES == CARRIES for one in states)
+    all_set = all(one & COLLECTING_DISTRIBUTING == COLLECTING_DISTRIBUTING for one in states)
+    return bond.ports == len(bond.members) and all_set
 
 
-def carrying(tools: Tools, fabric: Fabric, links: Sequence[seen.Link]) -> str:
-    """The member that traffic takes: the active one, else what sent most since ``links``."""
-    now = tools.hands.links(tools.netns)
-    bond = seen.bond(now, fabric.ifname)
+def busiest_member(
+    observer: Observer, planned: BondPlan, links: Sequence[guest_commands.Link]
+) -> str:
+    """The active member; in modes without one, the member that sent most since ``links``."""
+    now = observer.commands.links(observer.netns)
+    bond = guest_commands.bond(now, planned.ifname)
     if bond is None:
-        raise CommandFailed(f"the bond {fabric.ifname} is gone")
+        raise CommandFailed(f"the bond {planned.ifname} no longer exists in the pod")
     if bond.active:
         return bond.active
-    before, after = seen.sent(links), seen.sent(now)
-    names = [leg.member for leg in fabric.legs]
+    before, after = guest_commands.packets_sent(links), guest_commands.packets_sent(now)
+    names = [member.name for member in planned.members]
     return max(names, key=lambda name: after.get(name, 0) - before.get(name, 0))
 
 
-def _left(tools: Tools, fabric: Fabric, leg: Leg) -> bool:
-    bond = tools.bond(fabric.ifname)
+def _member_down(observer: Observer, planned: BondPlan, member: MemberLink) -> bool:
+    bond = observer.bond(planned.ifname)
     if bond is None:
         return False
-    down = any(one.name == leg.member and one.mii != "UP" for one in bond.members)
-    alone = bond.mode == LACP and bond.ports < len(bond.members)
-    return (down or alone) and bond.active != leg.member
+    down = any(one.name == member.name and one.mii != "UP" for one in bond.members)
+    left_aggregate = bond.mode == LACP and bond.ports < len(bond.members)
+    return (down or left_aggregate) and bond.active != member.name
 
 
-def _patience(fabric: Fabric, cutter: Cutter) -> float:
-    return PATIENCE_SECONDS if fabric.patient and cutter.unseen else NOTICE_SECONDS
+def _detection_seconds(planned: BondPlan, fault: LinkFault) -> float:
+    return LACP_SLOW_SECONDS if planned.slow_detection and fault.silent else DETECTION_SECONDS
 
 
-def _begin(tools: Tools, bond: str, target: str) -> None:
-    """Start the probes and come back; ping's process id is kept in a file."""
+def _start_probes(observer: Observer, bond: str, target: str) -> None:
+    """Start ping in the background; its process ID is kept in a file."""
     family = "-6" if ":" in target else "-4"
     probe = f"ping {family} -n -D -O -i {INTERVAL} -W 1 -w 300 -I {bond} {target}"
     script = f"{probe} >{LOG}.log 2>&1 </dev/null & echo $! >{LOG}.pid"
-    tools.hands.shell(script, namespace=tools.netns)
+    observer.commands.shell(script, namespace=observer.netns)
 
 
-def _end(tools: Tools) -> str:
-    """Stop the probes; everything they printed."""
+def _stop_probes(observer: Observer) -> str:
+    """Stop ping; its whole output."""
     script = (
         f"read pid <{LOG}.pid; kill -INT $pid; n=0; "
         f"while kill -0 $pid 2>/dev/null && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; "
         f"cat {LOG}.log"
     )
-    return tools.hands.shell(script)
+    return observer.commands.shell(script)

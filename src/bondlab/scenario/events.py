@@ -1,8 +1,8 @@
-"""What happens in a lab run, as values: the story yields them, the report shows them.
+"""The events of a run: ``story`` yields them, ``report`` prints them, ``record`` collects them.
 
-Each is a fact that was seen, read by ``ip`` and ``ping`` and never by this project's own code.
-Times are milliseconds. A case begins with `CaseBegin` and ends with `CaseEnd`, whatever happens
-between, unless the guest is lost.
+Each is an observation by ``ip`` or ``ping``, never by this project's own reader. Times are
+milliseconds. A case begins with `CaseBegin` and ends with `CaseEnd`, also if it fails, unless the
+guest is lost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class CaseBegin(NamedTuple):
-    """A pod and the networks it asks for, in order."""
+    """A pod and its networks, in order."""
 
     title: str
     file: str
@@ -19,15 +19,15 @@ class CaseBegin(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A plain sentence about something that is not as it would be in a cluster."""
+    """A sentence about something that differs from a cluster, or may surprise."""
 
     text: str
 
 
 class Call(NamedTuple):
-    """One plugin run. ``exit`` is its status; ``code`` and ``message`` its CNI error if any.
+    """One call of a plugin: its exit status, and ``code`` and ``message`` of its CNI error.
 
-    ``warnings`` are the lines it wrote to standard error, without a prefix ``bond: warning: ``.
+    ``warnings`` are its lines on standard error, without the prefix ``bond: warning: ``.
     """
 
     verb: str
@@ -47,27 +47,29 @@ class Call(NamedTuple):
 
 
 class Crash(NamedTuple):
-    """An ADD that was killed half-way and recovered: ``away`` NICs, and those ``back`` as before.
+    """An ADD that was killed and recovered.
 
-    ``exit`` is the status of the executable: 1 where its daemon was killed, else minus the signal;
-    ``said`` is what ``bondctl recover`` told.
+    ``in_pod`` are the NICs that were left in the pod, ``restored`` those that are as before.
+
+    ``exit`` is the exit status of the executable: 1 if its daemon was killed, in direct mode the
+    negative signal number. ``recover_output`` is the output of ``bondctl recover``.
     """
 
     network: str
     ifname: str
     exit: int
-    away: tuple[str, ...]
-    said: str
-    back: tuple[str, ...]
+    in_pod: tuple[str, ...]
+    recover_output: str
+    restored: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether NICs were away, and all of them are home."""
-        return self.exit != 0 and bool(self.away) and self.back == self.away
+        """Whether NICs were left in the pod, and all of them were restored."""
+        return self.exit != 0 and bool(self.in_pod) and self.restored == self.in_pod
 
 
-class Member(NamedTuple):
-    """One member as the pod sees it; ``actor`` and ``partner`` are LACP port states."""
+class MemberState(NamedTuple):
+    """A member as read in the pod; ``actor`` and ``partner`` are LACP port states."""
 
     name: str
     mii: str
@@ -78,8 +80,8 @@ class Member(NamedTuple):
     failures: int
 
 
-class Bond(NamedTuple):
-    """The bond as the pod sees it; ``ports`` and ``partner`` are LACP's."""
+class BondState(NamedTuple):
+    """A bond as read in the pod; ``ports`` and ``partner`` are LACP's, ``active`` "" for none."""
 
     name: str
     mode: str
@@ -87,15 +89,15 @@ class Bond(NamedTuple):
     mtu: int
     carrier: bool
     active: str
-    members: tuple[Member, ...]
+    members: tuple[MemberState, ...]
     ports: int
     partner: str
     addresses: tuple[str, ...]
-    milliseconds: float  # from the ADD's end until it was usable
+    milliseconds: float  # from the end of the last ADD until all members were up; -1: never
 
 
 class Ping(NamedTuple):
-    """Probes through a bond that nobody disturbs."""
+    """Probes through a bond without a fault."""
 
     bond: str
     target: str
@@ -104,7 +106,7 @@ class Ping(NamedTuple):
 
 
 class OtherNode(NamedTuple):
-    """Probes of a pod that another node would have: its address is ``target``."""
+    """Probes of ``target``, an address that a pod of another node could have."""
 
     bond: str
     target: str
@@ -113,53 +115,66 @@ class OtherNode(NamedTuple):
 
 
 class Drill(NamedTuple):
-    """One leg cut and mended under probes every 50 ms.
+    """The link of one member taken down and restored while probes were sent every 50 ms.
 
-    ``gap`` is the longest time without an answer, ``noticed`` from the cut until the bond had
-    left the leg and ``recovered`` from the mending until it was back, each -1 if never.
+    ``gap`` is the longest time without an answer, ``noticed`` the time until the bond stopped
+    using the member, ``recovered`` the time from restoring the link until all members were up;
+    each of these two is -1 if it did not happen.
     """
 
     bond: str
     target: str
-    leg: str
+    member: str
     how: str
-    active: str  # the member that carried traffic while the leg was cut, where one does
+    active: str  # the active member while the link was down, "" in modes without one
     sent: int
     lost: int
     gap: float
     noticed: float
     recovered: float
-    flowing: bool  # answers came while the leg was cut
+    flowing: bool  # whether answers arrived while the link was down
 
 
-class Nic(NamedTuple):
-    """A NIC of the node before the first ADD and after the last DEL; ``after`` "" if it is gone."""
+class NicComparison(NamedTuple):
+    """A NIC of the node before the first ADD and after the last DEL; "" if not found."""
 
     name: str
     before: str
     after: str
 
     @property
-    def home(self) -> bool:
-        """Whether it is as it was."""
+    def restored(self) -> bool:
+        """Whether its state is as before."""
         return self.before == self.after
 
 
 class Leases(NamedTuple):
-    """Addresses that an IPAM plugin still holds after the last DEL."""
+    """Addresses that are still allocated after the last DEL."""
 
     left: tuple[str, ...]
 
 
 class CaseEnd(NamedTuple):
-    """``reasons`` are all that went wrong, none when all is well."""
+    """The end of a case; ``reasons`` are all its errors."""
 
     reasons: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether the case went well."""
+        """Whether the case succeeded."""
         return not self.reasons
 
 
-Event = CaseBegin | Note | Call | Crash | Bond | Ping | OtherNode | Drill | Nic | Leases | CaseEnd
+Event = (
+    CaseBegin
+    | Note
+    | Call
+    | Crash
+    | BondState
+    | Ping
+    | OtherNode
+    | Drill
+    | NicComparison
+    | Leases
+    | CaseEnd
+)

@@ -1,8 +1,8 @@
-"""Commands in the guest, and what ``ip`` says there: the lab's only eyes.
+"""Runs commands in the guest, and reads links and addresses by ``ip``.
 
-`Hands` needs of a guest one function, ``run``, and its cables; a test gives it a function that
-answers from a table. Links and bonds are read with ``ip -j -d``, never with this project's
-reader, so that the story does not vouch for itself.
+`GuestCommands` needs only ``run`` and ``cable`` of a guest; tests pass an object that answers from a
+table. Links and bonds are read by ``ip -j -d``, never by this project's own reader, so that the
+results are independent of it.
 """
 
 from __future__ import annotations
@@ -13,78 +13,78 @@ from typing import Any, Protocol
 
 from bondlab.guest.guest import Completed
 from bondlab.scenario.build import Batch
-from bondlab.scenario.events import Bond, Member
+from bondlab.scenario.events import BondState, MemberState
 
 Link = dict[str, Any]
 
 SECONDS = 60.0
 
 
-class Cable(Protocol):
-    """A cable that can be cut: frames are dropped, carrier stays."""
+class CableInterface(Protocol):
+    """A cable; while it is disconnected, frames are dropped and the carrier stays."""
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """Drop frames from now on."""
 
-    def mend(self) -> None:
-        """Carry them again."""
+    def reconnect(self) -> None:
+        """Relay frames again."""
 
 
-class Machine(Protocol):
-    """What the lab needs of a guest; `bondlab.guest.guest.Guest` is one."""
+class GuestInterface(Protocol):
+    """The methods of `bondlab.guest.guest.Guest` that are used here."""
 
     def run(
         self,
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        input: bytes = b"",  # noqa: A002 subprocess's word
+        input: bytes = b"",  # noqa: A002 as in subprocess.run
         timeout: float = SECONDS,
     ) -> Completed:
-        """Run a command to its end."""
+        """Run a command and wait for it."""
 
-    def cable(self, name: str) -> Cable:
-        """The cable of the NIC of that name."""
+    def cable(self, name: str) -> CableInterface:
+        """The cable of the NIC with this name."""
 
 
 class CommandFailed(Exception):
-    """A command of the lab itself failed; the text is what it said."""
+    """A command of the lab itself failed; the text has its error output."""
 
 
-class Hands:
-    """Commands in a guest's namespaces."""
+class GuestCommands:
+    """Runs commands in the network namespaces of a guest."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, guest: GuestInterface) -> None:
+        self.guest = guest
 
-    def run(self, argv: Sequence[str], *, namespace: str = "", given: bytes = b"") -> str:
-        """Output of a command in a named namespace. Raises CommandFailed."""
+    def run(self, argv: Sequence[str], *, namespace: str = "", input_data: bytes = b"") -> str:
+        """Run a command in a named namespace; its output. Raises CommandFailed."""
         enter = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
-        done = self.machine.run([*enter, *argv], input=given, timeout=SECONDS)
+        done = self.guest.run([*enter, *argv], input=input_data, timeout=SECONDS)
         if done.returncode:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
-            raise CommandFailed(f"{' '.join(argv)} ended with {done.returncode}: {said}")
+            raise CommandFailed(f"{' '.join(argv)}: exit status {done.returncode}: {said}")
         return done.stdout.decode(errors="replace")
 
     def shell(self, script: str, *, namespace: str = "") -> str:
-        """Output of a shell script. Raises CommandFailed."""
+        """Run a shell script; its output. Raises CommandFailed."""
         return self.run(["sh", "-c", script], namespace=namespace)
 
     def write(self, path: str, data: bytes, mode: str = "644") -> None:
-        """Make a file and its folders."""
+        """Write a file; creates its directory."""
         script = 'mkdir -p "$(dirname "$0")" && cat >"$0" && chmod "$1" "$0"'
-        self.run(["sh", "-c", script, path, mode], given=data)
+        self.run(["sh", "-c", script, path, mode], input_data=data)
 
     def batch(self, batches: Sequence[Batch]) -> None:
-        """Run ``ip`` batches; raises CommandFailed unless a batch is to go on after errors."""
+        """Run ``ip`` batches. Raises CommandFailed, except for a batch with ``force``."""
         for batch in batches:
-            done = self.machine.run(batch.argv(), input=batch.text(), timeout=SECONDS)
+            done = self.guest.run(batch.argv(), input=batch.text(), timeout=SECONDS)
             if done.returncode and not batch.force:
                 said = done.stderr.decode(errors="replace").strip()
                 raise CommandFailed(f"{' '.join(batch.argv())}: {said}")
 
     def links(self, namespace: str = "") -> list[Link]:
-        """Every link of a namespace, as ``ip -j -d -s link`` tells it."""
+        """All links of a namespace, as printed by ``ip -j -d -s link``."""
         inside = ["-n", namespace] if namespace else []
         text = self.run(["ip", *inside, "-j", "-d", "-s", "link", "show"])
         found: list[Link] = json.loads(text or "[]")
@@ -106,22 +106,22 @@ def kind(link: Link) -> str:
     return str(link.get("linkinfo", {}).get("info_kind", ""))
 
 
-def sent(links: Sequence[Link]) -> dict[str, int]:
-    """Packets sent, by link."""
+def packets_sent(links: Sequence[Link]) -> dict[str, int]:
+    """The number of packets sent, by link name."""
     return {
         link["ifname"]: int(link.get("stats64", {}).get("tx", {}).get("packets", 0))
         for link in links
     }
 
 
-def bond(links: Sequence[Link], ifname: str) -> Bond | None:
-    """The bond of that name among a namespace's links, None if there is none."""
+def bond(links: Sequence[Link], ifname: str) -> BondState | None:
+    """The bond ``ifname`` among the links of a namespace, None if not found."""
     found = [link for link in links if link["ifname"] == ifname and kind(link) == "bond"]
     if not found:
         return None
     data = found[0]["linkinfo"].get("info_data", {})
     lacp = data.get("ad_info", {})
-    return Bond(
+    return BondState(
         name=ifname,
         mode=str(data.get("mode", "")),
         mac=str(found[0].get("address", "")),
@@ -136,9 +136,9 @@ def bond(links: Sequence[Link], ifname: str) -> Bond | None:
     )
 
 
-def _member(link: Link) -> Member:
+def _member(link: Link) -> MemberState:
     data = link.get("linkinfo", {}).get("info_slave_data", {})
-    return Member(
+    return MemberState(
         name=link["ifname"],
         mii=str(data.get("mii_status", "")),
         state=str(data.get("state", "")),

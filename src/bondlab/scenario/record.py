@@ -1,7 +1,6 @@
-"""The events of a run as the one JSON document of ``bondctl lab run --json``.
+"""Collects the events of a run into the JSON document of ``bondctl lab run --json``.
 
-The shape is documented in docs/lab.md; a change here is a change there. Pure: events in, plain
-data out.
+docs/lab.md documents the format and must be kept up to date. Pure: events in, plain data out.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import Any
 
 from bondlab.manifests.yaml_nodes import ManifestFinding
 from bondlab.scenario.events import (
-    Bond,
+    BondState,
     Call,
     CaseBegin,
     CaseEnd,
@@ -18,7 +17,7 @@ from bondlab.scenario.events import (
     Drill,
     Event,
     Leases,
-    Nic,
+    NicComparison,
     Note,
     OtherNode,
     Ping,
@@ -27,23 +26,23 @@ from bondlab.scenario.events import (
 Json = dict[str, Any]
 
 
-class Record:
-    """Collects events; `document` may be asked for at any time."""
+class RunRecord:
+    """Collects events; `document` can be called at any time."""
 
     def __init__(self, kernel: str = "") -> None:
         self.kernel = kernel
         self.cases: list[Json] = []
         self.lost = ""  # why the guest was lost
-        self.error = ""  # why nothing could be run
+        self.error = ""  # the error that ended the run
         self.findings: tuple[ManifestFinding, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every case that began ended well."""
+        """Whether there were cases and all of them succeeded."""
         return not self.lost and bool(self.cases) and all(case["ok"] for case in self.cases)
 
     def document(self) -> Json:
-        """Everything so far."""
+        """The document with all events so far."""
         return {
             "kernel": self.kernel,
             "ok": self.ok,
@@ -54,7 +53,7 @@ class Record:
         }
 
     def add(self, event: Event) -> None:
-        """Put one event in its place."""
+        """Add one event."""
         if isinstance(event, CaseBegin):
             self.cases.append(_case(event))
             return
@@ -68,19 +67,19 @@ class Record:
             case[name].append(entry)
 
 
-def _entry(  # noqa: PLR0911  one return a kind
-    event: Note | Call | Crash | Bond | Ping | OtherNode | Drill | Nic,
+def _entry(  # noqa: PLR0911  one return for each kind
+    event: Note | Call | Crash | BondState | Ping | OtherNode | Drill | NicComparison,
 ) -> tuple[str, Any]:
-    """The list of a case that an event belongs to, and what stands there."""
+    """The key of the case's list for an event, and the entry for it."""
     match event:
         case Note():
             return "notes", event.text
         case Call():
             return "calls", _call(event)
         case Crash():
-            made = {"away": list(event.away), "back": list(event.back), "ok": event.ok}
+            made = {"in_pod": list(event.in_pod), "restored": list(event.restored), "ok": event.ok}
             return "crashes", event._asdict() | made
-        case Bond():
+        case BondState():
             return "bonds", _bond(event)
         case Drill():
             return "drills", _drill(event)
@@ -88,7 +87,7 @@ def _entry(  # noqa: PLR0911  one return a kind
             return "other_nodes", event._asdict()
         case Ping():
             return "pings", event._asdict()
-    return "nics", event._asdict() | {"home": event.home}
+    return "nics", event._asdict() | {"restored": event.restored}
 
 
 def _case(event: CaseBegin) -> Json:
@@ -105,7 +104,7 @@ def _call(event: Call) -> Json:
     return made
 
 
-def _bond(event: Bond) -> Json:
+def _bond(event: BondState) -> Json:
     made = event._asdict()
     made["members"] = [member._asdict() for member in event.members]
     made["addresses"] = list(event.addresses)
@@ -121,5 +120,5 @@ def _drill(event: Drill) -> Json:
 
 
 def _time(milliseconds: float) -> float | None:
-    """Never is null."""
+    """The time, rounded; null if it never happened."""
     return None if milliseconds < 0 else round(milliseconds, 1)

@@ -1,7 +1,7 @@
-"""The events of a run as a story for a person: a few plain sentences for each thing that happened.
+"""Prints the events of a run for a person, a few sentences per event.
 
-On a terminal there is colour and a line that moves while something is awaited; elsewhere the
-same words without either. Says nothing that the events do not hold.
+On a terminal the output is coloured, with a spinner during waits. It contains nothing that is not
+in the events.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bondlab.manifests.yaml_nodes import ManifestFinding
 from bondlab.scenario.events import (
-    Bond,
+    BondState,
     Call,
     CaseBegin,
     CaseEnd,
@@ -23,26 +23,28 @@ from bondlab.scenario.events import (
     Drill,
     Event,
     Leases,
-    Nic,
+    NicComparison,
     Note,
     OtherNode,
     Ping,
 )
 
-GOOD, BAD = "[green]ok[/]", "[bold red]FAILED[/]"
-STILL = "  "
+OK, FAILED = "[green]OK[/]", "[bold red]FAILED[/]"
+INDENT = "  "
 
 
-class Story:
-    """Shows events on a console as they come."""
+class Report:
+    """Prints events to a console as they happen."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         self.console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
-        self.warned: set[str] = set()  # in this case: ADD, CHECK and DEL warn of the same
+        self.warned: set[str] = (
+            set()
+        )  # warnings printed in this case: ADD, CHECK and DEL repeat them
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """A moving line while the block runs, on terminals only."""
+        """Show a spinner within the block, on terminals only."""
         if not self.console.is_terminal:
             yield
             return
@@ -50,11 +52,11 @@ class Story:
             yield
 
     def progress(self, text: str) -> None:
-        """One step of the preparation."""
+        """Print one step of the preparation."""
         self.console.print(f"[dim]lab: {escape(text)}[/]")
 
     def findings(self, findings: tuple[ManifestFinding, ...]) -> None:
-        """All that is wrong with the files."""
+        """Print all errors in the files."""
         for one in findings:
             self.console.print(
                 f"[bold]{escape(f'{one.file}:{one.line}:')}[/] {escape(one.message)}"
@@ -63,11 +65,11 @@ class Story:
                 self.console.print(f"    {escape(one.advice)}")
 
     def error(self, text: str) -> None:
-        """One message about what stopped everything."""
+        """Print the error that ended the run."""
         self.console.print(f"[bold red]bondctl: error:[/] {escape(text)}")
 
     def show(self, event: Event) -> None:
-        """One event."""
+        """Print one event."""
         if isinstance(event, CaseBegin):
             self.warned.clear()
         for line in _lines(event):
@@ -76,11 +78,11 @@ class Story:
             self._warnings(event)
 
     def _warnings(self, call: Call) -> None:
-        """What the plugin wrote to standard error, each sentence once a case."""
+        """Print what the plugin wrote to standard error, each line once per case."""
         for text in dict.fromkeys(call.warnings):
             if text not in self.warned:
                 self.console.print(
-                    f"{STILL}{STILL}[yellow]{escape(call.type)} warns:[/] {escape(text)}"
+                    f"{INDENT}{INDENT}[yellow]{escape(call.type)}: warning:[/] {escape(text)}"
                 )
         self.warned.update(call.warnings)
 
@@ -94,98 +96,96 @@ def _lines(event: Event) -> Iterator[str]:
 def _(event: CaseBegin) -> Iterator[str]:
     yield ""
     yield f"[bold]{escape(event.title)}[/] ({escape(event.file)})"
-    yield f"{STILL}networks: {escape(', '.join(event.networks))}"
+    yield f"{INDENT}networks: {escape(', '.join(event.networks))}"
 
 
 @_lines.register
 def _(event: Note) -> Iterator[str]:
-    yield f"{STILL}[yellow]note[/] {escape(event.text)}"
+    yield f"{INDENT}[yellow]note:[/] {escape(event.text)}"
 
 
 @_lines.register
 def _(event: Call) -> Iterator[str]:
     what = f"{event.verb:<5} {event.network} ({event.type}) {event.ifname}"
-    verdict = GOOD if event.ok else f"{BAD} code {event.code}"
-    yield f"{STILL}{escape(what)}: {verdict}, {event.milliseconds:.0f} ms"
+    verdict = OK if event.ok else f"{FAILED} code {event.code}"
+    yield f"{INDENT}{escape(what)}: {verdict}, {event.milliseconds:.0f} ms"
     if event.message:
-        yield f"{STILL}{STILL}{escape(event.message)}"
+        yield f"{INDENT}{INDENT}{escape(event.message)}"
 
 
 @_lines.register
 def _(event: Crash) -> Iterator[str]:
-    away = ", ".join(event.away) or "no NIC"
-    yield f"{STILL}crash {event.network} {event.ifname}: ADD killed in the middle, {away} in the pod"
-    yield from (f"{STILL}recover: {escape(line)}" for line in event.said.splitlines())
-    yield f"{STILL}{STILL}home as they were: {', '.join(event.back) or 'none'}, {_verdict(event)}"
-
-
-def _verdict(event: Crash) -> str:
-    return GOOD if event.ok else BAD
+    moved = ", ".join(event.in_pod) or "none"
+    yield f"{INDENT}crash {event.network} {event.ifname}: ADD killed, NICs left in the pod: {moved}"
+    yield from (f"{INDENT}recover: {escape(line)}" for line in event.recover_output.splitlines())
+    restored = ", ".join(event.restored) or "none"
+    yield f"{INDENT}{INDENT}NICs restored: {restored}: {OK if event.ok else FAILED}"
 
 
 @_lines.register
-def _(event: Bond) -> Iterator[str]:
+def _(event: BondState) -> Iterator[str]:
     members = ", ".join(
         f"{one.name} {one.mii.lower()}" + " (active)" * (one.name == event.active)
         for one in event.members
     )
-    yield f"{STILL}in the pod: {event.name} is {event.mode}, mtu {event.mtu}, mac {event.mac}"
-    yield f"{STILL}{STILL}members: {members}"
+    yield f"{INDENT}bond {event.name}: mode {event.mode}, mtu {event.mtu}, mac {event.mac}"
+    yield f"{INDENT}{INDENT}members: {members}"
     if event.addresses:
-        yield f"{STILL}{STILL}addresses: {', '.join(event.addresses)}"
+        yield f"{INDENT}{INDENT}addresses: {', '.join(event.addresses)}"
     if event.partner:
-        yield f"{STILL}{STILL}LACP: partner {event.partner}, {event.ports} ports agreed"
+        yield f"{INDENT}{INDENT}LACP: partner {event.partner}, {event.ports} ports in the aggregate"
     if event.milliseconds >= 0:
-        yield f"{STILL}{STILL}all members carry, {event.milliseconds:.0f} ms after the last ADD"
+        yield f"{INDENT}{INDENT}all members up {event.milliseconds:.0f} ms after the last ADD"
 
 
 @_lines.register
 def _(event: Ping) -> Iterator[str]:
-    good = GOOD if event.received == event.sent else f"{event.received} answers"
-    yield f"{STILL}ping {event.target} through {event.bond}: {event.sent} sent, {good}"
+    result = OK if event.received == event.sent else "[yellow]probes lost[/]"
+    yield f"{INDENT}ping {event.target} through {event.bond}: {_answers(event)}: {result}"
 
 
 @_lines.register
 def _(event: OtherNode) -> Iterator[str]:
-    what = f"a pod of another node, {event.target}, over {event.bond}"
-    if event.received:
-        yield f"{STILL}ping {what}: {event.sent} sent, {event.received} answers"
-    else:
-        yield f"{STILL}ping {what}: [yellow]not reached[/]"
+    result = _answers(event) if event.received else "[yellow]no answer[/]"
+    yield f"{INDENT}ping a pod of another node, {event.target}, over {event.bond}: {result}"
 
 
 @_lines.register
 def _(event: Drill) -> Iterator[str]:
-    yield f"{STILL}drill: {event.leg} is cut ({event.how}) while {event.target} is pinged"
-    noticed = _after(event.noticed, "left it")
-    goes_on = f", traffic goes on over {event.active}" if event.active else ""
-    yield f"{STILL}{STILL}{event.bond} {noticed}{goes_on}"
+    yield f"{INDENT}drill {event.member}: link down ({event.how}), pinging {event.target}"
+    detected = _after(event.noticed, f"{event.bond} stopped using it")
+    active = f", active member {event.active}" if event.active else ""
+    yield f"{INDENT}{INDENT}{detected}{active}"
     yield (
-        f"{STILL}{STILL}{event.lost} of {event.sent} probes lost, "
-        f"longest silence {event.gap:.0f} ms"
+        f"{INDENT}{INDENT}{event.lost} of {event.sent} probes lost, longest gap {event.gap:.0f} ms"
     )
-    yield f"{STILL}{STILL}mended: {_after(event.recovered, 'all members carry again')}"
+    yield f"{INDENT}{INDENT}link restored, {_after(event.recovered, 'all members up')}"
 
 
 @_lines.register
-def _(event: Nic) -> Iterator[str]:
-    if event.home:
-        yield f"{STILL}home  {event.name} is as it was: {event.after}"
+def _(event: NicComparison) -> Iterator[str]:
+    if event.restored:
+        yield f"{INDENT}NIC {event.name}: restored ({event.after}): {OK}"
     else:
-        now = event.after or "gone"
-        yield f"{STILL}home  {event.name} {BAD} was {event.before}, is {now}"
+        now = event.after or "not found"
+        yield f"{INDENT}NIC {event.name}: {FAILED}: was {event.before}, is {now}"
 
 
 @_lines.register
 def _(event: Leases) -> Iterator[str]:
-    yield f"{STILL}addresses still taken: {', '.join(event.left)}"
+    yield f"{INDENT}addresses still allocated: {', '.join(event.left)}"
 
 
 @_lines.register
 def _(event: CaseEnd) -> Iterator[str]:
-    yield f"{STILL}[bold]{GOOD if event.ok else BAD}[/]"
-    yield from (f"{STILL}{STILL}{escape(reason)}" for reason in event.reasons)
+    yield f"{INDENT}[bold]{OK if event.ok else FAILED}[/]"
+    yield from (f"{INDENT}{INDENT}{escape(reason)}" for reason in event.reasons)
+
+
+def _answers(event: Ping | OtherNode) -> str:
+    return f"{event.sent} sent, {event.received} answered"
 
 
 def _after(milliseconds: float, what: str) -> str:
-    return f"never {what}" if milliseconds < 0 else f"{what} after {milliseconds:.0f} ms"
+    """``what`` and when it happened; or that it never did."""
+    return f"{what}: never" if milliseconds < 0 else f"{what} after {milliseconds:.0f} ms"

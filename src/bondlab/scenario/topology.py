@@ -1,10 +1,10 @@
-"""What is around a pod, as values: NICs of the node, the legs of its bonds, their far ends.
+"""The links around a pod, as values: NICs of the node, members of its bonds, switches.
 
-One namespace a switch; its device ``lan`` is the far end: a bridge where the bond needs nothing
-of its switch, else a link aggregate, because a bridge would loop or double what balance-rr,
-balance-xor, 802.3ad and broadcast send.
+Each switch is a network namespace. Its device ``lan`` is the other end of the bond: a bridge where
+the bond needs no support by the switch, else a link aggregate, because a bridge would loop or
+duplicate the frames of balance-rr, balance-xor, 802.3ad and broadcast.
 
-Which of these a pod needs is decided in ``planning``; making them is the business of ``build``.
+``planning`` decides what a pod needs; ``build`` makes it.
 """
 
 from __future__ import annotations
@@ -12,47 +12,48 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-HOST = ""  # the guest's first namespace, the node's
-POD = "@pod"  # stands for the pod's namespace, whose name differs each time
-PEER = "@peer"  # stands for the host's end of a veth in the pod
-SILICON = "lab-silicon"  # what would be inside SR-IOV NICs
+HOST = ""  # the guest's initial namespace: the node's
+POD = "@pod"  # placeholder for the pod's namespace, whose name differs in each run
+PEER = "@peer"  # placeholder for the host's end of a veth whose other end is in the pod
+SRIOV_NAMESPACE = "lab-sriov"  # holds what would be inside an SR-IOV NIC
 LAN = "lan"
 ETHERNET_MTU = 1500
 
 
-class Form(StrEnum):
+class NicKind(StrEnum):
     """How a NIC of the node is made."""
 
-    CABLE = "cable"  # a NIC of the guest kernel, on a cable that the lab holds
+    CABLE = "cable"  # a hardware-like NIC of the guest, on a cable of the lab
     VETH = "veth"
-    FUNCTION = "function"  # an SR-IOV function, played by a veth
+    FUNCTION = "function"  # an SR-IOV function, emulated by a veth
     BRIDGE = "bridge"  # a bridge of the node, for the plugin of that name
 
 
-class Nic(NamedTuple):
-    """A link that the node has before the first plugin runs."""
+class HostNic(NamedTuple):
+    """A link that exists on the node before the first plugin runs."""
 
     name: str
-    form: Form
+    kind: NicKind
     switch: str  # the namespace of its other end, "" for none
-    port: str  # the other end's name there
+    port: str  # the name of the other end there
     mac: str = ""
     mtu: int = ETHERNET_MTU
-    device: str = ""  # functions: the PCI address the kubelet would give
-    up: bool = True  # as an administrator leaves it
+    device: str = ""  # functions: the PCI address that the kubelet would allocate
+    up: bool = True  # its state before the first plugin
 
 
-class Leg(NamedTuple):
-    """One member of a bond, and how to cut it.
+class MemberLink(NamedTuple):
+    """One member of a bond, and how to take its link down.
 
-    ``seen`` are (namespace, link) pairs whose downing takes the member's carrier, ``unseen``
-    those that stop frames and leave it; ``cable`` names the NIC whose cable is cut as well.
+    Both lists hold (namespace, link) pairs to set down: ``carrier_links`` take the member's
+    carrier, ``silent_links`` only stop its frames. ``cable`` is the NIC whose cable is
+    disconnected too.
     """
 
-    member: str  # its name in the pod
+    name: str  # in the pod
     nic: str
-    seen: tuple[tuple[str, str], ...] = ()
-    unseen: tuple[tuple[str, str], ...] = ()
+    carrier_links: tuple[tuple[str, str], ...] = ()
+    silent_links: tuple[tuple[str, str], ...] = ()
     cable: str = ""
 
 
@@ -63,33 +64,33 @@ class Vlan(NamedTuple):
     number: int
 
 
-class Fabric(NamedTuple):
-    """One bond of the pod and its far end."""
+class BondPlan(NamedTuple):
+    """One bond that the pod is to get, and its switch."""
 
     ifname: str
     mode: str
     switch: str
-    partner: str  # the mode of the aggregate, "" for a bridge
-    ports: tuple[str, ...]  # what is joined by the partner: p0, or p0.1350 with a VLAN
-    legs: tuple[Leg, ...]
-    targets: tuple[str, ...] = ()  # addresses that the bond's ARP monitor probes
-    patient: bool = False  # only LACP's long timeout (90 s) notices a silent cut
+    partner: str  # the mode of the switch's link aggregate, "" for a bridge
+    ports: tuple[str, ...]  # ports of the aggregate or bridge: p0, or p0.1350 with a VLAN
+    members: tuple[MemberLink, ...]
+    arp_targets: tuple[str, ...] = ()  # addresses that the bond's ARP monitor probes
+    slow_detection: bool = False  # a silent fault is only detected by LACP's long timeout (90 s)
     vlans: tuple[Vlan, ...] = ()
 
     @property
     def silent(self) -> bool:
-        """Whether a drill cuts without touching carrier: the ARP monitor is to notice."""
-        return bool(self.targets)
+        """Whether a drill leaves the carrier, so that the ARP monitor detects the fault."""
+        return bool(self.arp_targets)
 
 
 class Topology(NamedTuple):
-    """Everything a case needs around its pod; ``notes`` are plain words for the story."""
+    """Everything that a case needs around its pod; ``notes`` are sentences for the report."""
 
-    nics: tuple[Nic, ...]
-    fabrics: tuple[Fabric, ...]
+    nics: tuple[HostNic, ...]
+    bonds: tuple[BondPlan, ...]
     notes: tuple[str, ...]
 
     def device(self, place: int) -> str:
-        """The device id of the pod's attachment number ``place`` (from 0), "" for none."""
+        """The device ID of the pod's attachment with index ``place``, "" for none."""
         found = [nic.device for nic in self.nics if nic.port == f"vf{place}"]
         return found[0] if found else ""

@@ -13,8 +13,8 @@ from bondcni.cli import lab, main
 from bondlab.guest.guest import LostGuest
 from bondlab.kernels import catalog
 from bondlab.scenario.guest_commands import CommandFailed
-from bondlab.scenario.record import Record
-from bondlab.scenario.report import Story
+from bondlab.scenario.record import RunRecord
+from bondlab.scenario.report import Report
 
 
 def call(*words: str) -> Result:
@@ -90,16 +90,16 @@ def test_json_is_one_document_for_bad_input_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (LostGuest("its kernel ended by itself"), 3),
+        (LostGuest("its kernel ended unexpectedly"), 3),
         (CommandFailed("ip: no"), 3),
-        (catalog.Unavailable("no mirror"), 2),
+        (catalog.KernelUnavailable("no mirror"), 2),
         (lab.Stop("no"), 2),
         (KeyboardInterrupt("interrupted; no guest is left running"), 130),
     ],
 )
 def test_what_stops_everything_has_its_exit_code(error: BaseException, code: int) -> None:
-    record = Record()
-    with pytest.raises(SystemExit) as stopped, lab.honest(Story(quiet=True), record):
+    record = RunRecord()
+    with pytest.raises(SystemExit) as stopped, lab.honest(Report(quiet=True), record):
         raise error
     assert stopped.value.code == code
     assert record.document()["error"] == str(error)

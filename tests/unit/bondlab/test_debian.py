@@ -61,7 +61,7 @@ def test_the_mirror_of_one_line_sources(apt: Path, line: str) -> None:
 @pytest.mark.parametrize("text", ["", SECURITY, OTHER, "Enabled: no\n" + DEB822])
 def test_no_mirror_is_said_and_where_it_was_looked_for(apt: Path, text: str) -> None:
     (apt / "sources.list.d" / "debian.sources").write_text(text)
-    with pytest.raises(debian.Unavailable, match=str(apt)):
+    with pytest.raises(debian.KernelUnavailable, match=str(apt)):
         debian.mirror(apt)
 
 
@@ -97,7 +97,7 @@ def test_of_the_emulator_all_it_needs_is_fetched_and_it_gives_the_version() -> N
 
 
 def test_a_suite_without_the_package_is_said() -> None:
-    with pytest.raises(catalog.Unavailable, match="has no linux-image-amd64"):
+    with pytest.raises(catalog.KernelUnavailable, match="has no linux-image-amd64"):
         debian.chosen(catalog.SUITES[catalog.SMP], "Inst other (1 Debian:12 [amd64])\n")
 
 
@@ -129,6 +129,6 @@ def test_a_download_that_was_cut_off_is_not_taken(
     monkeypatch.setenv("PATH", "")
     leftover = tmp_path / "bondcni/lab/part-trixie-tool-abc"
     (leftover / "root").mkdir(parents=True)
-    with pytest.raises(debian.Unavailable):
+    with pytest.raises(debian.KernelUnavailable):
         debian.unpacked(debian.Suite("trixie", ("tool",)), lambda _: None)
     assert not leftover.exists()

@@ -24,7 +24,7 @@ def test_it_parses_and_the_lab_can_run_it(path: Path) -> None:
     assert found.pods
     for pod in found.pods:
         made = planning.plan(pod, hardware=True)
-        assert made.fabrics
+        assert made.bonds
         for attachment in pod.bonds:
             for plugin in configs(attachment):
                 if plugin["type"] == "bond":
@@ -39,7 +39,7 @@ def test_it_says_what_it_is_about(path: Path) -> None:
 def test_there_is_one_for_every_mode_and_all_run_together() -> None:
     found = manifests.load(FILES)
     assert not found.findings
-    modes = {planning.plan(pod, hardware=True).fabrics[0].mode for pod in found.pods}
+    modes = {planning.plan(pod, hardware=True).bonds[0].mode for pod in found.pods}
     assert modes == set(MODES)
     assert {path.stem for path in FILES} >= set(MODES)
 

@@ -1,4 +1,4 @@
-"""The guest without a kernel: lines, commands through a stand-in holder, agent, cables."""
+"""The guest without a kernel: lines, commands through a stand-in supervisor, agent, cables."""
 
 import base64
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bondlab.guest import cable, guest, machine
+from bondlab.guest import cable, guest, guest_process
 from bondlab.guest.agent import WINDOW
-from bondlab.guest.control_client import Door, LostGuest
+from bondlab.guest.control_client import ControlClient, LostGuest
 from bondlab.guest.lines import Lines, Message
 from bondlab.guest.process import Process
 
@@ -71,13 +71,13 @@ Script = Callable[[Lines], None]
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[Script], Door]]:
-    """A stand-in holder whose one conversation is a function."""
+def supervisor(tmp_path: Path) -> Iterator[Callable[[Script], ControlClient]]:
+    """A stand-in supervisor whose one conversation is a function."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "control"))
     listener.listen()
 
-    def start(script: Script) -> Door:
+    def start(script: Script) -> ControlClient:
         def talk() -> None:
             lines = Lines(listener.accept()[0])
             script(lines)
@@ -86,7 +86,7 @@ def holder(tmp_path: Path) -> Iterator[Callable[[Script], Door]]:
             lines.close()
 
         threading.Thread(target=talk, daemon=True).start()
-        return Door(str(tmp_path / "control"))
+        return ControlClient(str(tmp_path / "control"))
 
     yield start
     listener.close()
@@ -96,21 +96,21 @@ def out(text: bytes) -> Message:
     return {"out": base64.b64encode(text).decode()}
 
 
-def test_a_status_travels_beside_the_output(holder: Callable[[Script], Door]) -> None:
+def test_a_status_travels_beside_the_output(supervisor: Callable[[Script], ControlClient]) -> None:
     def script(lines: Lines) -> None:
         lines.wait(soon())
         lines.send(out(b"exit 3\n") | {"id": 1})
         lines.send({"err": base64.b64encode(b"\xff").decode(), "id": 1})
         lines.send({"exit": -9, "id": 1})
 
-    assert Process(holder(script), ["cmd"], {"env": {}}, b"").wait(SOON) == (
+    assert Process(supervisor(script), ["cmd"], {"env": {}}, b"").wait(SOON) == (
         -9,
         b"exit 3\n",
         b"\xff",
     )
 
 
-def test_input_comes_in_pieces_and_ends(holder: Callable[[Script], Door]) -> None:
+def test_input_comes_in_pieces_and_ends(supervisor: Callable[[Script], ControlClient]) -> None:
     given = os.urandom(200_000)
     heard: list[bytes] = []
 
@@ -120,18 +120,22 @@ def test_input_comes_in_pieces_and_ends(holder: Callable[[Script], Door]) -> Non
             heard.append(base64.b64decode(lines.wait(soon())["data"]))
         lines.send({"exit": 0})
 
-    Process(holder(script), ["cmd"], {"env": {}}, given).wait(SOON)
+    Process(supervisor(script), ["cmd"], {"env": {}}, given).wait(SOON)
     assert b"".join(heard) == given
     assert len(heard) > 2
 
 
-def test_a_command_that_can_not_start_is_an_oserror(holder: Callable[[Script], Door]) -> None:
-    door = holder(lambda lines: lines.send({"error": "no: gone", "errno": 2}))
+def test_a_command_that_can_not_start_is_an_oserror(
+    supervisor: Callable[[Script], ControlClient],
+) -> None:
+    client = supervisor(lambda lines: lines.send({"error": "no: gone", "errno": 2}))
     with pytest.raises(FileNotFoundError, match="no: gone"):
-        Process(door, ["no"], {"env": {}}, b"").wait(SOON)
+        Process(client, ["no"], {"env": {}}, b"").wait(SOON)
 
 
-def test_a_late_command_is_killed_and_its_output_kept(holder: Callable[[Script], Door]) -> None:
+def test_a_late_command_is_killed_and_its_output_kept(
+    supervisor: Callable[[Script], ControlClient],
+) -> None:
     orders: list[Message] = []
 
     def script(lines: Lines) -> None:
@@ -141,32 +145,34 @@ def test_a_late_command_is_killed_and_its_output_kept(holder: Callable[[Script],
         lines.send({"exit": -9})
 
     with pytest.raises(subprocess.TimeoutExpired) as caught:
-        Process(holder(script), ["slow"], {"env": {}}, b"").wait(0.2)
+        Process(supervisor(script), ["slow"], {"env": {}}, b"").wait(0.2)
     assert caught.value.stdout == b"begun"
     assert orders[-1]["signal"] == 9
 
 
-def test_a_lost_guest_shows_its_console(holder: Callable[[Script], Door]) -> None:
+def test_a_lost_guest_shows_its_console(supervisor: Callable[[Script], ControlClient]) -> None:
     last = {"lost": "its kernel ended", "console": ["Kernel panic"], "log": "/t/console"}
-    door = holder(lambda lines: lines.send(last))
+    client = supervisor(lambda lines: lines.send(last))
     with pytest.raises(LostGuest) as caught:
-        Process(door, ["cmd"], {"env": {}}, b"").wait(SOON)
+        Process(client, ["cmd"], {"env": {}}, b"").wait(SOON)
     assert caught.value.why == "its kernel ended"
     for part in ("its kernel ended", "Kernel panic", "/t/console"):
         assert part in str(caught.value)
 
 
-def test_a_holder_that_hangs_up_is_a_lost_guest(holder: Callable[[Script], Door]) -> None:
+def test_a_supervisor_that_hangs_up_is_a_lost_guest(
+    supervisor: Callable[[Script], ControlClient],
+) -> None:
     def script(lines: Lines) -> None:
         lines.wait(soon())
 
-    door = holder(script)
-    with pytest.raises(LostGuest, match="held it has ended"):
-        door.question({"do": "describe"})
+    client = supervisor(script)
+    with pytest.raises(LostGuest, match="its supervisor has ended"):
+        client.request({"do": "describe"})
 
 
 def test_nobody_at_a_path_is_a_lost_guest(tmp_path: Path) -> None:
-    with pytest.raises(LostGuest, match="nobody holds a guest"):
+    with pytest.raises(LostGuest, match="no supervisor listens"):
         guest.attach(tmp_path / "none")
 
 
@@ -233,19 +239,19 @@ def test_a_daemon_left_behind_does_not_hold_the_command(agent: Asked) -> None:
     assert agent.end(1) == (b"up\n", 0)
 
 
-def test_a_held_command_is_not_read_and_waits(agent: Asked) -> None:
+def test_a_paused_command_is_not_read_and_waits(agent: Asked) -> None:
     agent.run(1, "sh", "-c", "read x; head -c 200000 /dev/zero; echo done >&2")
-    agent.order(1, do="hold", hold=True)
+    agent.order(1, do="pause", paused=True)
     agent.order(1, do="in", data=base64.b64encode(b"\n").decode())
     with pytest.raises(TimeoutError):
         agent.lines.wait(time.monotonic() + 0.3)
-    agent.order(1, do="hold", hold=False)
+    agent.order(1, do="pause", paused=False)
     assert agent.end(1) == (bytes(200_000), 0)
 
 
-def test_a_held_command_can_be_ended(agent: Asked) -> None:
+def test_a_paused_command_can_be_ended(agent: Asked) -> None:
     agent.run(1, "yes")
-    agent.order(1, do="hold", hold=True)
+    agent.order(1, do="pause", paused=True)
     agent.order(1, do="signal", signal=9)
     assert agent.end(1)[1] == -9
 
@@ -298,8 +304,8 @@ def plug(port: cable.Port) -> socket.socket:
     return nic
 
 
-def unplug(wire: cable.Wire, *nics: socket.socket) -> None:
-    for port in wire.ports:
+def unplug(relay: cable.CableRelay, *nics: socket.socket) -> None:
+    for port in relay.ports:
         port.unplug()
         port.listener.close()
     for nic in nics:
@@ -307,39 +313,39 @@ def unplug(wire: cable.Wire, *nics: socket.socket) -> None:
 
 
 def test_a_cable_carries_drops_and_counts(tmp_path: Path) -> None:
-    (wire,) = cable.wires([("n0", "s0")], tmp_path)
-    one, two = (plug(port) for port in wire.ports)
+    (relay,) = cable.cable_relays([("n0", "s0")], tmp_path)
+    one, two = (plug(port) for port in relay.ports)
     two.settimeout(0)
     one.send(b"frame")
-    wire.relay(wire.ports[0])
+    relay.forward(relay.ports[0])
     assert two.recv(100) == b"frame"
-    wire.whole = False
+    relay.connected = False
     one.send(b"lost")
-    wire.relay(wire.ports[0])
+    relay.forward(relay.ports[0])
     with pytest.raises(BlockingIOError):
         two.recv(100)
-    assert (wire.carried, wire.dropped) == (1, 1)
-    unplug(wire, one, two)
+    assert (relay.carried, relay.dropped) == (1, 1)
+    unplug(relay, one, two)
 
 
 def test_a_nic_that_closes_can_be_opened_anew(tmp_path: Path) -> None:
-    (wire,) = cable.wires([("n0", "s0")], tmp_path)
-    first, other = (plug(port) for port in wire.ports)
+    (relay,) = cable.cable_relays([("n0", "s0")], tmp_path)
+    first, other = (plug(port) for port in relay.ports)
     first.close()
-    wire.relay(wire.ports[0])
-    assert wire.ports[0].connection is None
+    relay.forward(relay.ports[0])
+    assert relay.ports[0].connection is None
     other.send(b"to nobody")
-    wire.relay(wire.ports[1])
-    again = plug(wire.ports[0])
+    relay.forward(relay.ports[1])
+    again = plug(relay.ports[0])
     other.send(b"frame")
-    wire.relay(wire.ports[1])
+    relay.forward(relay.ports[1])
     assert again.recv(100) == b"frame"
-    unplug(wire, again, other)
+    unplug(relay, again, other)
 
 
 def test_every_nic_has_its_own_fixed_mac(tmp_path: Path) -> None:
-    made = cable.wires([("a0", "b0"), ("a1", "b1")], tmp_path)
-    ports = [port for wire in made for port in wire.ports]
+    made = cable.cable_relays([("a0", "b0"), ("a1", "b1")], tmp_path)
+    ports = [port for relay in made for port in relay.ports]
     assert len({port.mac for port in ports}) == 4
     assert all(int(port.mac[:2], 16) & 1 == 0 for port in ports)
     for port in ports:
@@ -351,4 +357,4 @@ def test_every_nic_has_its_own_fixed_mac(tmp_path: Path) -> None:
     [("init=/usr/bin/python3", "init=/usr/bin/python3"), ("init=/a b/c", 'init="/a b/c"')],
 )
 def test_a_path_with_a_space_is_one_kernel_parameter(parameter: str, words: str) -> None:
-    assert machine.quoted(parameter) == words
+    assert guest_process.quoted(parameter) == words

@@ -9,7 +9,7 @@ from bondlab.kernels import catalog
 
 
 def test_an_unknown_kernel_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(catalog.Unavailable, match=r"5\.10.*6\.1, 6\.12, 7\.2, smp, host"):
+    with pytest.raises(catalog.KernelUnavailable, match=r"5\.10.*6\.1, 6\.12, 7\.2, smp, host"):
         catalog.fetch("5.10", print)
 
 
@@ -99,5 +99,5 @@ def test_the_interpreter_is_named_anew_and_nothing_else_changes() -> None:
 def test_a_binary_without_interpreter_is_refused() -> None:
     image = bytearray(elf(b"/lib64/ld.so\0"))
     struct.pack_into("<I", image, 120, 4)  # PT_NOTE
-    with pytest.raises(catalog.Unavailable):
+    with pytest.raises(catalog.KernelUnavailable):
         catalog.with_interpreter(bytes(image), "/ld.so")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bondlab.guest import guest, initramfs, machine, qemu
+from bondlab.guest import guest, guest_process, initramfs, qemu
 from bondlab.guest.guest_init import MS_BIND
 from bondlab.kernels import catalog
 
 SHARES = {"/a": "/a", "/b": "/b, c"}
-STOCK = machine.Settings(
+STOCK = guest_process.GuestSettings(
     kernel="smp",
     binary="/q/qemu",
     image="/k/boot/vmlinuz-6.12",
@@ -35,7 +35,7 @@ def values(words: list[str], option: str) -> list[str]:
 
 
 def test_the_machine_has_two_processors_and_the_memory_asked_for() -> None:
-    words = machine.command(STOCK, 7, Path("/tmp/x"), [])  # noqa: S108 nothing is written
+    words = guest_process.command(STOCK, 7, Path("/tmp/x"), [])  # noqa: S108 nothing is written
     assert words[:2] == ["setpriv", "--pdeathsig"]
     assert words[words.index("/q/qemu") - 1] == "LD_LIBRARY_PATH=/q/lib"
     assert values(words, "-smp") == ["2"]
@@ -46,7 +46,7 @@ def test_the_machine_has_two_processors_and_the_memory_asked_for() -> None:
 
 
 def test_the_root_is_read_only_and_the_shares_are_not() -> None:
-    root, one, two = values(machine.command(STOCK, 7, Path("/x"), []), "-virtfs")
+    root, one, two = values(guest_process.command(STOCK, 7, Path("/x"), []), "-virtfs")
     assert "path=/,mount_tag=root," in root
     assert root.endswith(",readonly=on")
     assert "path=/a,mount_tag=share0," in one
@@ -55,16 +55,16 @@ def test_the_root_is_read_only_and_the_shares_are_not() -> None:
 
 
 def test_each_kind_of_guest_mounts_its_shares_its_own_way() -> None:
-    assert machine.share_mounts(HOST)[1] == ("/b, c", "/b", "", MS_BIND, "")
-    assert machine.share_mounts(USER_MODE)[1] == ("none", "/b", "hostfs", 0, "/b, c")
-    source, target, kind, flags, data = machine.share_mounts(STOCK)[1]
+    assert guest_process.share_mounts(HOST)[1] == ("/b, c", "/b", "", MS_BIND, "")
+    assert guest_process.share_mounts(USER_MODE)[1] == ("none", "/b", "hostfs", 0, "/b, c")
+    source, target, kind, flags, data = guest_process.share_mounts(STOCK)[1]
     assert (source, target, kind, flags) == (qemu.tag(1), "/b", "9p", 0)
     assert "version=9p2000.L" in data
 
 
 def test_nics_on_cables_are_refused_before_anything_is_started() -> None:
     kernel = catalog.Kernel("smp", "6.12", "", Path("/q"), Path("/k"), None, ())
-    with pytest.raises(catalog.Unavailable, match="smp guest has no NICs on cables"):
+    with pytest.raises(catalog.KernelUnavailable, match="smp guest has no NICs on cables"):
         guest.boot(kernel, nics=[("a", "b")], progress=print)
 
 

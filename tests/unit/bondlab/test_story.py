@@ -13,21 +13,21 @@ from tests.unit.bondlab.labpods import bond, make_pod
 from bondlab.guest.guest import Completed, LostGuest
 from bondlab.scenario import drill, planning, story
 from bondlab.scenario.events import (
-    Bond,
+    BondState,
     Call,
     CaseBegin,
     CaseEnd,
     Drill,
     Event,
     Leases,
-    Member,
-    Nic,
+    MemberState,
+    NicComparison,
     Note,
     Ping,
 )
-from bondlab.scenario.guest_commands import Hands
-from bondlab.scenario.record import Record
-from bondlab.scenario.report import Story
+from bondlab.scenario.guest_commands import GuestCommands
+from bondlab.scenario.record import RunRecord
+from bondlab.scenario.report import Report
 
 NICS = ("eth1000", "eth1001")
 RESULT = {"cniVersion": "1.0.0", "interfaces": [], "ips": []}
@@ -70,11 +70,11 @@ class World:
         self.cables.append(name)
         return self
 
-    def cut(self) -> None:
-        self.cables.append("cut")
+    def disconnect(self) -> None:
+        self.cables.append("disconnect")
 
-    def mend(self) -> None:
-        self.cables.append("mend")
+    def reconnect(self) -> None:
+        self.cables.append("reconnect")
 
     # What is there
 
@@ -149,7 +149,7 @@ def tell(world: World, **config: Any) -> list[Event]:
 
 def lab(world: World) -> story.Lab:
     plugins = {"bond": "/b/bond", "static": "/b/static"}
-    return story.Lab(Hands(world), "/b", plugins, strict=False, hardware=True)
+    return story.Lab(GuestCommands(world), "/b", plugins, strict=False, hardware=True)
 
 
 def run(case: story.Case) -> list[Event]:
@@ -159,8 +159,8 @@ def run(case: story.Case) -> list[Event]:
     def pause(seconds: float) -> None:
         now[0] += seconds
 
-    case.tools = drill.Tools(case.hands, case.sandbox.netns, pause, lambda: now[0])
-    return list(case.tell())
+    case.observer = drill.Observer(case.commands, case.sandbox.netns, pause, lambda: now[0])
+    return list(case.run())
 
 
 def reasons(events: list[Event]) -> tuple[str, ...]:
@@ -177,26 +177,26 @@ def test_a_good_case_from_begin_to_end() -> None:
     events = tell(world)
     assert reasons(events) == ()
     assert kinds(events) == [
-        *("CaseBegin", "Call", "Bond", "Ping", "Drill", "Drill", "Call", "Call"),
-        *("Nic", "Nic", "CaseEnd"),
+        *("CaseBegin", "Call", "BondState", "Ping", "Drill", "Drill", "Call", "Call"),
+        *("NicComparison", "NicComparison", "CaseEnd"),
     ]
     calls = [event for event in events if isinstance(event, Call)]
     assert [call.verb for call in calls] == ["ADD", "CHECK", "DEL"]
     drills = [event for event in events if isinstance(event, Drill)]
-    assert [(one.leg, one.active) for one in drills] == [
+    assert [(one.member, one.active) for one in drills] == [
         ("eth1000", "eth1001"),
         ("eth1001", "eth1000"),
     ]
     assert (drills[0].sent, drills[0].lost, round(drills[0].gap)) == (10, 1, 50)
     assert world.cables == [
         "eth1000",
-        "cut",
+        "disconnect",
         "eth1000",
-        "mend",
+        "reconnect",
         "eth1001",
-        "cut",
+        "disconnect",
         "eth1001",
-        "mend",
+        "reconnect",
     ]
     assert not world.down
 
@@ -229,9 +229,9 @@ def test_versions_without_check_have_none_and_no_prev_result() -> None:
         ("bond", "the pod has no bond net1"),
         ("mode", "net1 has mode balance-rr, not active-backup"),
         ("ping", "no answer from 10.0.0.1 through net1"),
-        ("traffic", "no traffic while eth1000 was cut"),
-        ("lease", "addresses still taken after DEL: 10.0.0.5"),
-        ("home", "eth1000 is not as it was: 02::1 mtu 1400 up"),
+        ("traffic", "no traffic while the link of eth1000 was down"),
+        ("lease", "addresses still allocated after DEL: 10.0.0.5"),
+        ("home", "eth1000 was not restored: 02::1 mtu 1400 up"),
     ],
 )
 def test_what_goes_wrong_is_a_reason_and_the_case_is_taken_away(broken: str, said: str) -> None:
@@ -253,7 +253,7 @@ def test_a_bond_without_address_is_lent_one() -> None:
 
 def test_the_next_case_follows_a_failed_one() -> None:
     bad = make_pod(("net1", bond("balance-rr", "x", "y", inside=True)))
-    events = list(story.tell(lab(World("ADD")), [bad, bad]))
+    events = list(story.run_cases(lab(World("ADD")), [bad, bad]))
     assert kinds(events) == ["CaseBegin", "CaseEnd"] * 2
 
 
@@ -267,7 +267,7 @@ def test_a_missing_plugin_is_named() -> None:
         ("m", {"type": "macvlan", "master": "eth5"}), ("net1", bond("active-backup", *NICS))
     )
     events = run(story.Case(lab(World()), pod))
-    assert "the plugin macvlan is not in /b" in reasons(events)[0]
+    assert "plugin macvlan not found in /b" in reasons(events)[0]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_the_peer_is_a_neighbour(address: str, targets: tuple[str, ...], peer: s
 
 
 def test_an_address_without_neighbours_fails_the_case() -> None:
-    with pytest.raises(story.Failed, match="no room"):
+    with pytest.raises(story.CaseFailed, match="no other address"):
         story.neighbour("10.0.0.1/32")
 
 
@@ -293,14 +293,14 @@ def test_an_address_without_neighbours_fails_the_case() -> None:
 
 def test_silence_is_the_longest_gap_beyond_the_interval() -> None:
     text = "[1.00] 64 bytes from a: icmp_seq=1\n[1.05] no answer yet for icmp_seq=2\n"
-    assert round(drill.silence(text + "[1.60] 64 bytes from a: icmp_seq=12\n")) == 550
-    assert drill.silence("") == 0
+    assert round(drill.longest_gap(text + "[1.60] 64 bytes from a: icmp_seq=12\n")) == 550
+    assert drill.longest_gap("") == 0
     assert drill.counts("nothing") == (0, 0)
 
 
-def lacp(ports: int, actor: int, partner: int) -> Bond:
-    members = tuple(Member(name, "UP", "ACTIVE", 1, actor, partner, 0) for name in NICS)
-    return Bond(
+def lacp(ports: int, actor: int, partner: int) -> BondState:
+    members = tuple(MemberState(name, "UP", "ACTIVE", 1, actor, partner, 0) for name in NICS)
+    return BondState(
         "b",
         "802.3ad",
         "",
@@ -323,14 +323,14 @@ def test_lacp_is_whole_when_both_ends_carry(
     ports: int, actor: int, partner: int, *, whole: bool
 ) -> None:
     made = planning.plan(make_pod(("b", bond("802.3ad", *NICS))), hardware=True)
-    assert drill.whole(lacp(ports, actor, partner), made.fabrics[0]) is whole
+    assert drill.all_members_up(lacp(ports, actor, partner), made.bonds[0]) is whole
 
 
-# Record and report
+# RunRecord and report
 
 
 def test_the_document_holds_everything() -> None:
-    record = Record("6.1")
+    record = RunRecord("6.1")
     for event in tell(World()):
         record.add(event)
     document = json.loads(json.dumps(record.document()))
@@ -339,14 +339,14 @@ def test_the_document_holds_everything() -> None:
     assert [call["verb"] for call in case["calls"]] == ["ADD", "CHECK", "DEL"]
     assert case["bonds"][0]["addresses"] == ["10.0.0.5/24"]
     assert case["drills"][0]["sent"] == 10
-    assert [(nic["name"], nic["home"]) for nic in case["nics"]] == [
+    assert [(nic["name"], nic["restored"]) for nic in case["nics"]] == [
         ("eth1000", True),
         ("eth1001", True),
     ]
 
 
 def test_a_failed_case_and_a_lost_guest_are_not_ok() -> None:
-    record = Record()
+    record = RunRecord()
     assert not record.ok
     for event in tell(World("DEL")):
         record.add(event)
@@ -355,23 +355,23 @@ def test_a_failed_case_and_a_lost_guest_are_not_ok() -> None:
 
 
 def test_the_story_is_plain_text_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
-    teller = Story()
+    teller = Report()
     for event in tell(World("lease")):
         teller.show(event)
     text = capsys.readouterr().out
     assert "\x1b" not in text
     for words in ("Pod default/pod", "ADD ", "members: eth1000 up (active)", "1 of 10 probes lost"):
         assert words in text
-    assert "home  eth1000 is as it was" in text
+    assert "NIC eth1000: restored" in text
     assert "FAILED" in text
 
 
 def test_every_event_can_be_shown() -> None:
-    teller = Story(quiet=True)
+    teller = Report(quiet=True)
     for event in (
         CaseBegin("t", "f", ()),
         Note("n"),
-        Nic("n", "a", ""),
+        NicComparison("n", "a", ""),
         Leases(("1",)),
         Ping("b", "t", 2, 1),
         CaseEnd(("r",)),

@@ -12,34 +12,34 @@ from bondlab.manifests.ipam_substitute import Substitution, UnsupportedCase, sub
 from bondlab.manifests.manifests import Attachment, Network, Pool
 from bondlab.manifests.multus import Sandbox, configs, environment, with_result
 from bondlab.scenario import build, planning
-from bondlab.scenario.topology import PEER, POD, SILICON, Form
+from bondlab.scenario.topology import PEER, POD, SRIOV_NAMESPACE, NicKind
 
 HOST = ("eth1000", "eth1001")
 
 
 @pytest.mark.parametrize(
-    ("mode", "partner", "form"),
+    ("mode", "partner", "kind"),
     [
-        ("balance-rr", "balance-rr", Form.CABLE),
-        ("active-backup", "", Form.CABLE),
-        ("balance-xor", "balance-xor", Form.CABLE),
-        ("broadcast", "active-backup", Form.CABLE),
-        ("802.3ad", "802.3ad", Form.VETH),
-        ("balance-tlb", "", Form.VETH),
-        ("balance-alb", "", Form.VETH),
+        ("balance-rr", "balance-rr", NicKind.CABLE),
+        ("active-backup", "", NicKind.CABLE),
+        ("balance-xor", "balance-xor", NicKind.CABLE),
+        ("broadcast", "active-backup", NicKind.CABLE),
+        ("802.3ad", "802.3ad", NicKind.VETH),
+        ("balance-tlb", "", NicKind.VETH),
+        ("balance-alb", "", NicKind.VETH),
     ],
 )
-def test_far_end_and_nics_suit_the_mode(mode: str, partner: str, form: Form) -> None:
+def test_far_end_and_nics_suit_the_mode(mode: str, partner: str, kind: NicKind) -> None:
     made = planning.plan(make_pod(("net1", bond(mode, *HOST))), hardware=True)
-    (fabric,) = made.fabrics
-    assert (fabric.mode, fabric.partner, fabric.ports) == (mode, partner, ("p0", "p1"))
-    assert [(nic.name, nic.form) for nic in made.nics] == [(name, form) for name in HOST]
-    assert bool(made.notes) == (form is Form.VETH)
+    (planned,) = made.bonds
+    assert (planned.mode, planned.partner, planned.ports) == (mode, partner, ("p0", "p1"))
+    assert [(nic.name, nic.kind) for nic in made.nics] == [(name, kind) for name in HOST]
+    assert bool(made.notes) == (kind is NicKind.VETH)
 
 
 def test_without_hardware_every_nic_is_a_veth() -> None:
     made = planning.plan(make_pod(("net1", bond("active-backup", *HOST))), hardware=False)
-    assert {nic.form for nic in made.nics} == {Form.VETH}
+    assert {nic.kind for nic in made.nics} == {NicKind.VETH}
 
 
 def test_functions_with_a_vlan_have_a_partner_inside_it() -> None:
@@ -48,12 +48,15 @@ def test_functions_with_a_vlan_have_a_partner_inside_it() -> None:
         ("net1", function), ("net2", function), ("b", bond("802.3ad", "net1", "net2", inside=True))
     )
     made = planning.plan(pod, hardware=True)
-    assert made.fabrics[0].ports == ("p0.1350", "p1.1350")
+    assert made.bonds[0].ports == ("p0.1350", "p1.1350")
     assert made.device(0)
     assert made.device(0) != made.device(1)
     assert made.device(2) == ""
-    assert made.fabrics[0].patient
-    assert [leg.seen for leg in made.fabrics[0].legs] == [((SILICON, "vf0"),), ((SILICON, "vf1"),)]
+    assert made.bonds[0].slow_detection
+    assert [member.carrier_links for member in made.bonds[0].members] == [
+        ((SRIOV_NAMESPACE, "vf0"),),
+        ((SRIOV_NAMESPACE, "vf1"),),
+    ]
     assert "stand-in" in made.notes[0]
     assert "1350" in made.notes[1]
 
@@ -63,43 +66,43 @@ def test_a_function_whose_link_state_is_forced_keeps_its_carrier() -> None:
     pod = make_pod(
         ("net1", function), ("net2", function), ("b", bond("802.3ad", "net1", "net2", inside=True))
     )
-    (fabric,) = planning.plan(pod, hardware=True).fabrics
-    assert all(not leg.seen and leg.unseen for leg in fabric.legs)
+    (planned,) = planning.plan(pod, hardware=True).bonds
+    assert all(not member.carrier_links and member.silent_links for member in planned.members)
 
 
 @pytest.mark.parametrize(
-    ("config", "nic", "form", "cut"),
+    ("config", "nic", "kind", "cut"),
     [
-        ({"type": "macvlan", "master": "eth5"}, "eth5", Form.VETH, "lab-switch0"),
-        ({"type": "vlan", "master": "eth5", "vlanId": 9}, "eth5", Form.VETH, "lab-switch0"),
-        ({"type": "host-device", "device": "eth5"}, "eth5", Form.CABLE, POD),
-        ({"type": "bridge"}, "cni0", Form.BRIDGE, PEER),
+        ({"type": "macvlan", "master": "eth5"}, "eth5", NicKind.VETH, "lab-switch0"),
+        ({"type": "vlan", "master": "eth5", "vlanId": 9}, "eth5", NicKind.VETH, "lab-switch0"),
+        ({"type": "host-device", "device": "eth5"}, "eth5", NicKind.CABLE, POD),
+        ({"type": "bridge"}, "cni0", NicKind.BRIDGE, PEER),
     ],
 )
 def test_members_that_other_plugins_bring(
-    config: dict[str, Any], nic: str, form: Form, cut: str
+    config: dict[str, Any], nic: str, kind: NicKind, cut: str
 ) -> None:
     other = {"type": "macvlan", "master": "eth6"}
     pod = make_pod(
         ("m", config), ("net2", other), ("b", bond("active-backup", "m", "net2", inside=True))
     )
     made = planning.plan(pod, hardware=True)
-    assert (made.nics[0].name, made.nics[0].form) == (nic, form)
-    assert made.fabrics[0].legs[0].seen[0][0] == cut
-    assert ("p0.9" in made.fabrics[0].ports) == ("vlanId" in config)
+    assert (made.nics[0].name, made.nics[0].kind) == (nic, kind)
+    assert made.bonds[0].members[0].carrier_links[0][0] == cut
+    assert ("p0.9" in made.bonds[0].ports) == ("vlanId" in config)
 
 
 @pytest.mark.parametrize(
     ("networks", "said"),
     [
-        ([("b", bond("balance-rr", "x", "y", inside=True))], "no network of this pod makes x"),
+        ([("b", bond("balance-rr", "x", "y", inside=True))], "no network of this pod creates x"),
         (
             [("x", {"type": "ptp"}), ("b", bond("balance-rr", "x", "y", inside=True))],
-            "x comes from ptp",
+            "x is created by ptp",
         ),
         (
             [("x", {"type": "macvlan"}), ("b", bond("balance-rr", "x", "y", inside=True))],
-            "name the NIC below it",
+            "add the NIC below it",
         ),
         (
             [
@@ -128,8 +131,8 @@ def test_a_link_by_mac_gets_a_nic_of_that_mac() -> None:
 def test_arp_monitoring_is_cut_silently_and_its_target_answers() -> None:
     config = bond("active-backup", *HOST, arpInterval=100, arpIpTarget=["10.0.0.1"])
     made = planning.plan(make_pod(("b", config)), hardware=True)
-    assert made.fabrics[0].silent
-    lines = [line for batch in build.make(made) for line in batch.lines]
+    assert made.bonds[0].silent
+    lines = [line for batch in build.create(made) for line in batch.lines]
     assert "address add 10.0.0.1/32 dev lan" in lines
 
 
@@ -140,23 +143,25 @@ def test_all_nics_for_the_boot_each_once() -> None:
 
 
 def test_names_of_far_ends_fit() -> None:
-    names = [build.far(name) for name in ("eth1000", "enp94s0f0np0v1", "enp94s0f0np0v2")]
+    names = [build.far_name(name) for name in ("eth1000", "enp94s0f0np0v1", "enp94s0f0np0v2")]
     assert len(set(names)) == 3
     assert all(len(name) <= 15 for name in names)
 
 
 def test_what_is_made_is_unmade() -> None:
     made = planning.plan(make_pod(("b", bond("active-backup", *HOST))), hardware=True)
-    spaces = {line.removeprefix("netns add ") for one in build.make(made) for line in one.lines} & {
+    spaces = {
+        line.removeprefix("netns add ") for one in build.create(made) for line in one.lines
+    } & {
         "lab-switch0",
-        "lab-silicon",
+        "lab-sriov",
     }
-    gone = [line for one in build.unmake(made) for line in one.lines]
-    assert spaces == {"lab-switch0", "lab-silicon"}
+    gone = [line for one in build.remove(made) for line in one.lines]
+    assert spaces == {"lab-switch0", "lab-sriov"}
     assert {f"netns del {space}" for space in spaces} <= set(gone)
-    assert "link set eth1000 netns lab-shelf" in gone
-    assert all(one.force for one in build.unmake(made))
-    assert build.make(made)[0].argv() == ["ip", "-batch", "-"]
+    assert "link set eth1000 netns lab-unused" in gone
+    assert all(one.force for one in build.remove(made))
+    assert build.create(made)[0].argv() == ["ip", "-batch", "-"]
 
 
 def test_the_stand_in_is_told_its_functions() -> None:
@@ -165,8 +170,8 @@ def test_the_stand_in_is_told_its_functions() -> None:
         make_pod(("net1", function), ("net2", function), ("b", bond("balance-rr", *HOST))),
         hardware=True,
     )
-    table = json.loads(build.functions(made))
-    assert table["namespace"] == SILICON
+    table = json.loads(build.functions_file(made))
+    assert table["namespace"] == SRIOV_NAMESPACE
     assert next(iter(table["functions"].values())) == {
         "link": "ens1f0v0",
         "port": "vf0",

@@ -12,8 +12,8 @@ from bondlab.manifests.ipam_substitute import Substitution, UnsupportedCase, sub
 from bondlab.manifests.manifests import Pool
 from bondlab.scenario import story
 from bondlab.scenario.events import Event, OtherNode
-from bondlab.scenario.record import Record
-from bondlab.scenario.report import Story
+from bondlab.scenario.record import RunRecord
+from bondlab.scenario.report import Report
 
 
 def played(pool: Pool, **ipam: str) -> Substitution:
@@ -95,10 +95,10 @@ def test_10_22_the_story_probes_a_pod_of_another_node(capsys: pytest.CaptureFixt
     (one,) = [event for event in events if isinstance(event, OtherNode)]
     assert one.target == "10.0.0.66/26"
     assert "addr replace 10.0.0.66/26 dev lan" in world.batches
-    record, teller = Record(), Story()
+    record, teller = RunRecord(), Report()
     for event in events:
         record.add(event)
     assert record.document()["cases"][0]["other_nodes"] == [one._asdict()]
-    for received, said in ((0, "not reached"), (3, "3 sent, 3 answers")):
+    for received, said in ((0, "no answer"), (3, "3 sent, 3 answered")):
         teller.show(one._replace(sent=3, received=received))
         assert said in capsys.readouterr().out

@@ -15,9 +15,9 @@ from bondlab.manifests.multus import Sandbox
 from bondlab.scenario import story
 from bondlab.scenario.calls import Runtime
 from bondlab.scenario.events import Call, CaseBegin, Note
-from bondlab.scenario.guest_commands import Hands
-from bondlab.scenario.record import Record
-from bondlab.scenario.report import Story
+from bondlab.scenario.guest_commands import GuestCommands
+from bondlab.scenario.record import RunRecord
+from bondlab.scenario.report import Report
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
@@ -172,7 +172,7 @@ def called(stderr: bytes, status: int = 0, stdout: bytes = b"{}") -> Call:
 
     config = bond("active-backup", "a", "b")
     sandbox = Sandbox(make_pod(("net1", config)), "id", "uid", "netns")
-    runtime = Runtime(Hands(World()), sandbox, "/b", {"bond": "/b/bond"})  # type: ignore[arg-type]
+    runtime = Runtime(GuestCommands(World()), sandbox, "/b", {"bond": "/b/bond"})  # type: ignore[arg-type]
     return runtime.call("ADD", "n", "net1", config)[0]
 
 
@@ -188,11 +188,11 @@ def test_10_27_the_story_tells_a_warning_once_a_case_and_the_document_always(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     call = called(b"bond: warning: unknown [key]\n")
-    teller, record = Story(), Record()
+    teller, record = Report(), RunRecord()
     for event in (CaseBegin("t", "f", ()), call, call, CaseBegin("u", "f", ()), call):
         teller.show(event)
         record.add(event)
-    assert capsys.readouterr().out.count("bond warns: unknown [key]") == 2
+    assert capsys.readouterr().out.count("bond: warning: unknown [key]") == 2
     calls = [one for case in record.document()["cases"] for one in case["calls"]]
     assert [one["warnings"] for one in calls] == [["unknown [key]"]] * 3
 
@@ -203,6 +203,6 @@ def test_10_27_notes_of_the_pod_are_told_first() -> None:
             raise OSError(argv)
 
     made = make_pod(("net1", bond("active-backup", "x", "y")))._replace(notes=("n",))
-    lab = story.Lab(Hands(Gone()), "/b", {}, strict=False, hardware=True)  # type: ignore[arg-type]
-    events = [one for one in story.Case(lab, made).tell() if isinstance(one, Note)]
+    lab = story.Lab(GuestCommands(Gone()), "/b", {}, strict=False, hardware=True)  # type: ignore[arg-type]
+    events = [one for one in story.Case(lab, made).run() if isinstance(one, Note)]
     assert events[0] == Note("n")

@@ -29,7 +29,7 @@ VLAN = {"type": "vlan", "master": "net1", "linkInContainer": True, "vlanId": 100
 )
 def test_10_27_vlans_of_a_bond(config: dict[str, Any], vlans: tuple[Vlan, ...]) -> None:
     pod = make_pod(("net1", bond("active-backup", *NICS)), ("net2", config))
-    assert planning.plan(pod, hardware=True).fabrics[0].vlans == vlans
+    assert planning.plan(pod, hardware=True).bonds[0].vlans == vlans
 
 
 def told(world: World) -> list[Any]:
@@ -79,7 +79,7 @@ def test_10_27_new_plugins_are_fetched_where_they_are_needed(
         (tmp_path / "vlan").write_text(json.dumps(installed))
         (tmp_path / "host-local").touch()
     pods = [make_pod(("net2", config))]
-    folders = session.plugin_folders(lambda _: None, pods, [str(tmp_path)], fetch)
+    folders = session.plugin_directories(lambda _: None, pods, [str(tmp_path)], fetch)
     assert asked == fetched
     assert (folders[0] == str(tmp_path / "new")) is (True in fetched)
 

@@ -1,7 +1,8 @@
-"""The thick mode in a guest: the executable ``bond`` and its daemon, as on a node.
+"""Thick mode in a guest: the executable ``bond`` and its daemon, as on a node.
 
-The daemon runs as a user without any right but CAP_NET_ADMIN, from an archive, because that user
-may not be allowed to read the tree. Its log, its process ID and the socket are under ``/run``.
+The daemon runs as an unprivileged user with CAP_NET_ADMIN alone. It is started from a zip archive,
+because this user may not be able to read the source tree. Log, process ID and socket are in
+``/run``.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import ruamel.yaml
 import bondcni
 from bondcni.service.executable import shim
 from bondcni.service.paths import STATE_DIRECTORY
-from bondlab.scenario.guest_commands import Hands
+from bondlab.scenario.guest_commands import GuestCommands
 
 USER = "65534"
-FOLDER = "/run/bondlab"
-PACKAGE = f"{FOLDER}/bondcni.zip"
-LOG = f"{FOLDER}/daemon.log"
-PID = f"{FOLDER}/daemon.pid"
-"""The lab's IPAM plugin ``fatal`` knows this path, too."""
+DIRECTORY = "/run/bondlab"
+PACKAGE = f"{DIRECTORY}/bondcni.zip"
+LOG = f"{DIRECTORY}/daemon.log"
+PID = f"{DIRECTORY}/daemon.pid"
+"""The lab's IPAM plugin ``fatal`` has this path too."""
 
 SOCKET = "/run/bond-cni/bond.sock"
 RIGHTS = "-all,+net_admin"
 
 _START = """
-for folder in /run/bond-cni {state}; do
-    mkdir -p $folder && chmod 700 $folder && chown {user}:{user} $folder || exit 1
+for directory in /run/bond-cni {state}; do
+    mkdir -p $directory && chmod 700 $directory && chown {user}:{user} $directory || exit 1
 done
 rm -f {socket}
 setsid setpriv --reuid={user} --regid={user} --clear-groups --inh-caps={rights} \\
@@ -48,16 +49,16 @@ exit 1
 """
 
 
-def install(hands: Hands, path: str) -> None:
-    """Put the executable at ``path``, and start the daemon. Raises ``NoExecutable``."""
-    hands.write(path, shim().read_bytes(), "755")
-    hands.write(PACKAGE, _archive())
-    start(hands)
+def install(commands: GuestCommands, path: str) -> None:
+    """Install the executable at ``path`` and start the daemon. Raises ``NoExecutable``."""
+    commands.write(path, shim().read_bytes(), "755")
+    commands.write(PACKAGE, _archive())
+    start(commands)
 
 
-def start(hands: Hands) -> None:
+def start(commands: GuestCommands) -> None:
     """Start the daemon and wait until it listens. Raises ``CommandFailed`` with its log."""
-    hands.shell(
+    commands.shell(
         _START.format(
             state=STATE_DIRECTORY,
             user=USER,
@@ -72,17 +73,16 @@ def start(hands: Hands) -> None:
 
 
 def _archive() -> bytes:
-    """``bondctl`` as a file that Python runs: this package, click and ruamel.yaml.
+    """``bondctl`` as a zip archive that Python runs: this package, click and ruamel.yaml.
 
-    ``ruamel`` is a namespace package, a directory without __init__.py; the import from an
-    archive wants one.
+    ``ruamel`` is a namespace package without __init__.py; importing it from an archive needs one.
     """
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("ruamel/__init__.py", "")
         archive.write(str(Path(bondcni.__file__).with_name("__main__.py")), "__main__.py")
         for package, above in ((bondcni, 1), (click, 1), (ruamel.yaml, 2)):
-            folder = Path(str(package.__file__)).resolve().parent
-            for path in sorted(folder.rglob("*.py")):
-                archive.write(path, path.relative_to(folder.parents[above - 1]))
+            directory = Path(str(package.__file__)).resolve().parent
+            for path in sorted(directory.rglob("*.py")):
+                archive.write(path, path.relative_to(directory.parents[above - 1]))
     return made.getvalue()
