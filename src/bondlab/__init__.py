@@ -1,1 +1,1 @@
-"""A lab: a guest with a bonding driver, and what runs in it."""
+"""The lab: runs manifests and commands on a guest kernel with the bonding driver."""

@@ -331,7 +331,7 @@ def cached(name: str) -> str:
     suite = catalog.SUITES[name]
     kind = "stock kernel under QEMU" if name == catalog.SMP else "user-mode Linux"
     pattern = f"{suite.name}-{suite.packages[0]}-*/packages"
-    for path in sorted(catalog.cache_folder().glob(pattern), reverse=True):
+    for path in sorted(catalog.cache_directory().glob(pattern), reverse=True):
         return f"{kind}, downloaded: {path.read_text().splitlines()[0]}"
     return f"{kind} from Debian {suite.name}, downloaded at first use"
 

@@ -1,1 +1,1 @@
-"""Boot, hold and talk to a machine with a kernel of its own."""
+"""Boots a guest with its own kernel, and runs commands in it."""

@@ -46,7 +46,7 @@ from bondlab.kernels.catalog import (
     KernelUnavailable,
     Progress,
     bootable,
-    cache_folder,
+    cache_directory,
     default,
     fetch,
     has_cables,
@@ -222,7 +222,7 @@ def is_answering(path: Path) -> bool:
 def kept_path() -> Path:
     """The default path of the user's kept guest."""
     base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "bondcni-lab" if base else cache_folder() / "kept"
+    return Path(base) / "bondcni-lab" if base else cache_directory() / "kept"
 
 
 def attach(path: Path) -> Guest:

@@ -1,1 +1,1 @@
-"""Which kernels a guest can run, and where they come from."""
+"""The kernels that a guest can run, and how they are fetched."""

@@ -1,11 +1,10 @@
-"""Which kernels a guest can have, and how each is had.
+"""The kernels that a guest can run, and how each is obtained.
 
-Three are Debian's packages of user-mode Linux, one a suite: one processor each, and there in a
-second. ``smp`` is a stock kernel under QEMU, for what only a kernel with more than one processor
-shows: there RCU waits cost what they cost on a node. ``host`` is the machine's own kernel.
+Three are Debian's packages of user-mode Linux, one per release: one processor, booted in a second.
+``smp`` is a stock kernel under QEMU, for behaviour that needs more than one processor: RCU grace
+periods take as long as on a node. ``host`` is this machine's kernel.
 
-All of them are fetched at their first use (`debian`) and installed nowhere. What runs in a
-kernel is the business of `guest`.
+All but ``host`` are fetched at their first use (`debian`) and never installed. `guest` runs them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,14 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from bondlab.kernels.debian import KernelUnavailable, Progress, Suite, cache_folder, run, unpacked
+from bondlab.kernels.debian import (
+    KernelUnavailable,
+    Progress,
+    Suite,
+    cache_directory,
+    run,
+    unpacked,
+)
 
 __all__ = [
     "HOST",
@@ -29,7 +35,7 @@ __all__ = [
     "KernelUnavailable",
     "Progress",
     "bootable",
-    "cache_folder",
+    "cache_directory",
     "default",
     "delegates",
     "fetch",
@@ -46,28 +52,28 @@ LOADER = "ld-linux-x86-64.so.2"
 
 
 class Kernel(NamedTuple):
-    """A kernel that is there and can be booted."""
+    """A kernel that has been obtained and can be booted."""
 
-    name: str  # what a user types: 6.1, 6.12, 7.2, smp, host
-    version: str  # what uname says
+    name: str  # the value of --kernel: 6.1, 6.12, 7.2, smp, host
+    version: str  # as printed by uname -r
     package: str  # "user-mode-linux 6.12um1+b22"; empty for host
     binary: Path | None  # user-mode Linux or QEMU; None: the machine's own kernel
     root: Path  # holds lib/modules/<version>
-    libraries: Path | None  # where the binary's own C library is; None: the machine's
-    options: tuple[str, ...]  # words for its command line
-    image: Path | None = None  # what QEMU boots
-    busybox: Path | None = None  # what prepares its root
+    libraries: Path | None  # the binary's own C library; None: this machine's
+    options: tuple[str, ...]  # arguments for its command line
+    image: Path | None = None  # the kernel image for QEMU
+    busybox: Path | None = None  # for the initramfs
 
 
-# 6.12 and 7.2 want glibc 2.38, bookworm has 2.36. A mirror's copy of a suite that is not
-# released yet may be past its Valid-Until; its signature is checked all the same.
+# 6.12 and 7.2 need glibc 2.38, bookworm has 2.36. expires=False: a mirror's copy of a suite that is
+# not released yet may be past its Valid-Until; its signature is checked nevertheless.
 SUITES = {
     "6.1": Suite("bookworm", ("user-mode-linux",)),
     "6.12": Suite("trixie", ("user-mode-linux", "libc6")),
     "7.2": Suite("forky", ("user-mode-linux", "libc6", "libgcc-s1"), expires=False),
     SMP: Suite(
         "bookworm-backports",
-        ("linux-image-amd64",),  # stands for the newest; its own dependencies are the installer's
+        ("linux-image-amd64",),  # depends on the newest; the rest is for an installer
         base="bookworm",
         wanted=r"linux-image-\d.*",
     ),
@@ -75,95 +81,96 @@ SUITES = {
 OPTIONS = {"7.2": ("seccomp=on",)}
 
 PTRACE_ONLY = ("6.1", "6.12")
-"""User-mode kernels that set the registers of their processes by ptrace alone, from a buffer of
-2,696 bytes (arch/x86/um): with AMX the registers take 11,008, and the host answers EFAULT. Kernels
-from 6.13 on ask for the size, and those from 6.16 on can do without ptrace (seccomp=on)."""
-# With every library: the machine may be of another release, and has few of them.
+"""User-mode kernels that set the registers of their processes by ptrace only, from a buffer of
+2,696 bytes (arch/x86/um): with AMX the registers need 11,008 bytes, and ptrace fails with EFAULT.
+Kernels from 6.13 on query the size; those from 6.16 on can run without ptrace (seccomp=on)."""
+# Fetched with all libraries: this machine may run another release and lack most of them.
 QEMU = Suite("bookworm-backports", ("qemu-system-x86", "busybox-static"), base="bookworm")
 DELEGATES = Suite("bookworm", ("containernetworking-plugins",))
-# 1.1.1, in bookworm and trixie, ignores linkInContainer; 1.9.1 knows it.
+# Version 1.1.1 (bookworm, trixie) ignores linkInContainer; 1.9.1 supports it.
 NEW_DELEGATES = Suite("forky", ("containernetworking-plugins",), expires=False)
 NAMES = (*SUITES, HOST)
 
 
 def has_cables(name: str | None) -> bool:
-    """Whether a kernel of this name can have NICs on cables; None: whichever suits."""
+    """Whether the kernel ``name`` can have NICs on cables; None: the default kernel."""
     return name not in {SMP, HOST}
 
 
 def bootable(name: str, cpuinfo: str = "/proc/cpuinfo") -> str | None:
-    """Why the kernel of that name cannot boot on this machine's processor; None if it can."""
+    """Why the kernel ``name`` cannot boot on this machine's processor; None if it can."""
     if name not in PTRACE_ONLY or " amx_tile" not in Path(cpuinfo).read_text():
         return None
     return (
-        f"kernel {name} cannot boot on this processor: it has AMX, whose registers user-mode "
-        "Linux before 6.13 cannot set; use --kernel 7.2 or smp"
+        f"kernel {name} cannot boot on this processor: user-mode Linux before 6.13 does not "
+        "support AMX (amx_tile); use --kernel 7.2 or --kernel smp"
     )
 
 
 def default() -> str:
-    """The first of ``PREFERRED`` that boots on this machine."""
+    """The first kernel of ``PREFERRED`` that can boot on this machine."""
     return next((name for name in PREFERRED if bootable(name) is None), PREFERRED[-1])
 
 
 def fetch(name: str, progress: Progress) -> Kernel:
-    """The kernel a user calls ``name``, from the cache or from Debian's mirror.
+    """The kernel ``name``, from the cache or from Debian's mirror.
 
-    Raises KernelUnavailable: no such name, no mirror, no network.
+    Raises KernelUnavailable: unknown name, no mirror, no network.
     """
     if name == HOST:
         return Kernel(HOST, platform.release(), "", None, Path("/"), None, ())
     if name not in SUITES:
-        raise KernelUnavailable(f"no kernel is called {name}; there are {', '.join(NAMES)}")
+        raise KernelUnavailable(f"unknown kernel {name}; known kernels: {', '.join(NAMES)}")
     if platform.machine() != "x86_64":
-        raise KernelUnavailable(f"kernel {name} needs x86_64, this machine is {platform.machine()}")
+        raise KernelUnavailable(f"kernel {name} needs x86_64; this machine is {platform.machine()}")
     return stock(progress) if name == SMP else user_mode(name, progress)
 
 
 def user_mode(name: str, progress: Progress) -> Kernel:
-    """A kernel that is an ordinary program."""
+    """A kernel of user-mode Linux."""
     suite = SUITES[name]
-    folder = unpacked(suite, progress, adapt_user_mode)
-    libraries = folder / LIBRARIES if "libc6" in suite.packages else None
-    binary = folder / "usr/bin/linux.uml"
+    directory = unpacked(suite, progress, adapt_user_mode)
+    libraries = directory / LIBRARIES if "libc6" in suite.packages else None
+    binary = directory / "usr/bin/linux.uml"
     options = OPTIONS.get(name, ())
-    return Kernel(name, *facts(folder), binary, folder, libraries, options)
+    return Kernel(name, *facts(directory), binary, directory, libraries, options)
 
 
 def stock(progress: Progress) -> Kernel:
-    """A kernel as Debian installs it on a node, and the machine it runs on."""
+    """A stock Debian kernel, and the QEMU to run it."""
     qemu = unpacked(QEMU, progress, adapt_qemu)
-    folder = unpacked(SUITES[SMP], progress, adapt_stock)
-    version, package = facts(folder)
+    directory = unpacked(SUITES[SMP], progress, adapt_stock)
+    version, package = facts(directory)
     return Kernel(
         SMP,
         version,
         package,
         binary=qemu / "usr/bin/qemu-system-x86_64",
-        root=folder,
+        root=directory,
         libraries=qemu / LIBRARIES,
         options=("-L", f"{qemu}/usr/share/qemu", "-L", f"{qemu}/usr/share/seabios"),
-        image=folder / f"boot/vmlinuz-{version}",
+        image=directory / f"boot/vmlinuz-{version}",
         busybox=qemu / "bin/busybox",
     )
 
 
-def facts(folder: Path) -> tuple[str, str]:
-    """The version of the kernel in ``folder``, and its package."""
-    version = next((folder / "lib/modules").iterdir()).name
-    return version, (folder / "packages").read_text().splitlines()[0]
+def facts(directory: Path) -> tuple[str, str]:
+    """The version of the kernel in ``directory``, and its package."""
+    version = next((directory / "lib/modules").iterdir()).name
+    return version, (directory / "packages").read_text().splitlines()[0]
 
 
 def delegates(progress: Progress, *, new: bool = False) -> Path:
-    """The folder of the standard CNI plugins (static, host-local, dhcp and others).
+    """The directory of the reference CNI plugins (static, host-local, dhcp and others).
 
-    ``new`` is for those that know ``linkInContainer``. Raises KernelUnavailable: no mirror, no network.
+    ``new``: a version that supports ``linkInContainer``. Raises KernelUnavailable: no mirror, no
+    network.
     """
     return unpacked(NEW_DELEGATES if new else DELEGATES, progress) / "usr/lib/cni"
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages a guest needs of the machine and that are not installed."""
+    """The Debian packages that a guest needs on this machine and that are not installed."""
     found = subprocess.run(
         ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *GUEST_TOOLS],
         capture_output=True,
@@ -175,7 +182,7 @@ def missing_packages() -> list[str]:
 
 
 def usable_host_kernel() -> str | None:
-    """Why the machine's own kernel can not be the guest's; None if it can."""
+    """Why this machine's kernel cannot be used for a guest; None if it can."""
     if os.geteuid():
         return "not root"
     if not shutil.which("modprobe"):
@@ -185,18 +192,18 @@ def usable_host_kernel() -> str | None:
     ):
         return f"kernel {platform.release()} has no bonding module"
     if not succeeds("unshare", "--net", "--mount", "--pid", "--fork", "true"):
-        return "new namespaces are not allowed here"
+        return "creating namespaces is not permitted"
     return None
 
 
 def succeeds(*argv: str) -> bool:
-    """Whether a command ends with status 0."""
+    """Whether a command exits with status 0."""
     return not subprocess.run(argv, capture_output=True, check=False).returncode
 
 
 def adapt_user_mode(root: Path, final: Path) -> None:
-    """Put the modules where modprobe -d looks, and give the kernel its own C library."""
-    # Without usr-merge lib may be there already.
+    """Link the modules to where modprobe -d looks, and set the kernel's own C library."""
+    # In a suite without merged /usr, lib may exist.
     (root / "lib").mkdir(exist_ok=True)
     (root / "lib/modules").symlink_to("../usr/lib/uml/modules")
     if (root / LIBRARIES / LOADER).exists():
@@ -204,20 +211,20 @@ def adapt_user_mode(root: Path, final: Path) -> None:
 
 
 def adapt_qemu(root: Path, final: Path) -> None:
-    """Bring all libraries together and have the emulator use them."""
+    """Move all libraries into one directory, and set QEMU's loader."""
     for path in (root / "lib/x86_64-linux-gnu").iterdir():
         path.rename(root / LIBRARIES / path.name)
     set_interpreter(root / "usr/bin/qemu-system-x86_64", final)
 
 
 def adapt_stock(root: Path, final: Path) -> None:
-    """List what the modules need, which an installer would do."""
+    """Run depmod, which an installation would do."""
     del final
     run("/sbin/depmod", "-b", str(root), facts(root)[0])
 
 
 def set_interpreter(binary: Path, final: Path) -> None:
-    """Have ``binary`` started by the loader that will be in ``final``."""
+    """Set the program interpreter of ``binary`` to the loader in ``final``."""
     loader = str(final / LIBRARIES / LOADER)
     binary.write_bytes(with_interpreter(binary.read_bytes(), loader))
 
@@ -225,9 +232,9 @@ def set_interpreter(binary: Path, final: Path) -> None:
 def with_interpreter(image: bytes, path: str) -> bytes:
     """An x86-64 ELF image whose program interpreter is ``path``.
 
-    The new path goes to the end of the file and PT_INTERP points there (offsets of elf(5)):
-    the kernel reads it from the file, not from memory. user-mode Linux can not be started
-    through ``ld.so``: it needs its own addresses.
+    The new path is appended to the file, and PT_INTERP points to it (offsets: elf(5)); the kernel
+    reads it from the file, not from memory. Starting user-mode Linux by ``ld.so`` does not work: it
+    must be loaded at its own addresses.
     """
     table, size, count = struct.unpack_from("<32xQ14xHH", image)
     for start in range(table, table + size * count, size):
@@ -237,4 +244,4 @@ def with_interpreter(image: bytes, path: str) -> bytes:
             struct.pack_into("<Q", patched, start + 8, len(image))
             struct.pack_into("<Q", patched, start + 32, len(name))
             return bytes(patched)
-    raise KernelUnavailable("the kernel's binary names no program interpreter")
+    raise KernelUnavailable("the kernel's binary has no program interpreter")

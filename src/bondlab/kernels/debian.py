@@ -1,11 +1,11 @@
-"""Packages of Debian, unpacked into a cache folder of the user and never installed.
+"""Fetches Debian packages and unpacks them into the user's cache, without installing them.
 
-An apt configuration of our own leaves the machine's sources, lists and packages alone, and only
-reads from them where the mirror is. Signatures are checked against Debian's keyring. A package
-is fetched once, the suite's newest at that time; afterwards nothing is asked of the network.
+apt runs with a configuration of its own: it does not change this machine's sources, lists and
+packages; only the mirror's address is read from its sources. Signatures are verified by Debian's
+keyring. A package is fetched once, in the version that is newest then; later uses need no network.
 
-A folder in the cache is whole or absent: it is filled and adapted under another name and
-renamed, under a lock. What is fetched, and what becomes of it, is the business of `kernels`.
+A directory in the cache is complete or absent: it is filled under another name and renamed, under
+a lock. `catalog` says what is fetched.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ Progress = Callable[[str], None]
 Adapt = Callable[[Path, Path], None]
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-APT_FOLDER = Path("/etc/apt")
+APT_DIRECTORY = Path("/etc/apt")
 
 
 class KernelUnavailable(Exception):
-    """A kernel or tool can not be had here; the text says why and what would help."""
+    """A kernel, or a package it needs, cannot be obtained or used; the text says why."""
 
 
 class Suite(NamedTuple):
-    """Packages of a suite, the one that gives the folder its name and version first."""
+    """Packages of a suite; the first gives the directory in the cache its name and version."""
 
     name: str
     packages: tuple[str, ...]
     expires: bool = True
-    base: str = ""  # the suite that backports stand on; with it, what the packages need comes too
-    wanted: str = ".*"  # of all that, the names to fetch: a regular expression
+    base: str = ""  # the release below a backports suite; dependencies are fetched too
+    wanted: str = ".*"  # names to fetch of the packages and dependencies: a regular expression
 
 
-def cache_folder() -> Path:
-    """Where what was fetched is kept, for this user."""
+def cache_directory() -> Path:
+    """The directory of this user's fetched packages."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "bondcni" / "lab"
 
 
-def as_it_is(root: Path, final: Path) -> None:
+def unchanged(root: Path, final: Path) -> None:
     """Adapt nothing."""
 
 
-def unpacked(suite: Suite, progress: Progress, adapt: Adapt = as_it_is) -> Path:
-    """The folder that holds the suite's packages, fetched if there is none.
+def unpacked(suite: Suite, progress: Progress, adapt: Adapt = unchanged) -> Path:
+    """The directory with the suite's packages; they are fetched at the first use.
 
-    ``adapt`` is given the folder as unpacked, and where it will be. Raises KernelUnavailable.
+    ``adapt`` is called with the unpacked directory and its final path. Raises KernelUnavailable.
     """
-    cache = cache_folder()
+    cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     stem = f"{suite.name}-{suite.packages[0]}-"
     with locked(cache / f"{stem}lock"):
-        folders = sorted(path for path in cache.glob(f"{stem}*") if path.is_dir())
-        if folders:
-            return folders[-1]
-        for leftover in cache.glob(f"part-{stem}*"):  # of a fetch that was killed
+        directories = sorted(path for path in cache.glob(f"{stem}*") if path.is_dir())
+        if directories:
+            return directories[-1]
+        for leftover in cache.glob(f"part-{stem}*"):  # of an interrupted fetch
             shutil.rmtree(leftover)
         progress(f"fetching {', '.join(suite.packages)} from Debian {suite.name}")
         with tempfile.TemporaryDirectory(prefix=f"part-{stem}", dir=cache) as temporary:
@@ -77,14 +77,14 @@ def unpacked(suite: Suite, progress: Progress, adapt: Adapt = as_it_is) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel lets go of it however we end."""
+    """Hold a lock file; the kernel releases it when the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def unpack(archives: Sequence[Path], root: Path) -> str:
-    """Unpack ``archives`` and list them; the first one's version, as a file's name has it."""
+    """Unpack ``archives`` and write their list; the version of the first, from its file name."""
     root.mkdir()
     for archive in archives:
         run("dpkg", "-x", str(archive), str(root))
@@ -94,34 +94,34 @@ def unpack(archives: Sequence[Path], root: Path) -> str:
     return facts[0][1].replace("%3a", "~")
 
 
-def download(suite: Suite, folder: Path) -> list[Path]:
-    """Bring the suite's newest packages into ``folder``, in their order."""
+def download(suite: Suite, directory: Path) -> list[Path]:
+    """Download the suite's newest packages into ``directory``; their paths, in order."""
     if not KEYRING.exists():
-        raise KernelUnavailable(f"{KEYRING} is missing (package debian-archive-keyring)")
+        raise KernelUnavailable(f"{KEYRING} not found: install the package debian-archive-keyring")
     for path in ("lists/partial", "cache/archives/partial", "empty", "archives"):
-        (folder / path).mkdir(parents=True)
-    (folder / "status").touch()
-    (folder / "sources.list").write_text(sources(suite, mirror()))
-    (folder / "apt.conf").write_text(apt_configuration(folder, expires=suite.expires))
+        (directory / path).mkdir(parents=True)
+    (directory / "status").touch()
+    (directory / "sources.list").write_text(sources(suite, mirror()))
+    (directory / "apt.conf").write_text(apt_configuration(directory, expires=suite.expires))
     release = ("-t", suite.name) if suite.base else ()
-    apt = ("apt-get", "-c", str(folder / "apt.conf"), "-q", *release)
+    apt = ("apt-get", "-c", str(directory / "apt.conf"), "-q", *release)
     run(*apt, "update")
     names = suite.packages
     if suite.base:
         plan = run(*apt, "install", "-s", "--no-install-recommends", *suite.packages)
         names = chosen(suite, plan)
-    run(*apt, "download", *names, cwd=folder / "archives")
-    return [next((folder / "archives").glob(f"{name}_*.deb")) for name in names]
+    run(*apt, "download", *names, cwd=directory / "archives")
+    return [next((directory / "archives").glob(f"{name}_*.deb")) for name in names]
 
 
 def sources(suite: Suite, address: str) -> str:
-    """sources.list(5) for ``suite`` and what is below it."""
+    """sources.list(5) for ``suite`` and its base."""
     names = filter(None, (suite.name, suite.base))
     return "".join(f"deb [signed-by={KEYRING}] {address} {name} main\n" for name in names)
 
 
 def chosen(suite: Suite, plan: str) -> tuple[str, ...]:
-    """The names to fetch of what ``apt-get -s install`` would install, the suite's own first."""
+    """The names to fetch of those that ``apt-get -s install`` prints, the suite's own first."""
     names = re.findall(r"^Inst (\S+) ", plan, re.MULTILINE)
     wanted = [name for name in names if re.fullmatch(suite.wanted, name)]
     if not wanted:
@@ -130,19 +130,19 @@ def chosen(suite: Suite, plan: str) -> tuple[str, ...]:
     return (*own, *(name for name in wanted if name not in own))
 
 
-def apt_configuration(folder: Path, *, expires: bool) -> str:
-    """apt.conf(5) text under which apt touches nothing outside ``folder``.
+def apt_configuration(directory: Path, *, expires: bool) -> str:
+    """apt.conf(5) that makes apt write to ``directory`` only.
 
-    The machine's own proxies and certificates stay in force; its hooks do not.
+    This machine's proxies and certificates are used; its hooks are not.
     """
     return f"""\
-Dir::State "{folder}";
-Dir::State::status "{folder}/status";
-Dir::Cache "{folder}/cache";
-Dir::Etc::sourcelist "{folder}/sources.list";
-Dir::Etc::sourceparts "{folder}/empty";
-Dir::Etc::preferences "{folder}/no-preferences";
-Dir::Etc::preferencesparts "{folder}/empty";
+Dir::State "{directory}";
+Dir::State::status "{directory}/status";
+Dir::Cache "{directory}/cache";
+Dir::Etc::sourcelist "{directory}/sources.list";
+Dir::Etc::sourceparts "{directory}/empty";
+Dir::Etc::preferences "{directory}/no-preferences";
+Dir::Etc::preferencesparts "{directory}/empty";
 APT::Architecture "amd64";
 APT::Architectures "amd64";
 APT::Sandbox::User "root";
@@ -157,23 +157,25 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
 
 def run(*argv: str, cwd: Path | None = None) -> str:
-    """Run a command; its output. KernelUnavailable with what it said if it fails or is not there."""
+    """Run a command; its output. Raises KernelUnavailable with its error output."""
     try:
         done = subprocess.run(
             argv, cwd=cwd, capture_output=True, check=False, text=True, errors="replace"
         )
     except OSError as error:
-        raise KernelUnavailable(f"{argv[0]}: {error.strerror}; this needs Debian's apt") from error
+        raise KernelUnavailable(
+            f"{argv[0]}: {error.strerror} (Debian's apt and dpkg are required)"
+        ) from error
     if done.returncode:
         words = " ".join(argv)
-        raise KernelUnavailable(f"{words} ended with {done.returncode}: {done.stderr.strip()}")
+        raise KernelUnavailable(f"{words}: exit status {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
 
-def mirror(folder: Path = APT_FOLDER) -> str:
-    """The address of the Debian mirror in the machine's own apt sources. Raises KernelUnavailable."""
-    parts = folder / "sources.list.d"
-    lists = [folder / "sources.list", *sorted(parts.glob("*.list"))]
+def mirror(directory: Path = APT_DIRECTORY) -> str:
+    """The address of the Debian mirror in this machine's apt sources. Raises KernelUnavailable."""
+    parts = directory / "sources.list.d"
+    lists = [directory / "sources.list", *sorted(parts.glob("*.list"))]
     entries = [
         *(entry for path in sorted(parts.glob("*.sources")) for entry in stanzas(path.read_text())),
         *(entry for path in lists if path.exists() for entry in one_liners(path.read_text())),
@@ -181,11 +183,11 @@ def mirror(folder: Path = APT_FOLDER) -> str:
     for entry in entries:
         if is_main_archive(entry):
             return entry["uris"].split()[0]
-    raise KernelUnavailable(f"no Debian mirror in {folder}/sources.list or {parts}")
+    raise KernelUnavailable(f"no Debian mirror found in {directory}/sources.list or {parts}")
 
 
 def is_main_archive(entry: dict[str, str]) -> bool:
-    """Whether an entry is for Debian's main archive: its keyring, a suite without suffix."""
+    """Whether an entry is Debian's main archive: its keyring, and a suite without a suffix."""
     signed = entry.get("signed-by", KEYRING.stem)
     plain = [suite for suite in entry.get("suites", "").split() if not {"-", "/"} & set(suite)]
     on = entry.get("enabled", "yes") != "no" and "deb" in entry.get("types", "").split()
@@ -206,7 +208,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def one_liners(text: str) -> Iterator[dict[str, str]]:
-    """The entries of a ``sources.list`` (sources.list(5)) as `stanzas` gives them."""
+    """The entries of a ``sources.list`` (sources.list(5)), in the form of `stanzas`."""
     for line in text.splitlines():
         kind, _, rest = line.partition("#")[0].strip().partition(" ")
         options, closing, after = rest.strip().rpartition("]")

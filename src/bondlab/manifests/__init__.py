@@ -1,1 +1,1 @@
-"""Kubernetes manifests, annotations, and what a runtime makes of them."""
+"""Reads Kubernetes manifests, and derives the plugin configurations as a runtime does."""

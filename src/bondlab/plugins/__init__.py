@@ -1,1 +1,1 @@
-"""Stand-ins for CNI plugins that the lab's guest does not have."""
+"""Stand-ins for CNI plugins that cannot run in a guest."""

@@ -1,1 +1,1 @@
-"""What the lab does with a pod: topology, CNI calls, drills, the report."""
+"""Runs the case of a pod: topology, CNI calls, drills, report."""

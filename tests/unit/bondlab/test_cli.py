@@ -108,7 +108,7 @@ def test_what_stops_everything_has_its_exit_code(error: BaseException, code: int
 def test_an_unknown_kernel_is_2() -> None:
     result = call("lab", "exec", "--kernel", "2.4", "true")
     assert result.exit_code == 2
-    assert "no kernel is called 2.4" in result.output
+    assert "unknown kernel 2.4" in result.output
 
 
 @pytest.mark.parametrize(
