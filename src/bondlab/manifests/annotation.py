@@ -1,9 +1,9 @@
-"""The annotation ``k8s.v1.cni.cncf.io/networks``: which networks a pod asks for, in order.
+"""The annotation ``k8s.v1.cni.cncf.io/networks``: the networks of a pod, in order.
 
-Two forms, told apart as Multus does (k8sclient.go, parsePodNetworkAnnotation): a list of
-``[namespace/]name[@interface]`` with commas, or JSON when any of ``[{"`` occurs. Both become
-`NetworkSelection` values; everything that is wrong is a `ManifestFinding` at its line of the file.
-Whether the networks exist is the business of ``manifests``.
+It has two forms, distinguished as by Multus (k8sclient.go, parsePodNetworkAnnotation): a comma
+separated list of ``[namespace/]name[@interface]``, or JSON if it contains any of ``[{"``. Both are
+parsed into `NetworkSelection` values; each error is a `ManifestFinding` with its line in the file.
+``manifests`` checks whether the networks exist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_IFNAME = 15  # IFNAMSIZ - 1
 
 
 class NetworkSelection(NamedTuple):
-    """One network that a pod asks for; "" and empty where the pod leaves it open."""
+    """One network of a pod (Multus: NetworkSelectionElement); "" or empty if not given."""
 
     name: str
     namespace: str = ""
@@ -38,64 +38,64 @@ class NetworkSelection(NamedTuple):
     line: int = 0
 
 
-def selections(holder: YamlNode) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
-    """The annotation's networks, and all that is wrong with it."""
-    found = _no_text(holder)
+def selections(node: YamlNode) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
+    """The networks in the annotation, and the errors in it."""
+    found = _not_a_string(node)
     if found:
         return [], [found]
-    text = str(holder.value)
+    text = str(node.value)
     if not any(sign in text for sign in '[{"'):
-        return _from_list(holder, text)
+        return _from_list(node, text)
     try:
-        data, tree = embedded(holder)
-    except ParseError as broken:
-        return [], [broken.finding]
+        data, tree = embedded(node)
+    except ParseError as error:
+        return [], [error.finding]
     if not isinstance(data, list):
         advice = 'Write a list: [ { "name": "..." } ].'
-        return [], [holder.finding("the networks annotation is JSON, but not a list", advice)]
-    made = [_from_entry(entry, tree, place) for place, entry in enumerate(data)]
-    return _split(made)
+        return [], [node.finding("the networks annotation is JSON, but not a list", advice)]
+    parsed = [_from_entry(entry, tree, place) for place, entry in enumerate(data)]
+    return _split(parsed)
 
 
-def _no_text(holder: YamlNode) -> ManifestFinding | None:
-    """Why the annotation is no text that names networks; None if it is."""
-    if isinstance(holder.value, dict | list):
-        kind = "list" if isinstance(holder.value, list) else "mapping"
-        message = f"the networks annotation is a YAML {kind}; Kubernetes takes a string only"
-        advice = "Write `k8s.v1.cni.cncf.io/networks: |` and the same as JSON, indented, below it."
-        return holder.finding(message, advice)
-    if not (holder.value or "").strip():
-        advice = "Name the networks: [namespace/]name[@interface], with commas between."
-        return holder.finding("the networks annotation is empty", advice)
-    action = template(holder.value or "")
-    return unrendered(holder.file, holder.line, action) if action else None
+def _not_a_string(node: YamlNode) -> ManifestFinding | None:
+    """The finding for an annotation that is not a string, or is empty; else None."""
+    if isinstance(node.value, dict | list):
+        kind = "list" if isinstance(node.value, list) else "mapping"
+        message = f"the networks annotation is a YAML {kind}; Kubernetes requires a string"
+        advice = "Write `k8s.v1.cni.cncf.io/networks: |` and the value as JSON, indented, below it."
+        return node.finding(message, advice)
+    if not (node.value or "").strip():
+        advice = "List the networks as [namespace/]name[@interface], separated by commas."
+        return node.finding("the networks annotation is empty", advice)
+    action = template(node.value or "")
+    return unrendered(node.file, node.line, action) if action else None
 
 
 def _split(
-    made: list[NetworkSelection | ManifestFinding],
+    parsed: list[NetworkSelection | ManifestFinding],
 ) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
-    """Requests and findings apart; a selection also has to have usable names."""
-    found = [part for part in made if isinstance(part, ManifestFinding)]
-    return [part for part in made if isinstance(part, NetworkSelection)], found
+    """Separate selections and findings."""
+    found = [part for part in parsed if isinstance(part, ManifestFinding)]
+    return [part for part in parsed if isinstance(part, NetworkSelection)], found
 
 
-def _from_list(holder: YamlNode, text: str) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
-    made: list[NetworkSelection | ManifestFinding] = []
+def _from_list(node: YamlNode, text: str) -> tuple[list[NetworkSelection], list[ManifestFinding]]:
+    parsed: list[NetworkSelection | ManifestFinding] = []
     offset = 0
     for element in text.split(","):
         blanks = len(element) - len(element.lstrip())
-        line = holder.line_at(offset + blanks)
+        line = node.line_at(offset + blanks)
         offset += len(element) + 1
         parts = ELEMENT.fullmatch(element.strip())
         if parts:
             namespace, name, interface = (part or "" for part in parts.groups())
             selection = NetworkSelection(name, namespace, interface, line=line)
-            made.append(_checked(selection, holder.file))
+            parsed.append(_checked(selection, node.file))
         else:
-            message = f"`{element.strip()}` in the networks annotation names no network"
-            advice = "Write [namespace/]name[@interface], with commas between."
-            made.append(ManifestFinding(holder.file, line, message, advice))
-    return _split(made)
+            message = f"`{element.strip()}` in the networks annotation is not a network"
+            advice = "Write [namespace/]name[@interface], separated by commas."
+            parsed.append(ManifestFinding(node.file, line, message, advice))
+    return _split(parsed)
 
 
 def _from_entry(entry: Any, tree: YamlNode, place: int) -> NetworkSelection | ManifestFinding:
@@ -117,16 +117,16 @@ def _from_entry(entry: Any, tree: YamlNode, place: int) -> NetworkSelection | Ma
 
 
 def _checked(selection: NetworkSelection, file: str) -> NetworkSelection | ManifestFinding:
-    """The selection, or what is wrong with its names."""
+    """The selection, or the finding for an invalid name in it."""
     for name in filter(None, (selection.namespace, selection.name)):
         if not NAME.fullmatch(name):
-            advice = "Use small letters, digits and hyphens."
+            advice = "Use lower case letters, digits and hyphens."
             return ManifestFinding(
-                file, selection.line, f"`{name}` is no name of Kubernetes", advice
+                file, selection.line, f"`{name}` is not a valid Kubernetes name", advice
             )
     bad = len(selection.interface) > LONGEST_IFNAME or re.search(r"[\s/:]", selection.interface)
     if bad:
-        message = f"`{selection.interface}` can not name an interface"
-        advice = "At most 15 characters, without blanks, colons and slashes."
+        message = f"`{selection.interface}` is not a valid interface name"
+        advice = "Use at most 15 characters, without whitespace, colons and slashes."
         return ManifestFinding(file, selection.line, message, advice)
     return selection

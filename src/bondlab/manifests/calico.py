@@ -1,11 +1,11 @@
-"""Calico's blocks: what calico-ipam hands out, and to whom that is a neighbour.
+"""Calico's address blocks, and which pods they make neighbours on a bond.
 
-Calico divides an IPPool into blocks of ``blockSize`` and gives each node blocks of its own;
-calico-ipam answers with an address and the mask of its block. On Calico's routed interfaces
-the mask does not matter. On a bond, which is a link of a LAN, the kernel takes the block for the
-LAN: a pod of another node, in another block, is no neighbour, and the last address of the block
-is the broadcast address. With ``blockSize`` equal to the pool's prefix length there is one block:
-one node owns it, and the others borrow from it unless strictAffinity forbids that.
+Calico divides an IPPool into blocks of ``blockSize`` and assigns blocks to nodes; calico-ipam
+returns an address with the prefix length of its block. On Calico's routed interfaces the prefix
+length does not matter. On a bond, which is a link of a LAN, the block becomes the on-link subnet: a
+pod of another node has an address of another block and is not on-link, and the last address of the
+block is the broadcast address. If ``blockSize`` equals the pool's prefix length, there is one block:
+one node owns it, and the others borrow addresses from it unless strictAffinity is on.
 
 Pure. Source: Calico's reference of IPPool (cidr, blockSize) and IPAMConfiguration.
 """
@@ -20,26 +20,24 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_SIZE = {4: 26, 6: 122}
 MIN_SIZE = {4: 20, 6: 116}
-MIN_SHARED_ADDRESSES = (
-    8  # addresses of a block in which the pod, its peer and another pod find room
-)
+MIN_SHARED_ADDRESSES = 8  # addresses of a block that has room for the pod, its peer and another pod
 
 
 class Block(NamedTuple):
-    """The block of the node that the lab plays, in its pool."""
+    """The block of the node that the lab emulates, and its pool."""
 
     pool: IPNetwork
     network: IPNetwork
-    pool_name: str  # how the pool is called
+    pool_name: str  # the name of the pool, for messages
 
     @property
     def shared(self) -> bool:
-        """Whether the pool is one block, so that all nodes take their addresses from it."""
+        """Whether the pool is a single block, from which all nodes take addresses."""
         return self.network == self.pool
 
     @property
     def other_node_address(self) -> str:
-        """The address, with prefix length, that a pod of another node could have; "" for none."""
+        """An address, with prefix length, that a pod of another node could have; "" for none."""
         if not self.shared:
             other = self.network.network_address + self.network.num_addresses + 2
         elif self.network.num_addresses >= MIN_SHARED_ADDRESSES:
@@ -49,24 +47,24 @@ class Block(NamedTuple):
         return f"{other}/{self.network.prefixlen}"
 
     def note(self) -> str:
-        """What the block means for a bond, and the remedy."""
+        """The consequences of the block for a bond, and the remedy."""
         size = self.network.prefixlen
         if self.shared:
             return (
-                f"the pool {self.pool_name} is one block (blockSize {size}): all nodes share it while "
-                "strictAffinity is off"
+                f"the pool {self.pool_name} is one block (blockSize {size}), which all nodes share "
+                "if strictAffinity is off"
             )
         text = (
-            f"as Calico does, each node has a block of its own (blockSize {size} of {self.pool_name}) "
-            "and the address has the mask of the block: pods of different nodes do not reach each "
-            "other over this bond"
+            f"as with Calico, each node has its own block (blockSize {size} of {self.pool_name}), and "
+            "the address has the prefix length of the block: pods of different nodes cannot reach "
+            "each other over this bond"
         )
         if self.network.version == 4:
             text += f", and {self.network.broadcast_address} is the block's broadcast address"
         return f"{text}. Remedy: {self.remedy()}"
 
     def remedy(self) -> str:
-        """What makes one LAN of all nodes."""
+        """How to put the pods of all nodes into one subnet."""
         shortest = MIN_SIZE[self.pool.version]
         if self.pool.prefixlen < shortest:
             return (
@@ -88,13 +86,13 @@ def block(cidr: str, size: int, pool_name: str) -> Block:
 
 
 def block_size_error(cidr: str, size: str) -> str:
-    """Why Calico does not take a pool with this ``spec.blockSize`` ("" for none), "" if it does."""
+    """Why Calico rejects a pool with this ``spec.blockSize`` ("": not given); "" if it does not."""
     pool = ipaddress.ip_network(cidr, strict=False)
     low, high = MIN_SIZE[pool.version], pool.max_prefixlen
     default = DEFAULT_SIZE[pool.version]
     if size and not (re.fullmatch("[0-9]+", size) and low <= int(size) <= high):
         return f"spec.blockSize `{size}` is not between {low} and {high}"
     if int(size or default) < pool.prefixlen:
-        said = f"blockSize {size}" if size else f"{default}, the default of blockSize"
-        return f"no block fits into {cidr}: {said}, is a shorter prefix than /{pool.prefixlen}"
+        said = f"blockSize {size}" if size else f"the default blockSize {default}"
+        return f"no block fits into {cidr}: {said} is a shorter prefix than /{pool.prefixlen}"
     return ""

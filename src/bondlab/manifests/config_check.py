@@ -1,8 +1,8 @@
-"""What can be said of a network's CNI configuration before any plugin runs.
+"""Checks the CNI configuration of a network without running a plugin.
 
-The bond's own keys are judged by ``bondcni.core.config``, the rest only as far as a plugin
-would fail for certain: no type, an empty address, a subnet that is none. JSON pointers become
-lines of the manifest.
+The bond's keys are checked by ``bondcni.core.config``. Of other plugins, only errors are reported
+with which the plugin fails for certain: a missing type, an empty address, an invalid subnet. JSON
+pointers are converted to lines of the manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bondlab.manifests.yaml_nodes import ManifestFinding, YamlNode
 
 
 def config(data: Any, tree: YamlNode) -> list[ManifestFinding]:
-    """Everything wrong with a single configuration or a list of plugins."""
+    """All errors in a configuration, or in a list of plugins."""
     if not isinstance(data, dict):
         advice = 'Write an object: { "cniVersion": "1.0.0", "type": "...", ... }.'
         return [tree.finding("the config is JSON, but not an object", advice)]
@@ -28,7 +28,7 @@ def config(data: Any, tree: YamlNode) -> list[ManifestFinding]:
     if chain is None:
         return _plugin(data, "", tree)
     if not isinstance(chain, list) or not chain:
-        return [tree.finding('"plugins" is not a list of plugins', "List at least one.")]
+        return [tree.finding('"plugins" is not a list of plugins', "List at least one plugin.")]
     shared = {key: data[key] for key in ("cniVersion", "name") if key in data}
     found = []
     for place, plugin in enumerate(chain):
@@ -38,7 +38,7 @@ def config(data: Any, tree: YamlNode) -> list[ManifestFinding]:
 
 
 def subnet(text: str) -> str:
-    """Why ``text`` is no network, "" when it is one."""
+    """Why ``text`` is not a network, "" if it is one."""
     if not text.strip():
         return "is empty"
     try:
@@ -64,7 +64,7 @@ def _sentence(advice: str) -> str:
 
 def _problems(data: Any) -> list[Problem]:
     if not isinstance(data, dict):
-        return [Problem("", f"{show(data)} is not a plugin's configuration", "write an object")]
+        return [Problem("", f"{show(data)} is not a plugin configuration", "write an object")]
     kind = data.get("type")
     if not isinstance(kind, str) or not kind:
         return [Problem("/type", "is missing", "write the name of the plugin's executable")]
@@ -72,7 +72,7 @@ def _problems(data: Any) -> list[Problem]:
 
 
 def _bond_problems(data: dict[str, Any]) -> list[Problem]:
-    """As the plugin itself would answer; Multus gives it a name where the manifest has none."""
+    """The plugin's own errors and warnings; as Multus does, a missing name is filled in."""
     try:
         bond_config.parse(json.dumps({"name": "unnamed"} | data).encode())
     except ConfigError as error:

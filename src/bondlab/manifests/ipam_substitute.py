@@ -1,11 +1,11 @@
-"""What the lab puts in the place of an IPAM plugin that this machine does not have.
+"""Replaces IPAM plugins that are not installed.
 
-calico-ipam and whereabouts need a cluster; host-local hands out addresses of the same network
-without one, for calico-ipam those of one node's block (``calico``). The replaced section says
-which addresses, not how they are kept: the cluster-wide bookkeeping is lost, and the story says
-so. Nothing is replaced where the plugin is there, or where the user asked for strictness.
+calico-ipam and whereabouts need a cluster. host-local assigns addresses of the same network without
+one; for calico-ipam these are addresses of one node's block (``calico``). The replaced section
+determines which addresses are assigned, but the cluster-wide allocation is not emulated; a note says
+so. Nothing is replaced if the plugin is installed, or with --strict.
 
-Pure: a config in, a config and a sentence out.
+Pure: a configuration in, a configuration and a note out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bondlab.manifests import calico
 from bondlab.manifests.manifests import Config, Pool
 
 LEASES = "/var/lib/cni/networks"
-"""host-local's default dataDir; the lab's guests have a file system of their own there."""
+"""The default dataDir of host-local; in the lab's guests it is a tmpfs."""
 
 
 MIN_RANGE_ADDRESSES = (
@@ -27,11 +27,11 @@ MIN_RANGE_ADDRESSES = (
 
 
 class UnsupportedCase(Exception):
-    """The lab can not run this case; the text says why and what to do."""
+    """The lab cannot run this case; the text says why and what to do."""
 
 
 class Substitution(NamedTuple):
-    """A configuration that can run here, and what was changed in it, in plain words.
+    """A configuration that can be run, and a note about what was replaced in it.
 
     ``other_nodes`` are addresses, with prefix lengths, that pods of another node could have.
     """
@@ -42,7 +42,7 @@ class Substitution(NamedTuple):
 
 
 class _Ranges(NamedTuple):
-    """Ranges for host-local, what there is to say of them, and addresses of other nodes' pods."""
+    """Ranges for host-local, notes about them, and addresses of other nodes' pods."""
 
     ranges: list[Config]
     notes: list[str]
@@ -52,39 +52,41 @@ class _Ranges(NamedTuple):
 def substitute_ipam(
     config: Config, pools: Sequence[Pool], present: Collection[str], *, strict: bool
 ) -> Substitution:
-    """The config with an IPAM plugin that is ``present``. Raises UnsupportedCase."""
+    """The config with an IPAM plugin that is in ``present``. Raises UnsupportedCase."""
     ipam = config.get("ipam")
     kind = ipam.get("type") if isinstance(ipam, dict) else None
     if kind == "dhcp":
         raise UnsupportedCase(
-            "ipam dhcp needs its daemon and a DHCP server, which the lab does not start: "
+            "ipam dhcp needs its daemon and a DHCP server, which the lab does not provide: "
             "use static or host-local"
         )
     if not isinstance(ipam, dict) or not kind or kind in present:
         return Substitution(config)
     makers = {"calico-ipam": _calico, "whereabouts": _whereabouts}
     if kind not in makers:
-        raise UnsupportedCase(f"the IPAM plugin {kind} is not installed: put it in /opt/cni/bin")
+        raise UnsupportedCase(
+            f"the IPAM plugin {kind} is not installed: install it in /opt/cni/bin"
+        )
     if strict:
         raise UnsupportedCase(
-            f"{kind} is not installed and --strict forbids a substitute: "
+            f"{kind} is not installed, and --strict forbids a substitute: "
             "install it in /opt/cni/bin, or run without --strict"
         )
     ranges, notes, other_nodes = makers[kind](ipam, pools)
     made = {"type": "host-local", "ranges": [[one] for one in ranges]}
     subnets = " and ".join(one["subnet"] for one in ranges)
-    note = f"{kind} is not installed: host-local hands out addresses of {subnets} in its place"
+    note = f"{kind} is not installed: host-local assigns addresses of {subnets} instead"
     return Substitution(config | {"ipam": made}, "; ".join((note, *notes)), tuple(other_nodes))
 
 
 def _calico(ipam: Config, pools: Sequence[Pool]) -> _Ranges:
-    """One block per family that is asked for; IPv4 alone unless the config says otherwise."""
+    """One block for each requested address family, by default IPv4 alone."""
     blocks = []
     for number, default in ((4, "true"), (6, "false")):
         if str(ipam.get(f"assign_ipv{number}", default)).lower() == "true":
             blocks.append(_pool(ipam.get(f"ipv{number}_pools"), number, pools))
     if not blocks:
-        raise UnsupportedCase("calico-ipam is asked for neither IPv4 nor IPv6: set assign_ipv4")
+        raise UnsupportedCase("calico-ipam assigns neither IPv4 nor IPv6: set assign_ipv4")
     return _Ranges(
         [{"subnet": str(one.network)} for one in blocks],
         [one.note() for one in blocks],
@@ -93,7 +95,7 @@ def _calico(ipam: Config, pools: Sequence[Pool]) -> _Ranges:
 
 
 def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> calico.Block:
-    """A block of the first pool that is named (or given as a CIDR), or of any."""
+    """A block of the first usable pool: of those named (or given as CIDR), else of any."""
     named = {pool.name: pool for pool in reversed(pools)}
     names = [str(one) for one in wanted] if isinstance(wanted, list) and wanted else list(named)
     for name in names:
@@ -102,20 +104,22 @@ def _pool(wanted: Any, number: int, pools: Sequence[Pool]) -> calico.Block:
             made = calico.block(pool.cidr, pool.block, name)
             if made.network.num_addresses < MIN_RANGE_ADDRESSES:
                 raise UnsupportedCase(
-                    f"a block of {name} is {made.network}: host-local, which the lab puts in the "
-                    "place of calico-ipam, wants four addresses or more; use a shorter blockSize"
+                    f"a block of {name} is {made.network}: host-local, the substitute for "
+                    "calico-ipam, needs a block of at least four addresses; use a smaller blockSize"
                 )
             return made
     asked = ", ".join(names) or "any"
-    raise UnsupportedCase(f"no IPv{number} IPPool ({asked}) in the files: add one with its cidr")
+    raise UnsupportedCase(
+        f"no IPv{number} IPPool ({asked}) found in the files: add one with a cidr"
+    )
 
 
 def _whereabouts(ipam: Config, _: Sequence[Pool]) -> _Ranges:
-    """``range`` is a network or ``first-last/prefix``; ``ipRanges`` lists more of them."""
+    """``range`` is a network or ``first-last/prefix``; ``ipRanges`` has more of them."""
     entries = [ipam] if ipam.get("range") else []
     entries += [one for one in ipam.get("ipRanges") or () if isinstance(one, dict)]
     if not entries:
-        raise UnsupportedCase('whereabouts has no "range": add one, as "10.30.0.0/24"')
+        raise UnsupportedCase('whereabouts has no "range": add one, such as "10.30.0.0/24"')
     return _Ranges([_whereabouts_range(entry) for entry in entries], [], [])
 
 
@@ -124,7 +128,7 @@ def _whereabouts_range(entry: Config) -> Config:
     try:
         network = ipaddress.ip_network(last, strict=False)
     except ValueError as error:
-        raise UnsupportedCase(f"whereabouts: {error}: write the range as 10.30.0.0/24") from error
+        raise UnsupportedCase(f"whereabouts: {error}: write the range like 10.30.0.0/24") from error
     made = {"subnet": str(network)}
     if dash:
         made |= {"rangeStart": first, "rangeEnd": last.split("/")[0]}

@@ -1,13 +1,13 @@
-"""Kubernetes manifests as users write them, read into pods and the networks they ask for.
+"""Reads Kubernetes manifests into pods and their networks.
 
-NetworkAttachmentDefinitions, Calico's IPPools, Pods and everything with a pod template are
-read; other documents are passed over. Networks are found in order as Multus does: in the
-pod's namespace unless the annotation says otherwise, interfaces ``net1`` to ``netN`` by
-position unless they are named. Several files are read together: a pod finds what its own file
-defines first, then what others do, so that examples with the same names can run side by side.
-All that is wrong comes back at once, each `ManifestFinding` with file, line and what to do.
+NetworkAttachmentDefinitions, Calico's IPPools, Pods and all objects with a pod template are read;
+other documents are skipped. Networks are resolved in order, as by Multus: in the pod's namespace
+unless the annotation names another, with interfaces ``net1`` to ``netN`` by position unless named.
+Several files are read together: a pod's networks are looked up in its own file first, then in the
+others, so that files that use the same names can be run together. All errors are reported at once,
+each as a `ManifestFinding` with file, line and advice.
 
-Pure but for `load`. Sources: multi-net-spec v1.3, section 3 and 4; Multus k8sclient.go.
+Pure except `load`. Sources: multi-net-spec v1.3, sections 3 and 4; Multus k8sclient.go.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class Network(NamedTuple):
 
     @property
     def plugins(self) -> list[Config]:
-        """The plugins' configurations, the chain's own keys not yet in them."""
+        """The configurations of the plugins, without the keys of the chain."""
         chain = self.config.get("plugins")
         return list(chain) if isinstance(chain, list) else [self.config]
 
     @property
     def bonds(self) -> bool:
-        """Whether this network makes a bond."""
+        """Whether this network creates a bond."""
         return any(plugin.get("type") == "bond" for plugin in self.plugins)
 
 
 class Attachment(NamedTuple):
-    """One network of a pod and the interface it gets there."""
+    """One network of a pod, and the name of its interface."""
 
     network: Network
     ifname: str
@@ -86,25 +86,25 @@ class Pod(NamedTuple):
     namespace: str
     name: str
     attachments: tuple[Attachment, ...]
-    pools: tuple[Pool, ...] = ()  # in the order in which a name is looked up
+    pools: tuple[Pool, ...] = ()  # in lookup order
     file: str = ""
-    notes: tuple[str, ...] = ()  # what works here and may not work elsewhere, in words
+    notes: tuple[str, ...] = ()  # what works in the lab and may fail elsewhere
 
     @property
     def bonds(self) -> tuple[Attachment, ...]:
-        """The attachments that make bonds."""
+        """The attachments that create bonds."""
         return tuple(one for one in self.attachments if one.network.bonds)
 
 
 class Manifests(NamedTuple):
-    """What the files hold. ``findings`` is empty when all is well."""
+    """The content of the files; ``findings`` is empty if there are no errors."""
 
     pods: tuple[Pod, ...]  # those with a bond
     findings: tuple[ManifestFinding, ...]
 
 
 def load(paths: Iterable[Path]) -> Manifests:
-    """Read files, ``-`` is standard input; one that can not be read is a finding as well."""
+    """Read files; ``-`` is standard input. A file that cannot be read is a finding too."""
     texts, findings = [], []
     for path in dict.fromkeys(paths):
         try:
@@ -113,33 +113,35 @@ def load(paths: Iterable[Path]) -> Manifests:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             findings.append(
-                ManifestFinding(str(path), 1, f"can not be read: {reason}", "Check the path.")
+                ManifestFinding(str(path), 1, f"cannot be read: {reason}", "Check the path.")
             )
     return read(texts, findings)
 
 
 def read(texts: Iterable[tuple[str, str]], findings: Iterable[ManifestFinding] = ()) -> Manifests:
-    """Parse (file name, text) pairs together: they may refer to each other."""
+    """Parse (file name, text) pairs together; they may refer to each other."""
     return _Reader(list(findings)).read(list(texts))
 
 
 class _Reader:
-    """Collects documents, then joins pods and networks."""
+    """Collects the documents, then resolves the networks of the pods."""
 
     def __init__(self, findings: list[ManifestFinding]) -> None:
         self.findings = findings
-        # By file, namespace and name; None: it is there, but broken.
+        # By file, namespace and name; None: defined, but with errors.
         self.networks: dict[tuple[str, str, str], Network | None] = {}
         self.pools: list[Pool] = []
-        self.pods: list[tuple[YamlNode, YamlNode]] = []  # document, pod (or its template)
+        self.pods: list[
+            tuple[YamlNode, YamlNode]
+        ] = []  # the document, and the pod or pod template in it
         self.names: dict[tuple[str, ...], YamlNode] = {}
 
     def read(self, texts: list[tuple[str, str]]) -> Manifests:
         for file, text in texts:
             try:
                 parts = documents(file, text)
-            except ParseError as broken:
-                self.findings.append(broken.finding)
+            except ParseError as error:
+                self.findings.append(error.finding)
                 continue
             for document in parts:
                 self.document(document)
@@ -155,9 +157,9 @@ class _Reader:
         bonds = [one.name for one in self.networks.values() if one and one.bonds]
         if bonds:
             advice = f"Add a Pod with the annotation {NETWORKS}: {bonds[0]}"
-            return ManifestFinding(file, 1, f"no Pod asks for the bond {bonds[0]}", advice)
+            return ManifestFinding(file, 1, f"no Pod uses the network {bonds[0]}", advice)
         advice = 'Add a NetworkAttachmentDefinition whose config has "type": "bond", and a Pod.'
-        return ManifestFinding(file, 1, "there is no bond in it", advice)
+        return ManifestFinding(file, 1, "no network of type bond found", advice)
 
     # Documents
 
@@ -203,7 +205,7 @@ class _Reader:
         metadata = document.at("metadata") or document
         name = metadata.text("name")
         if not name:
-            self.findings.append(metadata.finding(f"this {kind} has no name", "Add metadata.name."))
+            self.findings.append(metadata.finding(f"{kind} without a name", "Add metadata.name."))
             return
         if action := template(name):
             line = metadata.line_of("/name")
@@ -212,27 +214,27 @@ class _Reader:
         key = (document.file, kind, _namespace(document), name)
         first = self.names.setdefault(key, metadata)
         if first is not metadata:
-            message = f"{kind} {name} is there twice"
-            advice = f"The first is at line {first.line}. Rename or remove one."
+            message = f"duplicate {kind} {name}"
+            advice = f"The first is in line {first.line}. Rename or remove one of them."
             self.findings.append(metadata.finding(message, advice))
 
     def pool(self, document: YamlNode) -> None:
         if not document.text("apiVersion").startswith(POOL_GROUPS):
             return
         name = document.text("metadata", "name")
-        holder = document.at("spec", "cidr") or document.at("spec") or document
+        node = document.at("spec", "cidr") or document.at("spec") or document
         found = config_check.subnet(document.text("spec", "cidr"))
         if found:
             message = f"IPPool {name}: spec.cidr {found}"
-            advice = 'Write the network the addresses come from, as "10.20.0.0/24".'
-            self.findings.append(holder.finding(message, advice))
+            advice = 'Write the subnet of the addresses, such as "10.20.0.0/24".'
+            self.findings.append(node.finding(message, advice))
             return
         cidr, size = document.text("spec", "cidr"), document.text("spec", "blockSize")
         wrong = calico.block_size_error(cidr, size)
         if wrong:
-            holder = document.at("spec", "blockSize") or holder
-            advice = "Write the prefix length of a block, between the pool's own and the longest."
-            self.findings.append(holder.finding(f"IPPool {name}: {wrong}", advice))
+            node = document.at("spec", "blockSize") or node
+            advice = "Write the prefix length of a block, not shorter than that of the pool."
+            self.findings.append(node.finding(f"IPPool {name}: {wrong}", advice))
         else:
             self.pools.append(Pool(name, cidr, document.file, int(size or 0)))
 
@@ -241,17 +243,17 @@ class _Reader:
         key = (document.file, *names)
         self.networks[key] = None
         self.findings += manifest_check.misspelled_annotations(document)
-        holder = document.at("spec", "config")
+        node = document.at("spec", "config")
         found = list(manifest_check.config_missing(document, names[1]))
-        if found or holder is None:
+        if found or node is None:
             self.findings += found
             return
         try:
-            config, tree = embedded(holder)
-        except ParseError as broken:
-            self.findings.append(broken.finding)
+            config, tree = embedded(node)
+        except ParseError as error:
+            self.findings.append(error.finding)
             return
-        findings = config_check.config(config, tree if tree.value else holder)
+        findings = config_check.config(config, tree if tree.value else node)
         self.findings += findings
         if not findings:
             resource = document.text("metadata", "annotations", RESOURCE)
@@ -261,16 +263,16 @@ class _Reader:
 
     def pod(self, document: YamlNode, pod: YamlNode) -> Pod:
         self.findings += manifest_check.misspelled_annotations(pod)
-        holder = pod.at("metadata", "annotations", NETWORKS)
-        wanted, findings = annotation.selections(holder) if holder else ([], [])
+        node = pod.at("metadata", "annotations", NETWORKS)
+        wanted, findings = annotation.selections(node) if node else ([], [])
         self.findings += findings
         attachments: list[Attachment] = []
         for place, selection in enumerate(wanted, 1):
             network = self.find(document, selection)
             ifname = selection.interface or f"net{place}"
             if ifname in [one.ifname for one in attachments]:
-                message = f"two networks of this pod want the interface {ifname}"
-                advice = 'Give one of them another name with @name or "interface".'
+                message = f"two networks of this pod have the interface name {ifname}"
+                advice = 'Set another name for one of them, by @name or "interface".'
                 self.findings.append(
                     ManifestFinding(document.file, selection.line, message, advice)
                 )
@@ -281,16 +283,16 @@ class _Reader:
                 )
         names = (document.text("kind"), _namespace(document), document.text("metadata", "name"))
         pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
-        made = Pod(*names, tuple(attachments), tuple(pools), document.file)
-        plugins = [config for one in made.bonds for config in one.network.plugins]
+        result = Pod(*names, tuple(attachments), tuple(pools), document.file)
+        plugins = [config for one in result.bonds for config in one.network.plugins]
         notes = [
             *manifest_check.quoted_values(plugins),
-            *manifest_check.too_many_replicas(document, pod, _claimed_links(made)),
+            *manifest_check.too_many_replicas(document, pod, _claimed_links(result)),
         ]
-        return made._replace(notes=tuple(notes))
+        return result._replace(notes=tuple(notes))
 
     def find(self, document: YamlNode, selection: annotation.NetworkSelection) -> Network | None:
-        """The network asked for; a finding when no file defines it, or several others do."""
+        """The selected network; a finding if no file defines it, or several other files do."""
         names = (selection.namespace or _namespace(document), selection.name)
         own = (document.file, *names)
         if own in self.networks:
@@ -300,31 +302,33 @@ class _Reader:
             return self.networks[others[0]]
         if others:
             files = " and ".join(key[0] for key in others)
-            message = f"the network {selection.name} is defined in {files}"
-            advice = "Give one of these files, or define it in this one."
+            message = f"network {selection.name} is defined in {files}"
+            advice = "Pass only one of these files, or define the network in this file."
             self.findings.append(ManifestFinding(document.file, selection.line, message, advice))
         else:
             self.findings.append(self._unknown(document.file, names, selection.line))
         return None
 
     def _unknown(self, file: str, names: tuple[str, str], line: int) -> ManifestFinding:
-        message = f"the network {names[1]} is not defined in namespace {names[0]}"
+        message = f"network {names[1]} is not defined in namespace {names[0]}"
         known = list(dict.fromkeys(key[1:] for key in self.networks))
         elsewhere = [one for one in known if one[1] == names[1]]
         near = difflib.get_close_matches(names[1], [one[1] for one in known], 1)
         if elsewhere:
-            advice = f"It is in namespace {elsewhere[0][0]}: write {'/'.join(elsewhere[0])}."
+            advice = (
+                f"It is defined in namespace {elsewhere[0][0]}: write {'/'.join(elsewhere[0])}."
+            )
         elif near:
             advice = f"Did you mean {near[0]}?"
         else:
             listed = ", ".join(one[1] for one in known) or "none"
-            advice = f"Networks in these files: {listed}. Give the file that defines it too."
+            advice = f"Networks in these files: {listed}. Pass the file that defines it too."
         return ManifestFinding(file, line, message, advice)
 
     def _check_capabilities(
         self, file: str, network: Network, selection: annotation.NetworkSelection
     ) -> None:
-        """multi-net-spec 4.1.2.1: ips and mac must fail where no plugin has the capability."""
+        """multi-net-spec 4.1.2.1: ips and mac must fail if no plugin has the capability."""
         offered: set[str] = set()
         for plugin in network.plugins:
             capabilities = plugin.get("capabilities")
@@ -332,13 +336,15 @@ class _Reader:
                 offered |= {name for name, on in capabilities.items() if on}
         for name, value in (("ips", selection.ips), ("mac", selection.mac)):
             if value and name not in offered:
-                message = f"the pod gives {name} to network {network.name}, which takes none"
+                message = (
+                    f"the pod sets {name} for network {network.name}, which lacks this capability"
+                )
                 advice = f'Add "capabilities": {{"{name}": true}} to the network\'s config.'
                 self.findings.append(ManifestFinding(file, selection.line, message, advice))
 
 
 def _claimed_links(pod: Pod) -> list[str]:
-    """The links of the node that this pod takes for itself alone."""
+    """The links of the node that this pod takes exclusively."""
     names: list[str] = []
     for plugin in (config for one in pod.attachments for config in one.network.plugins):
         if plugin.get("type") == "bond":

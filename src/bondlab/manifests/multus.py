@@ -1,11 +1,11 @@
-"""What Multus and libcni make of a pod's networks: the configurations plugins really get.
+"""The plugin configurations and environments that Multus and libcni derive from a pod's networks.
 
-A network's config is not what its plugin reads. Multus injects a missing ``name``, the device
-the kubelet allocated and the pod's ``cni-args``; libcni injects ``runtimeConfig`` for the
-capabilities a plugin declares, and ``prevResult``. Sources: multus-cni pkg/types/conf.go,
+A plugin does not get its network's config unchanged. Multus adds a missing ``name``, the device
+that the kubelet allocated and the pod's ``cni-args``; libcni adds ``runtimeConfig`` for the
+capabilities that a plugin declares, and ``prevResult``. Sources: multus-cni pkg/types/conf.go,
 libcni/api.go (buildOneConfig, injectRuntimeConfig, DelNetwork), multi-net-spec v1.3.
 
-Pure. Running the plugins is the business of ``calls``.
+Pure. ``calls`` runs the plugins.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CHECK_SINCE = (0, 4, 0)
 
 
 class Sandbox(NamedTuple):
-    """A pod's network namespace as a runtime names it to plugins."""
+    """A pod's sandbox: its network namespace and IDs, as a runtime passes them to plugins."""
 
     pod: Pod
     container_id: str
     uid: str
-    netns: str  # the name under /run/netns
+    netns: str  # its name in /run/netns
 
     @property
     def path(self) -> str:
@@ -35,7 +35,7 @@ class Sandbox(NamedTuple):
 def configs(attachment: Attachment, device: str = "") -> list[Config]:
     """The configuration of each plugin of the network, in order, without prevResult.
 
-    ``device`` is the device id that the kubelet would have allocated, "" for none.
+    ``device`` is the device ID that the kubelet would have allocated, "" for none.
     """
     network = attachment.network
     chain = network.config.get("plugins")
@@ -58,7 +58,7 @@ def _one(attachment: Attachment, plugin: Config, device: str) -> Config:
 
 
 def _merged(args: Any, given: Config) -> Config:
-    """``args`` with the pod's values over those in ``args.cni``."""
+    """``args`` with the pod's values merged into ``args.cni``; the pod's take precedence."""
     outer: Config = dict(args) if isinstance(args, dict) else {}
     inner = outer.get("cni")
     return outer | {"cni": (inner if isinstance(inner, dict) else {}) | given}
@@ -77,14 +77,14 @@ def version(config: Config) -> tuple[int, ...]:
 
 
 def with_result(config: Config, result: Any) -> Config:
-    """The config as DEL and CHECK get it: with prevResult, from 0.4.0 on and if there is one."""
+    """The config for DEL and CHECK: with prevResult, if any, from version 0.4.0 on."""
     if result is None or version(config) < CHECK_SINCE:
         return config
     return config | {"prevResult": result}
 
 
 def environment(verb: str, sandbox: Sandbox, ifname: str, cni_path: str) -> dict[str, str]:
-    """The variables of one call; CNI_ARGS as Multus sends them."""
+    """The environment variables of one call, with CNI_ARGS as set by Multus."""
     pod = sandbox.pod
     arguments = {
         "IgnoreUnknown": "1",

@@ -1,12 +1,12 @@
-"""YAML and the JSON inside it as values that remember their lines.
+"""YAML documents, and the JSON in their strings, as values with line numbers.
 
-A manifest holds JSON in YAML strings (a network's ``spec.config``, the networks annotation).
-Whoever finds something wrong deep inside must point at the line of the *file*, so every value
-here is a `YamlNode` with its line, and `embedded` reads the JSON of a string so that its parts
-point at the file too. YAML folds line breaks and blanks inside quoted strings; what never
-changes is the sequence of the other characters, so places are found by counting those.
+Manifests contain JSON in YAML strings (``spec.config`` of a network, the networks annotation). An
+error inside must be reported with the line of the *file*, so each value is a `YamlNode` with its
+line, and `embedded` parses the JSON of a string into nodes with lines of the file too. YAML folds
+line breaks and whitespace in quoted strings, but keeps the sequence of all other characters;
+positions are found by counting these.
 
-Pure: text in, values out. What the values mean is the business of ``manifests``.
+Pure: text in, values out. ``manifests`` interprets the values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RENDER_ADVICE = "Render the chart first: helm template CHART | bondctl lab run -
 
 
 class ManifestFinding(NamedTuple):
-    """One thing wrong in a file, and what to do about it."""
+    """An error in a file, and what to do about it."""
 
     file: str
     line: int
@@ -41,7 +41,7 @@ class ManifestFinding(NamedTuple):
 
 
 class ParseError(Exception):
-    """Text that is not YAML or not JSON; ``finding`` says where and why."""
+    """Text that is not valid YAML or JSON; ``finding`` says where and why."""
 
     def __init__(self, finding: ManifestFinding) -> None:
         super().__init__(str(finding))
@@ -49,32 +49,32 @@ class ParseError(Exception):
 
 
 class YamlNode(NamedTuple):
-    """A value and its place; scalars are text as written, or None for null."""
+    """A value and its line; a scalar is its text, or None for null."""
 
     value: dict[str, YamlNode] | list[YamlNode] | str | None
     file: str
     line: int
-    char_lines: tuple[int, ...] = ()  # scalars: the line of each character that is not blank
+    char_lines: tuple[int, ...] = ()  # scalars: the line of each character that is not whitespace
 
     def at(self, *path: str) -> YamlNode | None:
-        """The node below, through mappings; None where the path leads nowhere."""
+        """The node at a path of mapping keys, None if there is none."""
         node: YamlNode | None = self
         for key in path:
             node = node.value.get(key) if node and isinstance(node.value, dict) else None
         return node
 
     def text(self, *path: str) -> str:
-        """The scalar below as text, "" where there is none."""
+        """The text of the scalar at a path, "" if there is none."""
         node = self.at(*path)
         return node.value if node and isinstance(node.value, str) else ""
 
     def items(self, *path: str) -> list[YamlNode]:
-        """The list below, empty where there is none."""
+        """The list at a path, empty if there is none."""
         node = self.at(*path)
         return node.value if node and isinstance(node.value, list) else []
 
     def line_at(self, offset: int) -> int:
-        """The file's line of the character at ``offset`` of this scalar."""
+        """The line of the character at ``offset`` of this scalar."""
         text = self.value if isinstance(self.value, str) else ""
         count = sum(not letter.isspace() for letter in text[:offset])
         return (
@@ -82,7 +82,7 @@ class YamlNode(NamedTuple):
         )
 
     def line_of(self, pointer: str) -> int:
-        """The line of the value at a JSON pointer, or of the nearest that exists above it."""
+        """The line of the value at a JSON pointer, or of its nearest existing ancestor."""
         node = self
         for part in pointer.split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
@@ -95,25 +95,25 @@ class YamlNode(NamedTuple):
         return node.line
 
     def finding(self, message: str, advice: str = "") -> ManifestFinding:
-        """Something wrong with this value."""
+        """A finding at this value."""
         return ManifestFinding(self.file, self.line, message, advice)
 
 
 def template(text: str) -> str:
-    """The first template action in a text, as ``{{ .Values.mode }}``; "" if there is none."""
+    """The first template action in a text, such as ``{{ .Values.mode }}``, "" for none."""
     found = TEMPLATE.search(text)
     return " ".join(found[0].split()) if found else ""
 
 
 def unrendered(file: str, line: int, action: str) -> ManifestFinding:
-    """A template where a manifest is expected."""
+    """The finding for a template in place of a manifest."""
     return ManifestFinding(
-        file, line, f"`{action}` is a template that was not rendered", RENDER_ADVICE
+        file, line, f"`{action}` is a template action that was not rendered", RENDER_ADVICE
     )
 
 
 def documents(file: str, text: str) -> list[YamlNode]:
-    """Every document of a YAML text that has content; raises ParseError where it is not YAML."""
+    """All documents of a YAML text that have content. Raises ParseError."""
     try:
         nodes = list(YAML(typ="safe", pure=True).compose_all(text))
     except MarkedYAMLError as error:
@@ -121,21 +121,21 @@ def documents(file: str, text: str) -> list[YamlNode]:
         line = mark.line + 1 if mark else 1
         if action := template("\n".join(text.splitlines()[max(0, line - 2) : line])):
             raise ParseError(unrendered(file, line, action)) from error
-        advice = "Check indentation, quotes and colons at this line and the one before."
+        advice = "Check indentation, quotes and colons in this line and the line before."
         raise ParseError(
-            ManifestFinding(file, line, f"not YAML: {error.problem}", advice)
+            ManifestFinding(file, line, f"invalid YAML: {error.problem}", advice)
         ) from error
     except (YAMLError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ParseError(
-            ManifestFinding(file, 1, f"not YAML: {first}", "Is it a text file?")
+            ManifestFinding(file, 1, f"invalid YAML: {first}", "Check that it is a text file.")
         ) from error
     made = [_node(file, node, text, lambda _: None) for node in nodes if node is not None]
     return [node for node in made if node.value is not None]
 
 
 def embedded(holder: YamlNode) -> tuple[Any, YamlNode]:
-    """The JSON that a scalar holds: as plain data, and as nodes whose lines are the file's."""
+    """The JSON in a scalar: as plain data, and as nodes with lines of the file."""
     text = holder.value if isinstance(holder.value, str) else ""
     try:
         data = json.loads(text)
@@ -146,23 +146,25 @@ def embedded(holder: YamlNode) -> tuple[Any, YamlNode]:
         raise ParseError(_json_error(holder, text, error)) from error
     try:
         tree = YAML(typ="safe", pure=True).compose(text)
-    except YAMLError:  # JSON that YAML reads otherwise (tabs): every part is at the holder's line
+    except YAMLError:  # JSON that is no valid YAML (tabs): all parts get the line of the scalar
         return data, holder._replace(value=None)
     return data, _node(holder.file, tree, text, holder.line_at)
 
 
 def _json_error(holder: YamlNode, text: str, error: json.JSONDecodeError) -> ManifestFinding:
-    """The JSON parser's complaint, at the character a person would look at."""
+    """The finding for a JSON error, at the line that has to be changed."""
     before = text[: error.pos].rstrip()
     line = holder.line_at(error.pos)
     if not text.strip():
-        return holder.finding("the config is empty, JSON is expected", "Write the CNI config.")
+        return holder.finding(
+            "the config is empty; JSON is expected", "Write the CNI configuration."
+        )
     shown = re.split(r"[,{\[]\s", before.rstrip(","))[-1][-60:]
     if "delimiter" in error.msg and before:
         line = holder.line_at(len(before) - 1)
         sign = "comma" if "','" in error.msg else "colon"
-        found = next(iter(text[error.pos :].split()), "its end")[:40]
-        message = f"not JSON: a {sign} is expected after `{shown}`, found `{found}`"
+        found = next(iter(text[error.pos :].split()), "end of text")[:40]
+        message = f"invalid JSON: expected a {sign} after `{shown}`, found `{found}`"
         return ManifestFinding(
             holder.file, line, message, f"Add the {sign} at the end of line {line}."
         )
@@ -171,18 +173,20 @@ def _json_error(holder: YamlNode, text: str, error: json.JSONDecodeError) -> Man
         return ManifestFinding(
             holder.file,
             line,
-            f"not JSON: nothing follows the comma of `{shown}`",
-            f"Remove the last comma at line {line}, or double-quote the key that follows.",
+            f"invalid JSON: nothing follows the comma after `{shown}`",
+            f"Remove the comma at the end of line {line}, or put the next key in double quotes.",
         )
-    message = f"not JSON: {error.msg.lower()} after `{shown}`"
-    return ManifestFinding(holder.file, line, message, "Correct the JSON at this line.")
+    message = f"invalid JSON: {error.msg.lower()} after `{shown}`"
+    return ManifestFinding(holder.file, line, message, "Correct the JSON in this line.")
 
 
 def _node(file: str, node: Any, source: str, line_at: Any) -> YamlNode:
-    """A composed node and all below as `YamlNode`; ``line_at`` places JSON in its file."""
+    """A composed node and its descendants; ``line_at`` converts JSON offsets to lines."""
     line = line_at(node.start_mark.index) or node.start_mark.line + 1
     if isinstance(node, MappingNode):
-        if any(isinstance(key, MappingNode) for key, _ in node.value):  # how YAML reads {{ x }}
+        if any(
+            isinstance(key, MappingNode) for key, _ in node.value
+        ):  # YAML parses {{ x }} as this
             raw = source[node.start_mark.index : node.end_mark.index]
             raise ParseError(unrendered(file, line, template(raw) or raw))
         pairs = {str(key.value): _node(file, value, source, line_at) for key, value in node.value}
@@ -196,7 +200,7 @@ def _node(file: str, node: Any, source: str, line_at: Any) -> YamlNode:
 
 
 def _char_lines(raw: str, style: str, line: int) -> Iterator[int]:
-    """The line of each non-blank character that the scalar's raw text stands for."""
+    """The line of each non-whitespace character of a scalar, from its source text."""
     place = 0
     if style in BLOCK_STYLES:
         place = raw.find("\n") + 1
@@ -212,7 +216,7 @@ def _char_lines(raw: str, style: str, line: int) -> Iterator[int]:
 
 
 def _next_char(raw: str, place: int, style: str) -> tuple[int, bool]:
-    """How many raw characters the next one takes, and whether it is blank."""
+    """The number of source characters of the next character, and whether it is whitespace."""
     letter = raw[place]
     if style == "'" and letter == "'":
         return 2, False

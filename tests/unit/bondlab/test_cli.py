@@ -53,8 +53,8 @@ def test_wrong_usage_is_2(words: tuple[str, ...], said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{ [", ":1: not YAML"),
-        ("kind: Pod\nmetadata: { name: p }\n", "there is no bond in it"),
+        ("{ [", ":1: invalid YAML"),
+        ("kind: Pod\nmetadata: { name: p }\n", "no network of type bond found"),
         ("words", "is not a Kubernetes object"),
     ],
 )
@@ -84,7 +84,7 @@ def test_json_is_one_document_for_bad_input_too(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert document["ok"] is False
     assert document["findings"][0]["line"] == 1
-    assert "there is no bond in it" in result.stderr
+    assert "no network of type bond found" in result.stderr
 
 
 @pytest.mark.parametrize(

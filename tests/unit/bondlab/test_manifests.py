@@ -107,7 +107,7 @@ def test_a_missing_comma_is_found_where_it_is_missing() -> None:
     line = text.splitlines().index('    "vlan": 1350') + 1
     assert found.line == line
     assert found.message == (
-        'not JSON: a comma is expected after `"vlan": 1350`, found `"spoofchk":`'
+        'invalid JSON: expected a comma after `"vlan": 1350`, found `"spoofchk":`'
     )
     assert found.advice == f"Add the comma at the end of line {line}."
 
@@ -115,31 +115,31 @@ def test_a_missing_comma_is_found_where_it_is_missing() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "not YAML"),
-        ("\tx: 1", "not YAML"),
+        ("a: [", "invalid YAML"),
+        ("\tx: 1", "invalid YAML"),
         ("just words", "is not a Kubernetes object"),
-        ("---\nkind: ConfigMap\nmetadata: { name: x }\n", "there is no bond in it"),
-        (GOOD_BOND, "no Pod asks for the bond bond0"),
+        ("---\nkind: ConfigMap\nmetadata: { name: x }\n", "no network of type bond found"),
+        (GOOD_BOND, "no Pod uses the network bond0"),
         (GOOD_BOND + pod("bond"), "Did you mean bond0?"),
         (GOOD_BOND + pod("zzz"), "Networks in these files: bond0."),
         (nad("b", BOND % HOST_LINKS, "a") + pod("b"), "write a/b."),
-        (GOOD_BOND + pod("Bond_0"), "is no name of Kubernetes"),
-        (GOOD_BOND + pod("a@b@c"), "names no network"),
+        (GOOD_BOND + pod("Bond_0"), "is not a valid Kubernetes name"),
+        (GOOD_BOND + pod("a@b@c"), "is not a network"),
         (GOOD_BOND + pod('{ "name": "bond0" }'), "is JSON, but not a list"),
         (GOOD_BOND + pod('[{ "nam": "bond0" }]'), "entry 1 of the networks annotation has no name"),
-        (GOOD_BOND + pod("bond0@a-name-that-is-too-long"), "can not name an interface"),
-        (GOOD_BOND + pod("bond0@x, bond0@x"), "two networks of this pod want the interface x"),
-        (GOOD_BOND + pod('[{ "name": "bond0", "mac": "02::" }]'), "which takes none"),
-        (GOOD_BOND * 2 + pod("bond0"), "NetworkAttachmentDefinition bond0 is there twice"),
+        (GOOD_BOND + pod("bond0@a-name-that-is-too-long"), "is not a valid interface name"),
+        (GOOD_BOND + pod("bond0@x, bond0@x"), "two networks of this pod have the interface name x"),
+        (GOOD_BOND + pod('[{ "name": "bond0", "mac": "02::" }]'), "which lacks this capability"),
+        (GOOD_BOND * 2 + pod("bond0"), "duplicate NetworkAttachmentDefinition bond0"),
         (nad("n", "[]") + pod("n"), "not an object"),
         (nad("n", "{}") + pod("n"), "/type: is missing"),
         (nad("n", '{ "plugins": [] }') + pod("n"), '"plugins" is not a list of plugins'),
         (nad("n", '{ "type": "x", }') + pod("n"), "nothing follows the comma"),
-        (nad("n", '{ "type" "x" }') + pod("n"), "a colon is expected"),
+        (nad("n", '{ "type" "x" }') + pod("n"), "expected a colon"),
         (nad("n", "") + pod("n"), "the config is empty"),
         (nad("bond0", BOND % '"links": []') + pod("bond0"), "/links"),
         ("---\nkind: NetworkAttachmentDefinition\nmetadata: { name: n }\n", "has no spec.config"),
-        ("---\nkind: NetworkAttachmentDefinition\nmetadata: { x: n }\n", "has no name"),
+        ("---\nkind: NetworkAttachmentDefinition\nmetadata: { x: n }\n", "without a name"),
         ("---\nkind: Deployment\nmetadata: { name: n }\n", "has no template"),
     ],
 )
@@ -192,9 +192,7 @@ def test_a_file_finds_its_own_networks_first_and_then_others() -> None:
             ("three", pod("only", "p2") + pod("bond0", "p3")),
         ]
     )
-    assert [one.message for one in found.findings] == [
-        "the network bond0 is defined in one and two"
-    ]
+    assert [one.message for one in found.findings] == ["network bond0 is defined in one and two"]
     assert found.pods[0].attachments[0].network.config["links"][0] == {"name": "eth1000"}
     assert found.pods[1].name == "p2"
 

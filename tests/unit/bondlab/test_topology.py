@@ -259,7 +259,7 @@ def test_a_range_of_whereabouts_keeps_its_ends() -> None:
         ({"type": "calico-ipam", "assign_ipv4": "false"}, False, "neither IPv4 nor IPv6"),
         ({"type": "whereabouts"}, False, 'no "range"'),
         ({"type": "whereabouts", "range": "x"}, False, "10.30.0.0/24"),
-        ({"type": "dhcp"}, False, "does not start"),
+        ({"type": "dhcp"}, False, "does not provide"),
         ({"type": "unheard-of"}, False, "is not installed"),
     ],
 )

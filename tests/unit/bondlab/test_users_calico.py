@@ -45,12 +45,12 @@ def test_10_22_ipv6_has_blocks_too() -> None:
 
 def test_10_22_the_note_says_what_it_means_and_the_remedy() -> None:
     note = played(Pool("p", "10.20.0.0/24")).note
-    assert "pods of different nodes do not reach each other over this bond" in note
+    assert "pods of different nodes cannot reach each other over this bond" in note
     assert "10.20.0.63 is the block's broadcast address" in note
     assert "blockSize 24, equal to the prefix length of its cidr, and strictAffinity off" in note
     shared = played(Pool("p", "10.20.0.0/24", block=24)).note
     assert "Remedy" not in shared
-    assert "all nodes share it while strictAffinity is off" in shared
+    assert "which all nodes share if strictAffinity is off" in shared
     wide = played(Pool("p", "10.20.0.0/16")).note
     assert "a cidr of /20 or longer" in wide  # blockSize is 20 to 32
 
@@ -69,7 +69,7 @@ def test_10_22_a_block_that_host_local_cannot_play() -> None:
         ("10.0.0.0/24", "16", "`16` is not between 20 and 32"),
         ("10.0.0.0/24", "x", "`x` is not between 20 and 32"),
         ("10.0.0.0/24", "20", "no block fits into 10.0.0.0/24: blockSize 20"),
-        ("10.0.0.0/28", "", "no block fits into 10.0.0.0/28: 26, the default"),
+        ("10.0.0.0/28", "", "no block fits into 10.0.0.0/28: the default blockSize 26"),
         ("2001:db8::/64", "64", "`64` is not between 116 and 128"),
     ],
 )

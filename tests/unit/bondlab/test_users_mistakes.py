@@ -43,27 +43,27 @@ AS_LIST = f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}
 @pytest.mark.parametrize(
     ("text", "line", "said", "advice"),
     [
-        (ON_WORKLOAD, 6, "is an annotation of the Deployment, not of its pods", "Move it: pods"),
+        (ON_WORKLOAD, 6, "is on the Deployment, where it has no effect", "Move it: a pod"),
         (
             workload(annotation="k8s.v1.cni.cncf.io/network"),
             7,
-            "nobody reads the annotation k8s.v1.cni.cncf.io/network",
+            "unknown annotation k8s.v1.cni.cncf.io/network",
             f"Did you mean {NETWORKS}?",
         ),
         (
             workload(annotation="k8s.v1.cni.cnf.io/networks"),
             7,
-            "nobody reads the annotation",
+            "unknown annotation",
             f"Did you mean {NETWORKS}?",
         ),
-        (workload("Deamonset"), 2, "`Deamonset` is not a kind that", "Did you mean DaemonSet?"),
+        (workload("Deamonset"), 2, "unknown kind `Deamonset`", "Did you mean DaemonSet?"),
         (AS_YAML, 6, "spec.config of network bond0 is a YAML mapping", "`config: |`"),
         (AS_LIST, 7, "the networks annotation is a YAML list", f"`{NETWORKS}: |`"),
         (
             f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}: ''\n",
             6,
             "the networks annotation is empty",
-            "Name the networks",
+            "List the networks",
         ),
         (
             "---\nkind: NetworkAttachmentDefinition\nmetadata: { name: n }\nspec: { confg: x }\n",
@@ -85,7 +85,7 @@ AS_LIST = f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}
         ),
         ('kind: Pod\nmetadata: { name: "{{ .R }}" }\n', 2, "`{{ .R }}`", "helm template"),
         (nad("b", '{ "mode": {{ .Values.mode }} }'), 6, "`{{ .Values.mode }}`", "helm template"),
-        (pod("{{ .Values.net }}"), 7, "`{{ .Values.net }}` is a template", "helm template"),
+        (pod("{{ .Values.net }}"), 7, "`{{ .Values.net }}` is a template action", "helm template"),
     ],
 )
 def test_10_27_classic_mistakes(text: str, line: int, said: str, advice: str) -> None:
@@ -148,7 +148,9 @@ def test_10_27_dash_is_standard_input() -> None:
 )
 def test_10_27_replicas_that_cannot_all_have_the_links(text: str, *, noted: bool) -> None:
     (case,) = read(GOOD_BOND + text).pods
-    assert any("each takes eth1000 and eth1001" in one for one in case.notes) is noted, case.notes
+    assert any("each pod takes eth1000 and eth1001" in one for one in case.notes) is noted, (
+        case.notes
+    )
 
 
 def test_10_27_replicas_over_links_of_the_pod_are_fine() -> None:
@@ -161,7 +163,7 @@ def test_10_27_a_quoted_boolean_works_here_alone() -> None:
     quoted = nad("bond0", BOND % f'"linksInContainer": "true", "mtu": "1400", {HOST_LINKS}')
     (case,) = read(quoted + pod("bond0")).pods
     assert [one.partition(" is ")[0] for one in case.notes] == ["linksInContainer", "mtu"]
-    assert "the Go bond-cni refuses it" in case.notes[0]
+    assert "the Go bond-cni rejects it" in case.notes[0]
 
 
 def called(stderr: bytes, status: int = 0, stdout: bytes = b"{}") -> Call:
