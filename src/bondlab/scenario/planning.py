@@ -44,6 +44,12 @@ def bond_config(attachment: Attachment) -> BondConfig:
     return parse(json.dumps(plugin).encode())
 
 
+def takes_host_links(attachment: Attachment) -> bool:
+    """Whether the first plugin of the network is a bond over links of the host."""
+    bonds = attachment.network.plugins[0].get("type") == "bond"
+    return bonds and not bond_config(attachment).links_in_container
+
+
 def is_pod_vlan(attachment: Attachment) -> bool:
     """Whether a network makes a VLAN interface on a link of the pod, not of the host."""
     config = attachment.network.plugins[0]

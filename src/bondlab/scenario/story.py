@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bondlab.manifests.ipam_substitute import LEASES, UnsupportedCase, substitute_ipam
-from bondlab.manifests.manifests import Config, Pod
+from bondlab.manifests.manifests import Attachment, Config, Pod
 from bondlab.manifests.multus import Sandbox, configs
 from bondlab.scenario import build, crash, drill, node_daemon, planning
 from bondlab.scenario.calls import Runtime
@@ -141,23 +141,19 @@ class Case:
                     yield Note(ready.note)
                 self.other_addresses.setdefault(attachment.ifname, []).extend(ready.other_nodes)
                 chain.append(ready.config)
-            yield from self.crash(topology, attachment.network.name, attachment.ifname, chain)
+            if self.lab.crash and planning.takes_host_links(attachment):
+                yield from self.crash(topology, attachment, chain[0])
             for call in self.runtime.add(attachment.network.name, attachment.ifname, chain):
                 yield call
                 self.require(call, stop=True)
 
-    def crash(
-        self, topology: Topology, network: str, ifname: str, chain: Sequence[Config]
-    ) -> Iterator[Event]:
-        """Kill an ADD and recover, if requested and if the network bonds NICs of the node."""
-        config = chain[0] if chain else {}
-        if not self.lab.crash or config.get("type") != "bond" or config.get("linksInContainer"):
-            return
+    def crash(self, topology: Topology, attachment: Attachment, config: Config) -> Iterator[Event]:
+        """Kill an ADD of the bond with this configuration, and recover."""
         event = crash.crash_and_recover(
             self.commands,
             self.runtime,
-            network,
-            ifname,
+            attachment.network.name,
+            attachment.ifname,
             config,
             lambda: self.nics(topology),
             self.restart_daemon,

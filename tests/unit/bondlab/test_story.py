@@ -28,6 +28,7 @@ from bondlab.scenario.events import (
 from bondlab.scenario.guest_commands import GuestCommands
 from bondlab.scenario.record import RunRecord
 from bondlab.scenario.report import Report
+from bondlab.scenario.topology import Topology
 
 NICS = ("eth1000", "eth1001")
 RESULT = {"cniVersion": "1.0.0", "interfaces": [], "ips": []}
@@ -209,6 +210,20 @@ def test_del_and_check_get_the_result_and_check_comes_before() -> None:
         ("CHECK", True),
         ("DEL", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "killed"), [(False, 1), ("false", 1), (True, 0), ("true", 0)]
+)
+def test_only_a_bond_over_host_links_is_killed_first(value: object, killed: int) -> None:
+    world = World()
+    case = story.Case(
+        lab(world)._replace(crash=True),
+        make_pod(("net1", bond("active-backup", *NICS) | {"linksInContainer": value})),
+    )
+    list(case.collect_errors(case.attach(Topology((), (), ()))))
+    fatal = [config for _, config in world.calls if config.get("ipam") == {"type": "fatal"}]
+    assert len(fatal) == killed
 
 
 def test_versions_without_check_have_none_and_no_prev_result() -> None:
