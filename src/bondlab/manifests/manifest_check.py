@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bondlab.manifests.yaml_nodes import ManifestFinding, YamlNode
@@ -90,6 +90,23 @@ def quoted_values(plugins: Iterable[Mapping[str, Any]]) -> Iterator[str]:
                     f'{key} is the string "{value}": this plugin reads it as {value}, the Go '
                     "bond-cni rejects it; without quotes both accept it"
                 )
+
+
+def vlan_on_host_link(
+    networks: Iterable[tuple[str, Mapping[str, Any]]], bonds: Collection[str]
+) -> Iterator[str]:
+    """VLANs whose master has the name of a bond of the pod, but is a link of the host.
+
+    ``networks`` are the name and first plugin of each network, ``bonds`` interface names.
+    """
+    for name, plugin in networks:
+        master = plugin.get("master")
+        on_host = plugin.get("type") == "vlan" and plugin.get("linkInContainer") is not True
+        if on_host and master in bonds:
+            yield (
+                f"network {name}: master {master} is looked up on the host; for the bond {master} "
+                'of the pod add "linkInContainer": true'
+            )
 
 
 def too_many_replicas(document: YamlNode, pod: YamlNode, links: Sequence[str]) -> Iterator[str]:

@@ -285,8 +285,10 @@ class _Reader:
         pools = sorted(self.pools, key=lambda pool: pool.file != document.file)
         result = Pod(*names, tuple(attachments), tuple(pools), document.file)
         plugins = [config for one in result.bonds for config in one.network.plugins]
+        firsts = [(one.network.name, one.network.plugins[0]) for one in attachments]
         notes = [
             *manifest_check.quoted_values(plugins),
+            *manifest_check.vlan_on_host_link(firsts, {one.ifname for one in result.bonds}),
             *manifest_check.too_many_replicas(document, pod, _claimed_links(result)),
         ]
         return result._replace(notes=tuple(notes))

@@ -189,7 +189,9 @@ def _node(file: str, node: Any, source: str, line_at: Any) -> YamlNode:
         ):  # YAML parses {{ x }} as this
             raw = source[node.start_mark.index : node.end_mark.index]
             raise ParseError(unrendered(file, line, template(raw) or raw))
-        pairs = {str(key.value): _node(file, value, source, line_at) for key, value in node.value}
+        pairs = {
+            str(key.value): _value(file, key, value, source, line_at) for key, value in node.value
+        }
         return YamlNode(pairs, file, line)
     if isinstance(node, SequenceNode):
         return YamlNode([_node(file, part, source, line_at) for part in node.value], file, line)
@@ -197,6 +199,14 @@ def _node(file: str, node: Any, source: str, line_at: Any) -> YamlNode:
         return YamlNode(None, file, line)
     raw = source[node.start_mark.index : node.end_mark.index]
     return YamlNode(str(node.value), file, line, tuple(_char_lines(raw, node.style or "", line)))
+
+
+def _value(file: str, key: Any, value: Any, source: str, line_at: Any) -> YamlNode:
+    """The value of a mapping's key; an empty value gets the line of the key."""
+    made = _node(file, value, source, line_at)
+    if value.start_mark.index < value.end_mark.index:
+        return made
+    return made._replace(line=line_at(key.start_mark.index) or key.start_mark.line + 1)
 
 
 def _char_lines(raw: str, style: str, line: int) -> Iterator[int]:

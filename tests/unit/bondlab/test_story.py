@@ -212,9 +212,7 @@ def test_del_and_check_get_the_result_and_check_comes_before() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("value", "killed"), [(False, 1), ("false", 1), (True, 0), ("true", 0)]
-)
+@pytest.mark.parametrize(("value", "killed"), [(False, 1), ("false", 1), (True, 0), ("true", 0)])
 def test_only_a_bond_over_host_links_is_killed_first(value: object, killed: int) -> None:
     world = World()
     case = story.Case(

@@ -66,6 +66,18 @@ AS_LIST = f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}
             "List the networks",
         ),
         (
+            f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}:\n    a: b\n",
+            6,
+            "the networks annotation is empty",
+            "List the networks",
+        ),
+        (
+            f"---\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    {NETWORKS}:\n\n  a: b\n",
+            6,
+            "the networks annotation is empty",
+            "List the networks",
+        ),
+        (
             "---\nkind: NetworkAttachmentDefinition\nmetadata: { name: n }\nspec: { confg: x }\n",
             2,
             "network n has no spec.config",
@@ -164,6 +176,25 @@ def test_10_27_a_quoted_boolean_works_here_alone() -> None:
     (case,) = read(quoted + pod("bond0")).pods
     assert [one.partition(" is ")[0] for one in case.notes] == ["linksInContainer", "mtu"]
     assert "the Go bond-cni rejects it" in case.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("vlan", "noted"),
+    [
+        ({"master": "bond0"}, True),
+        ({"master": "bond0", "linkInContainer": False}, True),
+        ({"master": "bond0", "linkInContainer": True}, False),
+        ({"master": "eth7"}, False),
+    ],
+)
+def test_a_vlan_whose_master_is_looked_up_on_the_host(
+    vlan: dict[str, object], *, noted: bool
+) -> None:
+    config = json.dumps({"cniVersion": "1.0.0", "type": "vlan", "vlanId": 5} | vlan)
+    (case,) = read(GOOD_BOND + nad("v5", config) + pod("bond0@bond0, v5")).pods
+    said = [one for one in case.notes if "network v5: master bond0" in one]
+    assert bool(said) is noted, case.notes
+    assert all('"linkInContainer": true' in one for one in said)
 
 
 def called(stderr: bytes, status: int = 0, stdout: bytes = b"{}") -> Call:
