@@ -190,7 +190,7 @@ def test_the_partner_hears_port_priorities(node: Node, pod: Space) -> None:
     answer = node.cni("ADD", asked, pod)
     if answer.status:
         said = answer.failed(103)
-        assert "m1: actorPortPrio 7 was asked for; this kernel does not have it" in said
+        assert "m1: actorPortPrio 7 is not supported by this kernel" in said
         assert node.home() == before
         assert set(pod.links()) == {"lo"}
         return

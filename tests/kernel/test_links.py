@@ -109,9 +109,7 @@ def test_a_pci_device_is_looked_for_where_the_plugin_runs(node: Node, pod: Space
     address = pci[0]
     cable(node.space)
     asked = config([]) | {"links": [{"pci": address}, {"name": "m1"}]}
-    assert f"link pci {address}: there is none on the host" in node.cni("ADD", asked, pod).failed(
-        101
-    )
+    assert f"link pci {address}: not found on the host" in node.cni("ADD", asked, pod).failed(101)
 
 
 def test_a_pci_address_that_is_not_there_is_named(node: Node, pod: Space) -> None:
@@ -221,8 +219,8 @@ def test_host_links_are_not_taken_for_container_links(node: Node, pod: Space) ->
     before = node.space.everything()
     asked = config(list(LEGS), linksInContainer=True)
     said = node.cni("ADD", asked, pod).failed(101)
-    assert "link name m1: there is none in the pod" in said
-    assert "link name m2: there is none in the pod" in said
+    assert "link name m1: not found in the pod" in said
+    assert "link name m2: not found in the pod" in said
     assert node.space.everything() == before
 
 

@@ -82,17 +82,17 @@ def in_a_bridge(node: Node, _pod: Space) -> tuple[Document, Words]:
 
 def macvlan_on_it(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "add", "mv0", "link", "eth2", "type", "macvlan")
-    return config(["eth1", "eth2"]), ["eth2 has the macvlan mv0 on it"]
+    return config(["eth1", "eth2"]), ["eth2 has the macvlan mv0 on top of it"]
 
 
 def ipvlan_on_it(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "add", "iv0", "link", "eth2", "type", "ipvlan")
-    return config(["eth1", "eth2"]), ["eth2 has the ipvlan iv0 on it"]
+    return config(["eth1", "eth2"]), ["eth2 has the ipvlan iv0 on top of it"]
 
 
 def vlan_on_it(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "add", "link", "eth2", "name", "eth2.7", "type", "vlan", "id", "7")
-    return config(["eth1", "eth2"]), ["host link eth2 is in use", "vlan eth2.7 is on it"]
+    return config(["eth1", "eth2"]), ["host link eth2 is in use", "vlan eth2.7 is on top of it"]
 
 
 def loopback(_node: Node, _pod: Space) -> tuple[Document, Words]:
@@ -137,12 +137,12 @@ def global_address_v6(node: Node, _pod: Space) -> tuple[Document, Words]:
 
 def twice_by_altname(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "property", "add", "dev", "eth1", "altname", "uplink")
-    return config(["eth1", "uplink"]), ["link eth1 is named 2 times"]
+    return config(["eth1", "uplink"]), ["link eth1 is listed 2 times"]
 
 
 def twice_by_mac(node: Node, _pod: Space) -> tuple[Document, Words]:
     links: list[str | Document] = ["eth1", {"mac": node.space.link("eth1")["address"].upper()}]
-    return config(links), ["link eth1 is named 2 times"]
+    return config(links), ["link eth1 is listed 2 times"]
 
 
 def ambiguous_mac(node: Node, _pod: Space) -> tuple[Document, Words]:
@@ -462,7 +462,7 @@ def test_kernel_refuses_what_is_obsolete(node: Node, pod: Space) -> None:
 @pytest.mark.skipif(RELEASE >= (7, 2), reason="this kernel has lacp_strict")
 def test_kernel_accepts_and_drops_an_option(node: Node, pod: Space) -> None:
     asked = config(["eth1", "eth2"], "802.3ad", lacpStrict=True, ipam=node.host_local())
-    words = ["lacpStrict on was asked for", "this kernel does not have it"]
+    words = ["lacpStrict on is not supported by this kernel"]
     refused(node, pod, asked, VERIFY, words)
 
 

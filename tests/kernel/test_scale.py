@@ -158,8 +158,14 @@ def test_who_ends_with_its_request_reads_the_links_once(
 
 USES: dict[str, tuple[str, str]] = {
     "vlan": ("link add link eth2 name up0 type vlan id 5", "host link eth2 is in use: vlan up0"),
-    "macvlan": ("link add link eth2 name up0 type macvlan", "link eth2 has the macvlan up0 on it"),
-    "ipvlan": ("link add link eth2 name up0 type ipvlan", "link eth2 has the ipvlan up0 on it"),
+    "macvlan": (
+        "link add link eth2 name up0 type macvlan",
+        "link eth2 has the macvlan up0 on top of it",
+    ),
+    "ipvlan": (
+        "link add link eth2 name up0 type ipvlan",
+        "link eth2 has the ipvlan up0 on top of it",
+    ),
     "macsec": ("link add link eth2 up0 type macsec", "host link eth2 is in use: macsec up0"),
     "route": ("route add default dev eth2", "host link eth2 is in use: a default route"),
     "route in a table": (
@@ -352,7 +358,7 @@ def test_a_dead_attachment_that_another_process_recorded_is_brought_home(
     path.write_text(path.read_text().replace(json.loads(path.read_text())["namespace"], "1:1"))
     with pytest.raises(BondError) as caught:
         resident.ask("ADD", pod, asked)
-    assert "none on the host" in caught.value.message  # its links are in a pod that is nowhere
+    assert "not found on the host" in caught.value.message  # its links are in a pod that is nowhere
     assert [word for word in resident.told if word.startswith("links of dead bond0")]
     node.cni("DEL", asked, dead, container="dead")
 
@@ -396,5 +402,5 @@ def test_a_vlan_that_came_while_add_waited(node: Node, pod: Space) -> None:
         node.space.ip("link", "add", "link", "eth2", "name", "eth2.7", "type", "vlan", "id", "7")
     (error,) = failures
     assert isinstance(error, Refused)
-    assert "vlan eth2.7 is on it" in error.message
+    assert "vlan eth2.7 is on top of it" in error.message
     assert set(pod.links()) == {"lo"}

@@ -127,7 +127,7 @@ def test_10_4_a_mac_that_nobody_asked_for_is_a_warning(node: Node, pod: Space) -
     pod.ip("link", "set", "bond0", "address", "02:00:00:00:00:aa")
     answer = node.cni("CHECK", checked, pod)
     answer.ok()
-    assert f"mac is 02:00:00:00:00:aa; ADD answered {given}" in answer.stderr
+    assert f"mac is 02:00:00:00:00:aa, in the result of ADD it is {given}" in answer.stderr
 
 
 @pytest.mark.parametrize("written", [None, 1500, "1500", "inherit"])

@@ -96,7 +96,7 @@ def test_10_2_an_ifname_yields_to_the_attachment_of_that_name(node: Node, pod: S
     result = checked(node, first, pod, ifname="net1")["result"]
     other = config(["eth1", "eth2"], ifname="bond0", name="other")
     told = checked(node, other, pod, ifname="bond0")["told"]
-    assert "bond0 is no alternative name of net1 any more" in told
+    assert "alternative name bond0 is removed from net1" in told
     assert altnames(pod, "net1") == []
     assert pod.members("bond0") == {"eth1", "eth2"}
     node.cni("CHECK", {**first, "prevResult": result}, pod, ifname="net1").ok()

@@ -29,7 +29,7 @@ SETUP = (
     "neigh add fe80::9 lladdr 02:00:00:00:00:98 dev eth2 nud permanent",
 )
 WORDS = (
-    ("host link eth1 loses", "host link eth2 loses", "while the pod has it; DEL restores that"),
+    ("host link eth1 loses", "host link eth2 loses", "while it is in the pod; DEL restores them"),
     ("address 169.254.7.7/16", "address 192.0.2.77/32", "address fe80::7/64"),
     ("route 198.51.100.0/24", "route 198.51.101.0/24 via 169.254.7.1 metric 77"),
     ("route 203.0.113.9/32 via 198.18.0.1 table 100", "route 2001:db8:7::/48 via fe80::1"),
@@ -169,7 +169,7 @@ def test_14_what_cannot_come_back_is_told_and_ends_nothing(node: Node, pod: Spac
     gone = node.cni("DEL", asked, pod)
     gone.ok()
     assert "restore route 198.51.101.0/24 via 169.254.7.1 metric 77 of eth1" in gone.stderr
-    assert "restore it by hand where it is still wanted" in gone.stderr
+    assert "restore it by hand if it is still needed" in gone.stderr
     assert not node.records()
     assert "198.51.100.0/24" in node.space.ip("route")
 

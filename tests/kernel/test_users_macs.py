@@ -119,7 +119,7 @@ def test_11_a_mac_that_the_pf_assigned_ends_the_record(node: Node, pod: Space) -
     node.space.ip("link", "set", "eth2", "address", MAC)
 
     def refuse(_number: int, request: Request) -> int | None:
-        return errno.EADDRNOTAVAIL if f"set eth2: mac {mac}" in request.operation else None
+        return errno.EADDRNOTAVAIL if f"change eth2 (mac {mac})" in request.operation else None
 
     with faults(refuse):
         answer = node.cni("DEL", asked, pod)

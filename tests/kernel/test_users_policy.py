@@ -167,7 +167,7 @@ def test_11_what_a_pod_holds(node: Node, pod: Space) -> None:
 
 
 def test_11_what_nobody_has(node: Node, pod: Space) -> None:
-    assert "link name eth9: there is none on the host" in same(node, pod, "eth9")
+    assert "link name eth9: not found on the host" in same(node, pod, "eth9")
 
 
 def test_11_what_the_host_uses(node: Node, pod: Space) -> None:
@@ -181,7 +181,7 @@ def test_11_what_the_host_uses(node: Node, pod: Space) -> None:
     mac = node.space.link("eth1")["address"]
     for link, by in (("eth1", "name"), ("uplink", "name"), (mac.upper(), "mac")):
         said = same(node, pod, link, by=by, told="eth1")
-        for what in ("the address 10.9.0.1/24", "a default route", "vlan vlan9 is on it"):
+        for what in ("the address 10.9.0.1/24", "a default route", "vlan vlan9 is on top of it"):
             assert what in said
 
 
@@ -192,13 +192,13 @@ def test_11_what_has_a_master_or_a_macvlan(node: Node, pod: Space) -> None:
     )
     assert "already has a master: bridge br9" in same(node, pod, "eth1")
     node.space.batch("link set eth1 nomaster", "link add link eth1 name mv9 type macvlan")
-    assert "has the macvlan mv9 on it" in same(node, pod, "eth1")
+    assert "has the macvlan mv9 on top of it" in same(node, pod, "eth1")
 
 
 def test_11_a_mac_that_two_have(node: Node, pod: Space) -> None:
     mac = "02:00:00:00:09:09"
     node.space.batch(*(f"link set {name} address {mac}" for name in LINKS))
-    assert "is ambiguous on the host: eth1, eth2" in same(node, pod, mac, by="mac")
+    assert "is ambiguous on the host (eth1, eth2)" in same(node, pod, mac, by="mac")
 
 
 def test_11_what_may_be_taken(node: Node, pod: Space) -> None:

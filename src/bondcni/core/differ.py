@@ -30,9 +30,7 @@ ONE_ACTIVE = (ACTIVE_BACKUP, MODES.index("balance-tlb"), MODES.index("balance-al
 
 UP = 0  # BOND_LINK_UP
 
-CHAIN = (
-    " (where a later plugin of the chain sets the MTU, leave mtu out of the configuration of bond)"
-)
+CHAIN = " (if a later plugin of the chain sets the MTU, remove mtu from the configuration of bond)"
 
 
 def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[str, ...]:
@@ -42,9 +40,9 @@ def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[
     """
     bond = pod.named(wanted.name)
     if bond is None:
-        return (f"bond {wanted.name} is not there",)
+        return (f"bond {wanted.name} not found",)
     if bond.kind != "bond" or bond.bond is None:
-        return (f"{wanted.name} is not a bond but {bond.kind or 'hardware'}",)
+        return (f"{wanted.name} is not a bond: its kind is {bond.kind or 'hardware'}",)
     asked = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
     return (
         *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS, pod),
@@ -65,7 +63,7 @@ def _values(
         now, row = held.get(key), rows[key]
         text = _shown(row, value, pod)
         if now is None:
-            yield f"{what}: {row.key} {text} was asked for; this kernel does not have it"
+            yield f"{what}: {row.key} {text} is not supported by this kernel"
         elif now != value:
             yield f"{what}: {row.key} is {_shown(row, now, pod)}, not {text}"
 
@@ -100,13 +98,13 @@ def _members(wanted: Wanted, bond: Link, pod: Namespace) -> Iterator[str]:
         held = link.member or {}
         yield from _values(f"member {link.name}", member.options, held, MEMBER_OPTIONS, pod)
     for link in inside.values():
-        yield f"bond {wanted.name}: {link.name} is a member, and was not asked for"
+        yield f"bond {wanted.name}: {link.name} is a member, but not one of the configured links"
 
 
 def _absent(member: Member, bond: Link, pod: Namespace) -> str:
     link = pod.indexed(member.index) or pod.named(member.name)
     if link is None:
-        return f"bond {bond.name}: member {member.name} is not in the pod any more"
+        return f"bond {bond.name}: member {member.name} not found in the pod"
     return f"bond {bond.name}: {member.name} is not a member (it is in the pod)"
 
 
@@ -159,8 +157,8 @@ def doubts(bond: Link, pod: Namespace, answered: str = "") -> Iterator[str]:
     options = bond.bond or {}
     if answered not in ("", bond.mac) and not follows_active(options):
         yield (
-            f"{bond.name}: mac is {bond.mac}; ADD answered {answered}. "
-            "Set the MAC in the configuration where it must stay"
+            f"{bond.name}: mac is {bond.mac}, in the result of ADD it is {answered}. "
+            "Set mac in the configuration if it must not change"
         )
     for member in pod.members(bond):
         if not member.carrier:

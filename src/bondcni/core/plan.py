@@ -185,7 +185,7 @@ def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
     links = [link for _, link in found]
     reasons += reasons_between(links, config)
     if len(found) == len(config.links):
-        reasons += _strangers(config, found)
+        reasons += _unknown_members(config, found)
     mtu, warnings = choose_mtu(config, links) if links else (DEFAULT_MTU, [])
     address = known_ipv6(config.ips, config.ipam, config.raw)
     if why := too_small_for(address, mtu):
@@ -203,7 +203,9 @@ def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
     steps = tuple(_steps(wanted, found, home))
     if yielding:
         steps = (DropAltname(Location.POD, yielding.index, yielding.name, ifname), *steps)
-        warnings.append(f"{ifname} is no alternative name of {yielding.name} any more")
+        warnings.append(
+            f"alternative name {ifname} is removed from {yielding.name}: it is CNI_IFNAME of this ADD"
+        )
     claimed = tuple(
         Claimed(home, link, tuple(one for one in space.kept if one.index == link.index))
         for link in links
@@ -212,12 +214,12 @@ def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
     return Plan(steps, wanted, claimed, tuple(warnings))
 
 
-def _strangers(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterator[str]:
+def _unknown_members(config: BondConfig, found: list[tuple[LinkRef, Link]]) -> Iterator[str]:
     for option in LATE:
         name = config.options.get(option)
         if name is not None and str(name).lower() not in _positions(found):
             key, names = key_of(option), ", ".join(link.name for _, link in found)
-            yield f"{key} {name} is not one of the links ({names}): write one of these names"
+            yield f"{key} {name} is not one of the links ({names}): use one of these names"
 
 
 def _positions(found: list[tuple[LinkRef, Link]]) -> dict[str, int]:
@@ -243,10 +245,12 @@ def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
     if config.mtu_inherit:
         if len({link.mtu for link in links}) == 1:
             return smallest.mtu, []
-        return smallest.mtu, [f"mtu: the members' MTUs differ; {smallest.mtu} of {smallest.name}"]
+        return smallest.mtu, [
+            f"mtu is {smallest.mtu}, the MTU of {smallest.name}: the members' MTUs differ"
+        ]
     if smallest.mtu < DEFAULT_MTU:
         return smallest.mtu, [
-            f"mtu: {smallest.mtu} instead of {DEFAULT_MTU}, for {smallest.name} has no more"
+            f"mtu is {smallest.mtu}, not {DEFAULT_MTU}: it is the MTU of {smallest.name}"
         ]
     return DEFAULT_MTU, []
 
@@ -269,7 +273,7 @@ def choose_altname(
     if other:
         return "", f"interface {other.name} of the pod has this name"
     if name[:3] == "net" and name[3:].isdecimal():
-        return "", "Multus gives such names to networks of the pod"
+        return "", "Multus gives such names to the pod's networks"
     return name, ""
 
 
@@ -277,7 +281,7 @@ def _address_warnings(links: list[Link], space: Namespace) -> Iterator[str]:
     for link in links:
         for address in space.addresses:
             if address.index == link.index and address.scope == 0:
-                yield f"link {link.name} has {address.address}: no use on a member of a bond"
+                yield f"link {link.name} has the address {address.address}: it has no effect on a member of a bond"
 
 
 def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
@@ -288,8 +292,8 @@ def _losses(claimed: tuple[Claimed, ...]) -> Iterator[str]:
             more = len(item.kept) - len(words)
             words += [f"{more} more"] if more else []
             yield (
-                f"host link {item.link.name} loses {', '.join(words)} while the pod has it; DEL "
-                "restores that"
+                f"host link {item.link.name} loses {', '.join(words)} while it is in the pod; DEL "
+                "restores them"
             )
 
 
@@ -340,7 +344,7 @@ def _options(
     }
 
 
-def _renewed(join: ChangeLink, member: Member) -> Iterator[Step]:
+def _join_with_mac(join: ChangeLink, member: Member) -> Iterator[Step]:
     """``join`` in three steps: a driver may change the MAC only of a link that is down, and by a
     step of its own the MAC that is refused is known.
     """
@@ -365,7 +369,7 @@ def _steps(wanted: Wanted, found: list[tuple[LinkRef, Link]], home: Location) ->
             change=IFF_UP if link.up else 0,
             master=wanted.index,
         )
-        yield from _renewed(join, member) if member.mac else (join,)
+        yield from _join_with_mac(join, member) if member.mac else (join,)
     for member in wanted.members:
         if member.options:
             yield ChangeLink(Location.POD, member.index, member.name, member_options=member.options)

@@ -39,9 +39,9 @@ def find_link(ref: LinkRef, space: Namespace, home: Location) -> tuple[Link | No
         return found[0], ""
     place = "on the host" if home == Location.HOST else "in the pod"
     if not found:
-        return None, f"link {ref.by} {ref.value}: there is none {place}"
+        return None, f"link {ref.by} {ref.value}: not found {place}"
     names = ", ".join(link.name for link in found)
-    return None, f"link {ref.by} {ref.value} is ambiguous {place}: {names}; name it by name"
+    return None, f"link {ref.by} {ref.value} is ambiguous {place} ({names}): use its name"
 
 
 def matches(ref: LinkRef, link: Link) -> bool:
@@ -87,7 +87,7 @@ def reasons_against(
     reasons = list(_unfit(link, space))
     own = (link.name, *link.altnames)
     if not set(own).isdisjoint(names):
-        reasons.append(f"link {link.name} has the name that the bond itself shall have")
+        reasons.append(f"link {link.name} has the same name as the bond")
     if home == Location.HOST:
         # Alternative names move with a link (kernel commit 7663d522099e).
         reasons += [
@@ -110,7 +110,7 @@ def _unfit(link: Link, space: Namespace) -> Iterator[str]:
         yield f"link {link.name} already has a master: {name}"
     for upper in space.links:
         if upper.lower == link.index and upper.kind in EXCLUSIVE:
-            yield f"link {link.name} has the {upper.kind} {upper.name} on it"
+            yield f"link {link.name} has the {upper.kind} {upper.name} on top of it"
 
 
 def in_use(link: Link, host: Namespace) -> Iterator[str]:
@@ -123,13 +123,13 @@ def in_use(link: Link, host: Namespace) -> Iterator[str]:
             yield f"host link {link.name} is in use: it has the address {address.address}"
     for upper in host.links:
         if upper.lower == link.index and upper.kind not in EXCLUSIVE:
-            yield f"host link {link.name} is in use: {upper.kind} {upper.name} is on it"
+            yield f"host link {link.name} is in use: {upper.kind} {upper.name} is on top of it"
     if link.vfs:
         count = f"{link.vfs} VFs" if link.vfs > 1 else "1 VF"
         yield (
             f"host link {link.name} is in use: it is an SR-IOV PF with {count}, which pods may "
-            f"hold: take VFs instead, or remove them (echo 0 >/sys/class/net/{link.name}/device/"
-            "sriov_numvfs), or give the link with force in the node's policy"
+            f"use: use VFs instead, remove them (echo 0 >/sys/class/net/{link.name}/device/"
+            "sriov_numvfs), or allow the link with force in the node's policy"
         )
 
 
@@ -151,7 +151,7 @@ def _twice(links: list[Link]) -> Iterator[str]:
     for index, count in Counter(link.index for link in links).items():
         if count > 1:
             name = next(link.name for link in links if link.index == index)
-            yield f"link {name} is named {count} times in links"
+            yield f"link {name} is listed {count} times in links"
 
 
 def _types(links: list[Link], mode: int) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _types(links: list[Link], mode: int) -> Iterator[str]:
         yield f"the links are devices of different types: {kinds}"
     for link in links:
         if link.type == ARPHRD_INFINIBAND and MODES[mode] != "active-backup":
-            yield f"link {link.name} is InfiniBand, which bonds in active-backup only"
+            yield f"link {link.name} is InfiniBand, which supports only active-backup"
 
 
 def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:
@@ -171,4 +171,4 @@ def _mtus(links: list[Link], config: BondConfig) -> Iterator[str]:
             text = f"mtu {config.mtu} exceeds the MTU of {link.name} ({link.mtu})"
             yield f"{text}: lower mtu or raise the MTU of {link.name}"
         elif config.mtu < link.min_mtu:
-            yield f"mtu {config.mtu} is below the smallest of {link.name} ({link.min_mtu}): raise mtu"
+            yield f"mtu {config.mtu} is below the minimum MTU of {link.name} ({link.min_mtu}): raise mtu"

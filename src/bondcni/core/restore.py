@@ -175,7 +175,7 @@ def plan_restore(
         elif where != one.home:
             steps += _move_to_host(one.link, now, host, names)
         elif now.master:
-            warnings.append(f"link {one.link.name} has a master now and is left as it is")
+            warnings.append(f"link {one.link.name} has a master now; it is left unchanged")
         else:
             steps += _correct(one, now, space, names)
             warnings += _name_conflicts(one.link, now, space)
@@ -219,7 +219,7 @@ def why_destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace |
     if device.interfaces > len(others):
         return ""
     now = f"its interface is {', '.join(others)} now" if others else "it has no interface now"
-    return f"link {was.name} was destroyed: device {where} was unbound or made anew, {now}"
+    return f"link {was.name} was destroyed: device {where} was unbound or created again, {now}"
 
 
 def our_bond(bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Link | None:
@@ -365,7 +365,7 @@ def _rename(one: LinkIdentity, now: Link, space: Namespace, names: set[str]) -> 
 def _name_conflicts(was: Link, now: Link, space: Namespace) -> Iterator[str]:
     """Warnings about names that another link has by now."""
     if space.named(was.name) not in (None, now):
-        yield f"link {was.name} is at home as {now.name}: another link has its name"
+        yield f"link {was.name} is restored as {now.name}: another link has its name"
     for altname in was.altnames:
         if space.named(altname) not in (None, now):
             yield f"link {was.name}: another link has its alternative name {altname}"

@@ -102,27 +102,35 @@ def _encoded(table: tuple[Option, ...], values: Mapping[str, OptionValue]) -> di
 
 def describe(step: Step) -> str:
     """What a step does, as the beginning of an error message."""
-    if not isinstance(step, ChangeLink):
-        return f"{type(step).__name__} {step.index}"
-    parts = []
-    if step.to:
-        parts.append(
-            "into the pod" if step.to == Location.POD else f"home as {step.name or step.label}"
-        )
+    if isinstance(step, ChangeLink):
+        return f"change {step.label} ({', '.join(_changes(step)) or 'attributes'})"
+    if isinstance(step, AddAltname):
+        return f"add the alternative name {step.altname} to {step.label}"
+    if isinstance(step, DropAltname):
+        return f"remove the alternative name {step.altname} from {step.label}"
+    if isinstance(step, CreateBond):
+        return f"create bond {step.name}"
+    return f"delete {step.label}"
+
+
+def _changes(step: ChangeLink) -> Iterator[str]:
+    if step.to == Location.POD:
+        yield "move to the pod"
+    elif step.to:
+        yield f"move to the host as {step.name or step.label}"
     if step.master:
-        parts.append("into the bond")
+        yield "join the bond"
     if step.bond_options or step.member_options:
         names = (*step.bond_options, *step.member_options)
-        parts.append("options " + ", ".join(map(key_of, names)))
+        yield "options " + ", ".join(map(key_of, names))
     if step.mac:
-        parts.append(f"mac {step.mac}")
+        yield f"mac {step.mac}"
     if step.mtu:
-        parts.append(f"mtu {step.mtu}")
+        yield f"mtu {step.mtu}"
     if step.name and not step.to:
-        parts.append(f"name {step.name}")
+        yield f"name {step.name}"
     if step.change:
-        parts.append(f"flags {step.flags & step.change:#x}")
-    return f"set {step.label}: {', '.join(parts) or 'attributes'}"
+        yield f"flags {step.flags & step.change:#x}"
 
 
 def emergency_messages(bond: Wanted, claimed: tuple[Claimed, ...]) -> bytes:

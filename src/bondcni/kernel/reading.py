@@ -218,7 +218,7 @@ def wait_dad(rtnl: Rtnetlink, index: int, deadline: float) -> None:
         if not waiting:
             return
         if time.monotonic() + DAD_POLL >= deadline:
-            raise TryAgain(f"duplicate address detection not done for {', '.join(waiting)}")
+            raise TryAgain(f"duplicate address detection did not complete for {', '.join(waiting)}")
         time.sleep(DAD_POLL)
 
 

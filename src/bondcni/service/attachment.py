@@ -281,8 +281,9 @@ def settle(
         return
     if restored.missing:
         service.warn(
-            f"not found on the host or in the pod: {', '.join(restored.missing)}. The record is kept; a "
-            "link that comes back is restored by the next ADD of it or by bondctl recover"
+            f"{', '.join(restored.missing)}: not found in the host or pod namespace. The record is "
+            "kept: a link that reappears is restored by the next ADD that uses it, or by bondctl "
+            "recover"
         )
         return
     if keep:

@@ -119,7 +119,11 @@ def _unfinished(
     kept = [step for step, warning in warnings if warning]
     errors = [error.message for step, error in refused if step not in kept]
     if not errors:
-        errors = [f"{describe(step)}: no effect" for step in steps if step not in kept]
+        errors = [
+            f"{describe(step)}: the kernel acknowledged it, without effect"
+            for step in steps
+            if step not in kept
+        ]
     return tuple(errors), tuple(warning for _, warning in warnings if warning)
 
 

@@ -50,27 +50,27 @@ def test_what_is_as_wanted_does_not_differ() -> None:
 @pytest.mark.parametrize(
     ("pod", "sentence"),
     [
-        (space(), "bond net1 is not there"),
-        (space(nic(50, "net1")), "net1 is not a bond but hardware"),
-        (space(veth(50, "net1")), "net1 is not a bond but veth"),
+        (space(), "bond net1 not found"),
+        (space(nic(50, "net1")), "net1 is not a bond: its kind is hardware"),
+        (space(veth(50, "net1")), "net1 is not a bond: its kind is veth"),
         (held(options(mode=0)), "bond net1: mode is balance-rr, not active-backup"),
         (held(options(miimon=0)), "bond net1: miimon is 0, not 100"),
         (
             held(options(miimon=None)),
-            "bond net1: miimon 100 was asked for; this kernel does not have it",
+            "bond net1: miimon 100 is not supported by this kernel",
         ),
         (held(options(active_slave=12)), "bond net1: activeSlave is eth2, not eth1"),
         (held(replace(BOND, mtu=1400)), "bond net1: mtu is 1400, not 1500"),
         (held(replace(BOND, flags=0)), "bond net1 is down"),
         (held(replace(BOND, altnames=())), "bond net1: alternative name up is missing"),
-        (held(BOND, ETH1), "bond net1: member eth2 is not in the pod any more"),
+        (held(BOND, ETH1), "bond net1: member eth2 not found in the pod"),
         (
             held(BOND, ETH1, replace(ETH2, master=0)),
             "bond net1: eth2 is not a member (it is in the pod)",
         ),
         (
             held(BOND, ETH1, ETH2, nic(13, "eth3", master=50)),
-            "bond net1: eth3 is a member, and was not asked for",
+            "bond net1: eth3 is a member, but not one of the configured links",
         ),
         (
             held(BOND, replace(ETH1, member={"prio": 0}), ETH2),
@@ -78,7 +78,7 @@ def test_what_is_as_wanted_does_not_differ() -> None:
         ),
         (
             held(BOND, replace(ETH1, member={}), ETH2),
-            "member eth1: prio 5 was asked for; this kernel does not have it",
+            "member eth1: prio 5 is not supported by this kernel",
         ),
     ],
 )
@@ -114,5 +114,5 @@ def test_links_and_bond_are_located_where_they_are_now() -> None:
 def test_a_link_that_left_is_not_taken_for_another_with_its_ifindex() -> None:
     pod = held(BOND, ETH1, veth(12, "eth7"))
     assert difference(located(WANTED, TAKEN, pod), pod) == (
-        "bond net1: member eth2 is not in the pod any more",
+        "bond net1: member eth2 not found in the pod",
     )

@@ -49,7 +49,7 @@ def changed(**changes: Any) -> Namespace:
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        (space(ETH1), "link name eth2: there is none on the host"),
+        (space(ETH1), "link name eth2: not found on the host"),
         (
             space(ETH1, replace(ETH2, master=40), Link(40, "br0", kind="bridge")),
             "link eth2 already has a master: bridge br0",
@@ -58,7 +58,7 @@ def changed(**changes: Any) -> Namespace:
         (changed(flags=0x8 | IFF_UP), "link eth2 is the loopback interface"),
         (
             changed(altnames=("net1",)),
-            "link eth2 has the name that the bond itself shall have",
+            "link eth2 has the same name as the bond",
         ),
         (
             changed(type=INFINIBAND),
@@ -78,15 +78,15 @@ def changed(**changes: Any) -> Namespace:
         ),
         (
             space(ETH1, ETH2, Link(40, "eth2.5", kind="vlan", lower=12)),
-            "host link eth2 is in use: vlan eth2.5 is on it",
+            "host link eth2 is in use: vlan eth2.5 is on top of it",
         ),
         (
             space(ETH1, ETH2, Link(40, "mv0", kind="macvlan", lower=12)),
-            "link eth2 has the macvlan mv0 on it",
+            "link eth2 has the macvlan mv0 on top of it",
         ),
         (
             space(ETH1, ETH2, Link(40, "ipv0", kind="ipvlan", lower=12)),
-            "link eth2 has the ipvlan ipv0 on it",
+            "link eth2 has the ipvlan ipv0 on top of it",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_link_that_cannot_be_a_member_is_the_one_reason(host: Namespace, reaso
 
 def test_the_bond_itself_is_no_link() -> None:
     reasons = refusal(space(ETH1, nic(12, "net1")), links=("eth1", "net1"))
-    assert reasons == ("link net1 has the name that the bond itself shall have",)
+    assert reasons == ("link net1 has the same name as the bond",)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_bond_itself_is_no_link() -> None:
             "up",
             "interface x of the pod has this name",
         ),
-        (space(ETH1, ETH2), EMPTY, "net2", "Multus gives such names to networks of the pod"),
+        (space(ETH1, ETH2), EMPTY, "net2", "Multus gives such names to the pod's networks"),
     ],
 )
 def test_10_2_an_ifname_that_is_taken_is_left_out(
@@ -142,8 +142,8 @@ def test_infiniband_bonds_in_active_backup_only() -> None:
     host = space(replace(ETH1, type=INFINIBAND), replace(ETH2, type=INFINIBAND))
     assert planned(host).wanted.options["mode"] == 1
     assert refusal(host, mode=0) == (
-        "link eth1 is InfiniBand, which bonds in active-backup only",
-        "link eth2 is InfiniBand, which bonds in active-backup only",
+        "link eth1 is InfiniBand, which supports only active-backup",
+        "link eth2 is InfiniBand, which supports only active-backup",
     )
 
 
@@ -164,7 +164,7 @@ def test_10_15_ipv6_needs_members_of_its_least_mtu() -> None:
     ("mtu", "reason"),
     [
         (1501, "mtu 1501 exceeds the MTU of eth2 (1500): lower mtu or raise the MTU of eth2"),
-        (60, "mtu 60 is below the smallest of eth2 (68): raise mtu"),
+        (60, "mtu 60 is below the minimum MTU of eth2 (68): raise mtu"),
     ],
 )
 def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
@@ -182,7 +182,7 @@ def test_an_mtu_that_a_member_cannot_take(mtu: int, reason: str) -> None:
 )
 def test_one_nic_by_two_names_is_seen(refs: tuple[LinkRef, ...]) -> None:
     host = space(replace(ETH1, altnames=("enp1",)), ETH2)
-    assert refusal(host, links=refs, mode=6) == ("link eth1 is named 2 times in links",)
+    assert refusal(host, links=refs, mode=6) == ("link eth1 is listed 2 times in links",)
 
 
 def test_one_nic_by_three_names_is_told_once() -> None:
@@ -190,7 +190,7 @@ def test_one_nic_by_three_names_is_told_once() -> None:
     host = space(ETH1, ETH2, addresses=(Address(11, "10.0.0.5/24"),))
     assert refusal(host, links=refs) == (
         "host link eth1 is in use: it has the address 10.0.0.5/24",
-        "link eth1 is named 3 times in links",
+        "link eth1 is listed 3 times in links",
     )
 
 
@@ -227,7 +227,7 @@ def test_every_reason_is_told_at_once() -> None:
         "interface name net1 is already taken in the pod",
         "host link eth1 is in use: a default route goes through it",
         "link eth2 already has a master: ifindex 50",
-        "link name eth3: there is none on the host",
+        "link name eth3: not found on the host",
         "mtu 1500 exceeds the MTU of eth1 (1400): lower mtu or raise the MTU of eth1",
     )
 
@@ -235,7 +235,9 @@ def test_every_reason_is_told_at_once() -> None:
 def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
     pod = space(ETH1, ETH2, addresses=(Address(11, "10.0.0.5/24"), Address(12, "fe80::1/64", 253)))
     plan = planned(EMPTY, pod, links_in_container=True)
-    assert plan.warnings == ("link eth1 has 10.0.0.5/24: no use on a member of a bond",)
+    assert plan.warnings == (
+        "link eth1 has the address 10.0.0.5/24: it has no effect on a member of a bond",
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
             (1500, 1450),
             {},
             1450,
-            ("mtu: 1450 instead of 1500, for eth2 has no more",),
+            ("mtu is 1450, not 1500: it is the MTU of eth2",),
         ),
         ((9000, 9000), {"mtu": 4000}, 4000, ()),
         ((9000, 9000), {"mtu_inherit": True}, 9000, ()),
@@ -254,7 +256,7 @@ def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
             (9000, 8000),
             {"mtu_inherit": True},
             8000,
-            ("mtu: the members' MTUs differ; 8000 of eth2",),
+            ("mtu is 8000, the MTU of eth2: the members' MTUs differ",),
         ),
     ],
 )
@@ -299,14 +301,12 @@ def test_a_primary_that_is_none_of_the_links_is_refused() -> None:
     reasons = refusal(
         space(ETH1, ETH2), links=(LinkRef("mac", mac(11)), "eth2"), options={"primary": "eth3"}
     )
-    assert reasons == (
-        "primary eth3 is not one of the links (eth1, eth2): write one of these names",
-    )
+    assert reasons == ("primary eth3 is not one of the links (eth1, eth2): use one of these names",)
 
 
 def test_a_primary_that_is_a_missing_link_is_no_second_reason() -> None:
     reasons = refusal(space(ETH1), options={"primary": "eth2"})
-    assert reasons == ("link name eth2: there is none on the host",)
+    assert reasons == ("link name eth2: not found on the host",)
 
 
 def test_the_steps_for_host_links() -> None:
@@ -374,7 +374,9 @@ def test_a_name_that_only_another_attachments_ifname_gave_yields() -> None:
     pod = space(nic(50, "x", altnames=("net1",)))
     made = plan_for(config("eth1", "eth2"), space(ETH1, ETH2), pod, yielding=frozenset({50}))
     assert made.steps[0] == DropAltname(Location.POD, 50, "x", "net1")
-    assert made.warnings == ("net1 is no alternative name of x any more",)
+    assert made.warnings == (
+        "alternative name net1 is removed from x: it is CNI_IFNAME of this ADD",
+    )
 
 
 def test_an_ifname_that_is_the_bonds_name_is_no_alternative_name() -> None:

@@ -26,7 +26,7 @@ def test_each_way_to_name_a_link(by: str, value: str) -> None:
 def test_a_missing_link_is_named_with_its_place(home: Location, place: str) -> None:
     link, why = find_link(LinkRef("mac", mac(9)), space(PF), home)
     assert link is None
-    assert why == f"link mac {mac(9)}: there is none {place}"
+    assert why == f"link mac {mac(9)}: not found {place}"
 
 
 def test_a_mac_means_the_nic_and_not_what_is_stacked_on_it() -> None:
@@ -54,12 +54,12 @@ def test_a_member_of_a_bond_is_found_by_the_mac_that_it_had_before() -> None:
         (
             LinkRef("mac", mac(11)),
             (veth(11, "v1"), veth(12, "v2", mac=mac(11))),
-            f"link mac {mac(11)} is ambiguous on the host: v1, v2; name it by name",
+            f"link mac {mac(11)} is ambiguous on the host (v1, v2): use its name",
         ),
         (
             LinkRef("pci", "0000:0b:00.0"),
             (PF, nic(12, "eth2", parent=PF.parent)),  # two ports of one function
-            "link pci 0000:0b:00.0 is ambiguous on the host: eth1, eth2; name it by name",
+            "link pci 0000:0b:00.0 is ambiguous on the host (eth1, eth2): use its name",
         ),
     ],
 )

@@ -324,7 +324,7 @@ def test_where_a_name_is_another_links_or_hardware_is_missing_clues_do_not_suffi
 
 def _but_told(was: Link, now: Link, told: tuple[str, ...]) -> Link:
     """How a link must be, given what was told of it; extra altnames at home are let be."""
-    named = any(text.startswith(f"link {was.name} is at home as {now.name}:") for text in told)
+    named = any(text.startswith(f"link {was.name} is restored as {now.name}:") for text in told)
     kept = {
         name
         for name in was.altnames
@@ -458,7 +458,7 @@ def test_a_link_that_has_another_master_at_home_is_left_to_it() -> None:
     ]
     home = plan_restore(start.plan.wanted, start.plan.claimed, Namespace(tuple(links)), None)
     assert home.steps == ()
-    assert home.warnings == ("link eth1 has a master now and is left as it is",)
+    assert home.warnings == ("link eth1 has a master now; it is left unchanged",)
 
 
 def test_names_that_came_home_swapped_are_put_right() -> None:
@@ -485,7 +485,7 @@ def test_a_taken_home_name_does_not_keep_a_link_in_the_pod() -> None:
     world, told = restored(world, start.plan)
     assert world.pod is not None
     assert [link.name for link in world.pod.links] == ["lo", "eth0", "theirs"]
-    assert [text for text in told if "is at home as" in text] == list(told)
+    assert [text for text in told if "is restored as" in text] == list(told)
     assert len(told) == 1
 
 

@@ -112,6 +112,6 @@ def test_10_19_the_mac_of_an_active_member(
 
 
 def test_10_4_a_mac_that_is_not_held_is_told() -> None:
-    assert f"mac is {mac(11)}; ADD answered {mac(1)}" in told(bond(), answered=mac(1))
+    assert f"mac is {mac(11)}, in the result of ADD it is {mac(1)}" in told(bond(), answered=mac(1))
     assert told(bond(), answered=mac(11)) == ""
     assert told(bond(fail_over_mac=1), answered=mac(1)) == ""

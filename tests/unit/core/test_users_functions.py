@@ -17,9 +17,9 @@ def test_18_a_pf_with_vfs_is_in_use(vfs: int, count: str) -> None:
         plan_for(config("eth1", "eth2"), host, space())
     assert refused.value.reasons == (
         (
-            f"host link eth1 is in use: it is an SR-IOV PF with {count}, which pods may hold: take "
-            "VFs instead, or remove them (echo 0 >/sys/class/net/eth1/device/sriov_numvfs), or give "
-            "the link with force in the node's policy"
+            f"host link eth1 is in use: it is an SR-IOV PF with {count}, which pods may use: use VFs "
+            "instead, remove them (echo 0 >/sys/class/net/eth1/device/sriov_numvfs), or allow the "
+            "link with force in the node's policy"
         ),
     )
 

@@ -86,7 +86,7 @@ def test_a_duplicate_is_an_error_that_names_it(kernel: Start, soon: float) -> No
 
 def test_detection_that_does_not_end_is_left_at_the_deadline(kernel: Start) -> None:
     rtnl = kernel(lambda sent: dumped(sent[0], six(TENTATIVE)))
-    with pytest.raises(TryAgain, match="not done for fd00::5/64"):
+    with pytest.raises(TryAgain, match="did not complete for fd00::5/64"):
         reading.wait_dad(rtnl, 77, time.monotonic() + 0.1)
 
 

@@ -86,7 +86,9 @@ def test_other_refusals_are_errors(number: int, world: World) -> None:
 def test_a_step_without_effect_is_an_error() -> None:
     model = Model(assigned(START.world, "eth2"))
     done = restore_with(BOND, CLAIMED, model.read, lambda _: (), lambda _: None)
-    assert done.errors == (f"set eth2: mac {mac(12)}: no effect",)
+    assert done.errors == (
+        f"change eth2 (mac {mac(12)}): the kernel acknowledged it, without effect",
+    )
 
 
 # Missing hardware
