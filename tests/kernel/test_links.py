@@ -236,8 +236,8 @@ def test_host_links_are_not_taken_for_container_links(node: Node, pod: Space) ->
         ((9000, 9000), {"mtu": "8000"}, 8000, ""),
         ((1500, 1500), {"mtu": 1280}, 1280, ""),
         ((9000, 9000), {"mtu": "inherit"}, 9000, ""),
-        ((9000, 4000), {"mtu": "inherit"}, 4000, "4000 of m2"),
-        ((1500, 1400), {}, 1400, "1400 instead of 1500, for m2"),
+        ((9000, 4000), {"mtu": "inherit"}, 4000, "mtu is 4000, the MTU of m2"),
+        ((1500, 1400), {}, 1400, "mtu is 1400, the MTU of m2, instead of 1500"),
     ],
 )
 def test_the_mtu_of_bond_and_members(

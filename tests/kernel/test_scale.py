@@ -22,7 +22,7 @@ from bondcni.core.errors import BondError, Refused, TryAgain
 from bondcni.core.plan import HIGH_IFINDEX
 from bondcni.core.state import Namespace
 from bondcni.kernel.namespaces import Namespaces
-from bondcni.kernel.reading import about
+from bondcni.kernel.reading import read_candidates
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.watch import Watch
 from bondcni.service import verbs
@@ -234,7 +234,7 @@ def watching(node: Node) -> Iterator[Callable[..., Namespace]]:
         watch(rtnl, ())
 
         def seen(*names: str) -> Namespace:
-            return about(rtnl, refs(*names), watch)
+            return read_candidates(rtnl, refs(*names), watch)
 
         seen.watch = watch  # type: ignore[attr-defined]
         yield seen

@@ -143,7 +143,7 @@ def test_10_4_an_mtu_is_held_where_it_is_written(
         return
     said = answer.failed(DIFFERS)
     assert "mtu is 1400, not 1500" in said
-    assert "leave mtu out of the configuration of bond" in said
+    assert "remove mtu from the configuration of bond" in said
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])

@@ -39,7 +39,7 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
         raise Refused((f"{link!r} is not an interface name, MAC or PCI address",))
     policy = policies.load(policy_file)
     with Namespaces.open("") as node:
-        host = node.about((ref,))
+        host = node.read_candidates((ref,))
     verdicts = policies.verdicts(policy, namespace, host.links)
     found, reasons = candidate(ref, (), Location.HOST, host, Namespace(), verdicts)
     name = found.name if found else link

@@ -1,10 +1,9 @@
-"""Wanted against held, option by option: verification after ADD, and CHECK.
+"""The bond as it was configured against the bond in the kernel: verification after ADD, and CHECK.
 
-Both are the same comparison, so that what ADD promises is what CHECK holds it to.
-A difference is a sentence with the link, the option, what was asked and what is
-there. An attribute that the kernel did not report back is one that it does not
-know: rtnetlink accepts and drops those without a word. What is no difference and
-may still keep packets from passing is a warning (``doubts``).
+Both are the same comparison, so CHECK verifies what ADD promised. A difference is a sentence with
+the link, the option, and the configured and current values. An attribute that the kernel does not
+report is one that it does not know: rtnetlink accepts and ignores those. What is not a difference,
+but may keep packets from passing, is a warning (``doubts``).
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from bondcni.core.state import Link, Location, Namespace, OptionValue
 from bondcni.core.values import mac_text
 
 MOVING = ("active_slave",)
-"""Options that the driver itself changes afterwards; compared right after ADD only."""
+"""Options that the driver itself changes; they are compared only right after ADD."""
 
 ACTIVE_BACKUP = MODES.index("active-backup")
 
 ONE_ACTIVE = (ACTIVE_BACKUP, MODES.index("balance-tlb"), MODES.index("balance-alb"))
-"""Modes in which one member has the bond's MAC and the others may have MACs of their own."""
+"""Modes in which one member has the bond's MAC, and the others may have their own."""
 
 UP = 0  # BOND_LINK_UP
 
@@ -34,18 +33,18 @@ CHAIN = " (if a later plugin of the chain sets the MTU, remove mtu from the conf
 
 
 def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[str, ...]:
-    """What the pod's bond has otherwise than ``wanted``; empty when nothing.
+    """How the pod's bond differs from ``wanted``; empty when it does not.
 
-    ``later`` is CHECK's view: options that move by themselves are let be.
+    ``later`` is for CHECK: options that the driver changes are not compared.
     """
     bond = pod.named(wanted.name)
     if bond is None:
         return (f"bond {wanted.name} not found",)
     if bond.kind != "bond" or bond.bond is None:
         return (f"{wanted.name} is not a bond: its kind is {bond.kind or 'hardware'}",)
-    asked = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
+    configured = {k: v for k, v in wanted.options.items() if not (later and k in MOVING)}
     return (
-        *_values(f"bond {wanted.name}", asked, bond.bond, BOND_OPTIONS, pod),
+        *_values(f"bond {wanted.name}", configured, bond.bond, BOND_OPTIONS, pod),
         *_link(wanted, bond, pod, later=later),
         *_members(wanted, bond, pod),
     )
@@ -53,14 +52,14 @@ def difference(wanted: Wanted, pod: Namespace, *, later: bool = False) -> tuple[
 
 def _values(
     what: str,
-    asked: Mapping[str, OptionValue],
-    held: Mapping[str, OptionValue],
+    configured: Mapping[str, OptionValue],
+    current: Mapping[str, OptionValue],
     table: tuple[Option, ...],
     pod: Namespace,
 ) -> Iterator[str]:
     rows = {row.kernel: row for row in table}
-    for key, value in asked.items():
-        now, row = held.get(key), rows[key]
+    for key, value in configured.items():
+        now, row = current.get(key), rows[key]
         text = _shown(row, value, pod)
         if now is None:
             yield f"{what}: {row.key} {text} is not supported by this kernel"
@@ -69,7 +68,7 @@ def _values(
 
 
 def _shown(row: Option, value: OptionValue, pod: Namespace) -> str:
-    """A value as users write it; a link by its name."""
+    """A value as in a configuration; a link by its name."""
     if row.codec == "ifindex" and isinstance(value, int):
         link = pod.indexed(value)
         return link.name if link else f"ifindex {value}" if value else "none"
@@ -83,7 +82,7 @@ def _link(wanted: Wanted, bond: Link, pod: Namespace, *, later: bool) -> Iterato
         yield f"bond {wanted.name}: mac is {bond.mac}, not {wanted.mac}"
     if not bond.up:
         yield f"bond {wanted.name} is down"
-    yielded = later and pod.named(wanted.altname)  # to a later attachment, whose name it is
+    yielded = later and pod.named(wanted.altname)  # its name was given up for a later attachment
     if wanted.altname and wanted.altname not in bond.altnames and not yielded:
         yield f"bond {wanted.name}: alternative name {wanted.altname} is missing"
 
@@ -95,8 +94,8 @@ def _members(wanted: Wanted, bond: Link, pod: Namespace) -> Iterator[str]:
         if link is None:
             yield _absent(member, bond, pod)
             continue
-        held = link.member or {}
-        yield from _values(f"member {link.name}", member.options, held, MEMBER_OPTIONS, pod)
+        current = link.member or {}
+        yield from _values(f"member {link.name}", member.options, current, MEMBER_OPTIONS, pod)
     for link in inside.values():
         yield f"bond {wanted.name}: {link.name} is a member, but not one of the configured links"
 
@@ -109,7 +108,7 @@ def _absent(member: Member, bond: Link, pod: Namespace) -> str:
 
 
 def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wanted:
-    """``wanted`` with the ifindexes that the bond and its links have now; 0: not in the pod."""
+    """``wanted`` with the current ifindexes of the bond and its links; 0: not in the pod."""
     bond = pod.named(wanted.name)
     members = []
     for member, one in zip(wanted.members, identities(wanted, claimed), strict=True):
@@ -124,14 +123,14 @@ def located(wanted: Wanted, claimed: tuple[Claimed, ...], pod: Namespace) -> Wan
     return replace(wanted, index=index, options=options, members=tuple(members))
 
 
-def held_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wanted:
-    """``wanted`` with the MTU and MAC that CHECK holds the bond to; 0 and "": none.
+def expected_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wanted:
+    """``wanted`` with the MTU and MAC that CHECK compares; 0 and "": not compared.
 
-    ``config`` is the configuration of ADD, ``added`` our interface in ADD's result, ``now`` the
-    same in prevResult, which ends the chain: a later plugin may change what ADD made (CNI SPEC
-    1.1.0, section "CHECK"). Where it says so there, that is held; else what the user wrote. A
-    default is held by nobody: a later plugin may change it without a word, as ``tuning`` does
-    with the MTU before CNI 1.1.0, whose results have no place for it.
+    ``config`` is the configuration of ADD, ``added`` our interface in the result of ADD, ``now``
+    the same in prevResult, the result of the chain: a later plugin may change what ADD made (CNI
+    SPEC 1.1.0, section "CHECK"). A change that prevResult reports is compared, else the configured
+    value. A default is not compared: a later plugin may change it without reporting it, as
+    ``tuning`` does with the MTU before CNI 1.1.0, whose results have no MTU.
     """
     mtu = wanted.mtu if any(fields.mtu(config, Notes())) else 0
     if isinstance(now.get("mtu"), int) and now["mtu"] != added.get("mtu"):
@@ -145,14 +144,14 @@ def held_later(wanted: Wanted, config: Object, now: Object, added: Object) -> Wa
 
 
 def follows_active(options: Mapping[str, OptionValue]) -> bool:
-    """Whether the bond takes the MAC of its active member. The kernel ignores another one."""
+    """Whether the bond has the MAC of its active member. The kernel then ignores any other MAC."""
     return options.get("mode") == ACTIVE_BACKUP and options.get("fail_over_mac") == 1
 
 
 def doubts(bond: Link, pod: Namespace, answered: str = "") -> Iterator[str]:
-    """What may keep packets from passing although the bond is as it was asked for.
+    """Warnings of what may keep packets from passing although the bond does not differ.
 
-    ``answered`` is the MAC of ADD's answer where nobody asked for one.
+    ``answered`` is the MAC in the result of ADD, where none was configured.
     """
     options = bond.bond or {}
     if answered not in ("", bond.mac) and not follows_active(options):
@@ -187,7 +186,7 @@ _MAC_ADVICE = (
 
 
 def _arp_advice(options: Mapping[str, OptionValue]) -> str:
-    """What to look at where the ARP monitor holds a member for down."""
+    """What to check where the ARP monitor considers a member down."""
     targets = [options.get("arp_ip_target"), options.get("ns_ip6_target")]
     named = ", ".join(t for found in targets if isinstance(found, tuple) for t in found)
     if not options.get("arp_interval") or not named:
@@ -199,7 +198,7 @@ def _arp_advice(options: Mapping[str, OptionValue]) -> str:
 
 
 def _needs_mac(member: Link, options: Mapping[str, OptionValue]) -> bool:
-    """Whether a member gets packets that are addressed to the bond."""
+    """Whether a member receives packets that are addressed to the bond."""
     if options.get("mode") in ONE_ACTIVE:
         return options.get("active_slave") == member.index
     return True

@@ -250,7 +250,7 @@ def choose_mtu(config: BondConfig, links: list[Link]) -> tuple[int, list[str]]:
         ]
     if smallest.mtu < DEFAULT_MTU:
         return smallest.mtu, [
-            f"mtu is {smallest.mtu}, not {DEFAULT_MTU}: it is the MTU of {smallest.name}"
+            f"mtu is {smallest.mtu}, the MTU of {smallest.name}, instead of {DEFAULT_MTU}"
         ]
     return DEFAULT_MTU, []
 

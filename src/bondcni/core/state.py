@@ -1,6 +1,6 @@
-"""What a network namespace holds, as frozen values read in one go.
+"""What a network namespace has, as frozen values.
 
-The kernel layer fills these from rtnetlink dumps; the planner and CHECK read them.
+The kernel layer makes these from netlink messages; the planner and CHECK read them.
 Names are the kernel's (include/uapi/linux/if_link.h).
 """
 
@@ -16,7 +16,7 @@ ARPHRD_ETHER = 1
 ARPHRD_INFINIBAND = 32
 
 OptionValue = int | str | tuple[str, ...]
-"""An option as the core holds it: a number (enums too), a MAC or link, or addresses."""
+"""The value of an option: a number (of an enum, too), a MAC or link, or addresses."""
 
 
 class Location(StrEnum):
@@ -35,19 +35,19 @@ class Link:
     mac: str = ""
     permanent_mac: str = ""  # IFLA_PERM_ADDRESS; "" where the driver has none
     mtu: int = 1500
-    min_mtu: int = 0  # 0: the kernel gave no bound
+    min_mtu: int = 0  # 0: the kernel reports no bound
     max_mtu: int = 0
     flags: int = 0
     type: int = ARPHRD_ETHER  # ARPHRD_*
     kind: str = ""  # IFLA_INFO_KIND: bond, veth, vlan, ...; "" for hardware
     master: int = 0  # ifindex, 0: none
-    lower: int = 0  # IFLA_LINK when it is in the same namespace: the link below this one
+    lower: int = 0  # IFLA_LINK in the same namespace: the link that this one is on top of
     altnames: tuple[str, ...] = ()
     alias: str = ""
     txqlen: int = 1000
     parent: str = ""  # IFLA_PARENT_DEV_NAME: the PCI address of hardware
     parent_bus: str = ""  # IFLA_PARENT_DEV_BUS_NAME: "pci"
-    vfs: int = 0  # how many SR-IOV VFs it has; read of the host's links that are to be taken
+    vfs: int = 0  # how many SR-IOV VFs it has; read only of host links that ADD may claim
     carrier: bool = False
     operstate: int = 0  # IF_OPER_*
     bond: Mapping[str, OptionValue] | None = None  # kernel option name -> value, bonds only
@@ -61,7 +61,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the node has at the bus address of hardware."""
+    """The device at the bus address of hardware."""
 
     present: bool
     interfaces: int = 0  # its network interfaces, in all namespaces together
@@ -95,16 +95,16 @@ class Route:
 class Kept:
     """An address, a route or a neighbour that a link loses when it leaves its namespace."""
 
-    index: int  # the link's, at home
-    words: str  # what it is: "route 192.0.2.0/24 via 198.51.100.1"
-    message: str  # the netlink message that gives it back, in hex
+    index: int  # the link's, in its home namespace
+    words: str  # as text: "route 192.0.2.0/24 via 198.51.100.1"
+    message: str  # the netlink message that restores it, in hex
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """Everything that a plan looks at in one namespace.
+    """What was read of one network namespace.
 
-    ``kept`` is read of the host's links that are to be taken.
+    ``kept`` is read only of host links that ADD may claim.
     """
 
     links: tuple[Link, ...] = ()

@@ -1,7 +1,6 @@
 """Messages about IP addresses and routes, and both read back. Pure.
 
-Values are ``state.Address`` and ``state.Route`` in both directions: what a dump told
-can be sent again to restore it. IPv4 and IPv6 are told apart by the colon.
+Values are ``state.Address`` and ``state.Route`` in both directions. A text with a colon is IPv6.
 Numbers and names are the kernel's (include/uapi/linux/if_addr.h, rtnetlink.h).
 """
 
@@ -56,7 +55,7 @@ RT_TABLE_UNSPEC = 0
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, ifindex
-_BYTE = 0xFF  # what the fixed structs can hold; larger numbers get an attribute
+_BYTE = 0xFF  # the largest number in the fixed structs; larger ones are sent as an attribute
 _FAMILY = struct.Struct("=H")
 _LENGTHS: Mapping[int, int] = {AF_INET: 4, AF_INET6: 16}
 
@@ -90,9 +89,9 @@ def _broadcast(packed: bytes, prefix: int) -> bytes:
 
 
 def add_address(address: Address, name: str) -> Request:
-    """RTM_NEWADDR; IPv4 below /31 gets its broadcast address. EEXIST when it is there.
+    """RTM_NEWADDR; IPv4 below /31 gets its broadcast address. EEXIST when it exists.
 
-    ``name`` is the link's, for the error's sentence.
+    ``name`` is the link's, for error messages.
     """
     family, packed, prefix = _pack_cidr(address.address)
     flags8 = address.flags if address.flags <= _BYTE else 0
@@ -107,7 +106,7 @@ def add_address(address: Address, name: str) -> Request:
 
 
 def get_addresses(index: int = 0) -> Request:
-    """RTM_GETADDR for a dump: of one link, or of all."""
+    """RTM_GETADDR for a dump: of one link, or of all links."""
     return Request(RTM_GETADDR, 0, _IFADDRMSG.pack(0, 0, 0, 0, index), 8, "list addresses")
 
 
@@ -135,7 +134,7 @@ def _gateway(family: int, gw: str) -> bytes:
 
 
 def _numbers(*pairs: tuple[int, int]) -> bytes:
-    """Attributes of 32 bits; 0 is left out, for it is the kernel's default in all of them."""
+    """Attributes of 32 bits. 0 is not sent, because it is the kernel's default in all of them."""
     return b"".join(pack_attr(kind, pack_u32(number)) for kind, number in pairs if number)
 
 
@@ -154,12 +153,12 @@ def _route_attrs(route: Route) -> bytes:
 
 
 def add_route(route: Route) -> Request:
-    """RTM_NEWROUTE. EEXIST when it is there, ENETUNREACH when the gateway is not on a link.
+    """RTM_NEWROUTE. EEXIST when it exists, ENETUNREACH when the gateway is not on a link.
 
-    The flags are those of the reference plugins (netlink.RouteAddEcmp): an IPv4 route stands in
-    front of others to its destination with its metric; an IPv6 route with a gateway becomes one
-    more next hop of theirs (docs/decisions/0008). ``mtu``, ``advmss`` and ``priority`` 0 leave
-    the kernel's default.
+    The flags are those of the reference plugins (netlink.RouteAddEcmp): an IPv4 route is inserted
+    before others with its destination and metric; an IPv6 route with a gateway becomes another
+    next hop of them (docs/decisions/0008). ``mtu``, ``advmss`` and ``priority`` 0 leave the
+    kernel's default.
     """
     family, _, prefix = _pack_cidr(route.dst)
     table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
@@ -169,7 +168,7 @@ def add_route(route: Route) -> Request:
 
 
 def get_routes(index: int = 0) -> Request:
-    """RTM_GETROUTE for a dump of every table and family: through one link, or all."""
+    """RTM_GETROUTE for a dump of every table and family: routes through one link, or all."""
     body = _RTMSG.pack(*[0] * 9) + _numbers((RTA_OIF, index))
     return Request(RTM_GETROUTE, 0, body, _RTMSG.size, "list routes")
 

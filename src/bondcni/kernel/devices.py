@@ -1,9 +1,9 @@
-"""The devices of the node's buses, by sysfs: whether hardware is away or destroyed.
+"""The devices of the node's buses, by sysfs: whether missing hardware was destroyed.
 
-Netlink shows one namespace. A device's directory in sysfs is the same in all of them; of its
-``net`` directory each mount lists the interfaces of one namespace, but the directory's link count
-is of all (fs/kernfs/inode.c sets it from ``subdirs``, which knows no namespace), and without an
-interface there is no such directory (drivers/base/core.c, cleanup_glue_dir).
+Netlink shows one namespace. A device's directory in sysfs is the same in all of them. Its ``net``
+directory lists the interfaces of one namespace, that of the mount, but the link count of that
+directory counts those of all namespaces (fs/kernfs/inode.c sets it from ``subdirs``). A device
+without an interface has no such directory (drivers/base/core.c, cleanup_glue_dir).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from bondcni.core.state import Device, Link
 BUSES = "/sys/bus"
 
 OWN_LINKS = 2
-"""Of a directory: its name and its "."; each directory in it has one more, ".."."""
+"""The link count of an empty directory; each subdirectory adds one."""
 
 
 def device_of(link: Link, buses: str = BUSES) -> Device | None:
-    """The device at the bus address of a link; None where nothing can be said: the link has no
-    such address, or sysfs is not there.
+    """The device at the bus address of a link; None where it is not known: the link has no bus
+    address, or sysfs is not mounted.
     """
     bus = f"{buses}/{link.parent_bus}/devices"
     if not link.parent or not link.parent_bus or not os.path.isdir(bus):

@@ -1,9 +1,10 @@
-"""What a link loses when it leaves its network namespace, and the messages that give it back. Pure.
+"""What a link loses when it leaves its network namespace, and messages that restore it. Pure.
 
-The kernel drops addresses, routes and neighbours of a link that leaves. What it told about them in
-a dump can be sent again, as ``ip route save`` and ``restore`` do: so nothing of them is lost that
-``state.Route`` has no room for (source, type of service, weights, metrics). Kept is what somebody
-set by hand or by a network manager; not what the kernel, a routing daemon or DHCP makes anew.
+The kernel removes addresses, routes and neighbours of a link that leaves. The messages of a dump
+can be sent again, as ``ip route save`` and ``restore`` do: so also those attributes are restored
+that ``state.Route`` does not have (source, type of service, weights, metrics). Recorded is what was
+configured by hand or by a network manager, not what the kernel, a routing daemon or DHCP adds
+again.
 
 Numbers and names are the kernel's (include/uapi/linux/if_addr.h, rtnetlink.h, neighbour.h).
 """
@@ -47,12 +48,12 @@ RTM_NEWNEIGH = 28
 RTM_GETNEIGH = 30
 
 IFA_PROTO = 11
-IFAPROT_KERNEL = (1, 2, 3)  # ::1, by router advertisement, fe80:: of its own
+IFAPROT_KERNEL = (1, 2, 3)  # ::1, router advertisement, link-local
 IFA_F_PERMANENT = 0x80
 IFA_F_STABLE_PRIVACY = 0x800
 
 RTA_CACHEINFO = 12
-RTA_NH_ID = 30  # the nexthop object ends with the link; the hops are told, too
+RTA_NH_ID = 30  # the nexthop object is removed with the link; the message has its hops as well
 RTPROT_BY_HAND = (3, 4)  # boot (ip route), static (network managers)
 RTNH_F_ONLINK = 4
 RTM_F_CLONED = 0x200
@@ -72,10 +73,10 @@ def get_neighbours(index: int) -> Request:
     return Request(RTM_GETNEIGH, 0, body, _NDMSG.size, "list neighbours")
 
 
-def kept(
+def losses(
     link: Link, addresses: Iterable[bytes], routes: Iterable[bytes], neighbours: Iterable[bytes]
 ) -> tuple[Kept, ...]:
-    """What of these dumps is to be given back, in the order in which it can be."""
+    """What of these dumps is to be restored, in an order in which that is possible."""
     found = [_address(link, body) for body in addresses]
     found += sorted(map(_route, routes), key=lambda one: " via " in one[0])
     found += [_neighbour(body) for body in neighbours]
@@ -86,7 +87,7 @@ _NOTHING = ("", b"")
 
 
 def _address(link: Link, body: bytes) -> tuple[str, bytes]:
-    """In words and as a message; "" for what the kernel makes by itself."""
+    """As text and as a message; "" for an address that the kernel itself adds."""
     address = decode_address(body)
     if address is None or not address.flags & IFA_F_PERMANENT:
         return _NOTHING
@@ -94,13 +95,13 @@ def _address(link: Link, body: bytes) -> tuple[str, bytes]:
     if u8(found.get(IFA_PROTO, b"\0")) in IFAPROT_KERNEL:
         return _NOTHING
     if address.flags & IFA_F_STABLE_PRIVACY or address.address == _eui64(link.mac):
-        return _NOTHING  # the kernel's own fe80::, before 5.18 told by nothing else
+        return _NOTHING  # the kernel's link-local address; before 5.18 there is no IFA_PROTO
     flags = NLM_F_CREATE | NLM_F_EXCL
     return f"address {address.address}", pack_message(RTM_NEWADDR, flags, 0, body)
 
 
 def _eui64(mac: str) -> str:
-    """The link-local address that the kernel makes of a MAC (RFC 4291, appendix A)."""
+    """The link-local address that the kernel derives from a MAC (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))
     if len(octets) != 6:
         return ""
@@ -124,7 +125,7 @@ def _route(body: bytes) -> tuple[str, bytes]:
 
 
 Hop = Callable[[int, int], tuple[int, int]]
-"""A next hop's flags and ifindex, to others."""
+"""Maps the flags and ifindex of a next hop to those to send."""
 
 
 def _attributes(body: bytes, hop: Hop) -> bytes:
@@ -164,11 +165,11 @@ def _neighbour(body: bytes) -> tuple[str, bytes]:
     return words, pack_message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, 0, message)
 
 
-def give_back(one: Kept, index: int, name: str) -> Request:
-    """The request that puts it back on the link, which has that ifindex and name now.
+def restore_request(one: Kept, index: int, name: str) -> Request:
+    """The request that restores it on the link, which has that ifindex and name now.
 
-    EEXIST when it is there; a route comes behind others of its destination. Raises WireError for
-    what no ``kept`` made.
+    EEXIST when it exists. A route is appended to others of its destination. Raises WireError for
+    a message that ``losses`` did not make.
     """
     (message,) = messages(bytes.fromhex(one.message))
     body = message.body
@@ -180,12 +181,12 @@ def give_back(one: Kept, index: int, name: str) -> Request:
         size = _IFADDRMSG.size if message.type == RTM_NEWADDR else _NDMSG.size
         body = body[:4] + pack_u32(index) + body[8:]  # both have the ifindex there
     else:
-        raise WireError(f"message of type {message.type} gives back nothing")
+        raise WireError(f"message of type {message.type} is not one that restores something")
     return Request(message.type, message.flags, body, size, f"restore {one.words} of {name}")
 
 
-def turn(request: Request) -> tuple[int, bool]:
-    """A key that sorts such requests: addresses, routes, routes by a gateway, neighbours."""
+def restore_order(request: Request) -> tuple[int, bool]:
+    """The sort key of such requests: addresses, routes, routes through a gateway, neighbours."""
     routed = request.type == RTM_NEWROUTE
     found = attrs(request.body, request.fixed) if routed else {}
     return request.type, not found.keys().isdisjoint((RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH))

@@ -20,13 +20,13 @@ from bondcni.core.state import Address, Link, Location, Namespace, Route
 from bondcni.kernel.address import add_address, add_route
 from bondcni.kernel.namespace import namespace_fd, open_in, set_ipv6_sysctls
 from bondcni.kernel.reading import (
-    Look,
-    about,
+    FindUses,
     all_links,
-    known,
+    find_links,
+    find_uses,
     link_by_index,
-    look_everywhere,
-    meant,
+    named_links,
+    read_candidates,
     snapshot,
     wait_dad,
 )
@@ -103,13 +103,13 @@ class Namespaces:
 
     def find_host_links(self, names: Iterable[str], ifindexes: Iterable[int]) -> Namespace:
         """The links of the host that have one of these names, alternative names or ifindexes."""
-        return known(self.host.rtnl, names, ifindexes)
+        return find_links(self.host.rtnl, names, ifindexes)
 
-    def meant(self, refs: Sequence[LinkRef]) -> tuple[Link, ...]:
+    def named_links(self, refs: Sequence[LinkRef]) -> tuple[Link, ...]:
         """The links of the host that these references name."""
-        return meant(self.host.rtnl, refs)
+        return named_links(self.host.rtnl, refs)
 
-    def about(self, refs: Sequence[LinkRef], numbers: range = range(0)) -> Namespace:
+    def read_candidates(self, refs: Sequence[LinkRef], numbers: range = range(0)) -> Namespace:
         """What a plan needs to know of the host to claim these links.
 
         With it the links that have the ifindexes ``numbers`` (``plan.new_ifindexes``) are read,
@@ -117,10 +117,10 @@ class Namespaces:
         """
         if len(numbers) == 1:  # only the bond's, which need not be free on the host
             numbers = range(0)
-        look: Look = look_everywhere
+        look: FindUses = find_uses
         if self._watch and self._watch.knows(self.host.fd):
             look = self._watch
-        return about(self.host.rtnl, refs, look, numbers)
+        return read_candidates(self.host.rtnl, refs, look, numbers)
 
     def free_ifindexes(self, numbers: range, host: Namespace) -> range:
         """``numbers``, or as many higher ifindexes in a row, that no link of the host has.

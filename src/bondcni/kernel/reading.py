@@ -1,12 +1,12 @@
-"""What a namespace holds, read through one socket: all of it, or what concerns some links.
+"""Read a network namespace through one netlink socket: all of it, or what concerns some links.
 
-A node may have thousands of links, and one request is about a few. ``snapshot`` reads
-everything; ``known``, ``meant`` and ``about`` give a ``Namespace`` of the same shape with all
-that matters of certain links in it, and cost the same on every node: links are asked for by
-name and ifindex, many in one send, addresses are listed by link. Nobody can be asked what
-stands on a link, and a list of the routes through it walks all routes: who listens to the
-kernel (``watch.py``) knows where to look, who does not looks everywhere, and decodes little.
-Nothing is changed here.
+A node may have thousands of links, and a request is about a few of them. ``snapshot`` reads
+everything. ``find_links``, ``named_links`` and ``read_candidates`` give a ``Namespace`` of the same
+shape with everything that matters about certain links, at a cost that does not depend on the
+other links: links are requested by name and ifindex, many in one send, and addresses are listed
+by link. The kernel cannot be asked which links are on top of a link, and it lists the routes
+through a link by walking all routes: a resident process knows from events where to look
+(``watch.py``), every other process looks at all links and decodes few. Nothing is changed here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bondcni.kernel.address import (
     get_addresses,
     get_routes,
 )
-from bondcni.kernel.keeping import get_neighbours, kept
+from bondcni.kernel.keeping import get_neighbours, losses
 from bondcni.kernel.link import (
     decode_link,
     decode_stack,
@@ -45,7 +45,7 @@ from bondcni.kernel.rtnetlink import Rtnetlink, failure
 from bondcni.kernel.wire import Ack, Request
 
 DAD_POLL = 0.02
-"""Seconds between two looks; detection itself takes one to two seconds."""
+"""Seconds between two reads; detection itself takes one to two seconds."""
 
 ALTIFNAMSIZ = 128
 
@@ -55,8 +55,8 @@ VFS = "/sys/bus/pci/devices/{}/sriov_numvfs"
 def snapshot(rtnl: Rtnetlink, deadline: float | None = None) -> Namespace:
     """Links, addresses and unicast routes of every table, in three dumps.
 
-    Each dump is consistent in itself; the namespace may change between them. Raises
-    TryAgain and KernelError as ``Rtnetlink.dump``, as all that reads here.
+    Each dump is consistent in itself; the namespace may change between them. Like everything
+    here it raises TryAgain and KernelError as ``Rtnetlink.dump`` does.
     """
     links = all_links(rtnl, deadline).links
     return Namespace(links, _addresses(rtnl, 0, deadline), _routes(rtnl, 0, deadline))
@@ -67,23 +67,23 @@ def all_links(rtnl: Rtnetlink, deadline: float | None = None) -> Namespace:
     return Namespace(tuple(map(decode_link, rtnl.dump(get_links(), deadline))))
 
 
-def known(rtnl: Rtnetlink, names: Iterable[str], indexes: Iterable[int]) -> Namespace:
+def find_links(rtnl: Rtnetlink, names: Iterable[str], indexes: Iterable[int]) -> Namespace:
     """The links that have one of these names, alternative names or ifindexes."""
     return _space(_asked(rtnl, [*_by_name(names), *map(get_link, indexes)]))
 
 
-def meant(rtnl: Rtnetlink, refs: Sequence[LinkRef]) -> tuple[Link, ...]:
-    """Every link that one of the references names; of an ambiguous one all.
+def named_links(rtnl: Rtnetlink, refs: Sequence[LinkRef]) -> tuple[Link, ...]:
+    """Every link that one of the references names; several for an ambiguous one.
 
-    A name is asked for; for a MAC or a PCI address all links are dumped.
+    A link is requested by name; for a MAC or a PCI address all links are dumped.
     """
-    return _space(_meant(rtnl, refs)).links
+    return _space(_named_links(rtnl, refs)).links
 
 
-def _meant(
+def _named_links(
     rtnl: Rtnetlink, refs: Sequence[LinkRef], indexes: Iterable[int] = ()
 ) -> dict[int, Link]:
-    """``meant``, and the links of these ``indexes``."""
+    """``named_links``, and the links of these ``indexes``, by ifindex."""
     names = _by_name(ref.value for ref in refs if ref.by == "name")
     found = _asked(rtnl, [*names, *map(get_link, indexes)])
     needles = [_needle(ref) for ref in refs if ref.by != "name"]
@@ -94,47 +94,48 @@ def _meant(
 
 
 def link_by_index(rtnl: Rtnetlink, index: int, deadline: float | None = None) -> Link | None:
-    """The link of that ifindex, None when there is none."""
+    """The link of that ifindex; None when it does not exist."""
     return _asked(rtnl, [get_link(index)], deadline).get(index)
 
 
-class Near(NamedTuple):
-    """Links that may stand on certain ones, and those through which a default route, or one that
-    was made by hand, may go.
+class Uses(NamedTuple):
+    """Where to look for what uses certain links: ifindexes of links that may be on top of them,
+    and of those that may have a default route or a static one.
     """
 
-    above: Collection[int]
+    upper: Collection[int]
     routed: Collection[int]
 
 
-Look = Callable[[Rtnetlink, Collection[int]], Near]
-"""What is near the links of these ifindexes; more than is there does no harm."""
+FindUses = Callable[[Rtnetlink, Collection[int]], Uses]
+"""Finds the uses of the links of these ifindexes. What it names is read again, so it may name more."""
 
 
-def look_everywhere(rtnl: Rtnetlink, indexes: Collection[int]) -> Near:
-    """``Look`` by a dump of all links; routes may be anywhere."""
+def find_uses(rtnl: Rtnetlink, indexes: Collection[int]) -> Uses:
+    """``FindUses`` by a dump of all links; each link may have routes."""
     needles = [stands_on(index) for index in indexes]
     found = map(decode_stack, rtnl.dump(get_links(), None, needles)) if needles else ()
-    return Near({upper for upper, lower in found if lower in indexes}, indexes)
+    return Uses({upper for upper, lower in found if lower in indexes}, indexes)
 
 
-def about(
+def read_candidates(
     rtnl: Rtnetlink,
     refs: Sequence[LinkRef],
-    look: Look = look_everywhere,
+    look: FindUses = find_uses,
     indexes: Iterable[int] = (),
 ) -> Namespace:
-    """``meant``, and what tells whether these links are in use; and who has these ``indexes``.
+    """``named_links``, with everything that shows whether they are in use; and the links that
+    have these ``indexes``.
 
-    That is their masters, what stands on them, their VFs, their addresses, the routes through
-    them, and what they lose when they leave; of routes, where ``look`` knows, those of links
-    alone that have a default route or one made by hand.
+    That is their masters, the links on top of them, their VFs, their addresses, the routes through
+    them, and what they lose when they leave the namespace. Routes are listed only of the links
+    for which ``look`` names them.
     """
-    found = _meant(rtnl, refs, indexes)
+    found = _named_links(rtnl, refs, indexes)
     links = {n: link for n, link in found.items() if any(matches(ref, link) for ref in refs)}
     found |= {n: replace(link, vfs=_vfs(link)) for n, link in links.items() if link.parent}
-    above, routed = look(rtnl, links)
-    more = ({link.master for link in links.values()} | set(above)) - {0, *found}
+    upper, routed = look(rtnl, links)
+    more = ({link.master for link in links.values()} | set(upper)) - {0, *found}
     addresses = {n: _listed(rtnl, get_addresses(n)) for n in links}
     routes = {n: _listed(rtnl, get_routes(n)) if n in routed else [] for n in links}
     neighbours = {n: _listed(rtnl, get_neighbours(n)) for n in links}
@@ -145,7 +146,7 @@ def about(
         tuple(
             one
             for n, link in links.items()
-            for one in kept(link, addresses[n], routes[n], neighbours[n])
+            for one in losses(link, addresses[n], routes[n], neighbours[n])
         ),
     )
 
@@ -153,18 +154,18 @@ def about(
 def _vfs(link: Link) -> int:
     """How many VFs a PF has.
 
-    The kernel tells it in the link's message as well (IFLA_NUM_VF), but with 100 to 200 bytes
-    about each VF. The PCI devices of sysfs are the same in every network namespace.
+    The link's message has it as well (IFLA_NUM_VF), but only with 100 to 200 bytes about each
+    VF. The PCI devices of sysfs are the same in every network namespace.
     """
     try:
         with open(VFS.format(link.parent), "rb", buffering=0) as file:
             return int(file.read(16))
-    except (OSError, ValueError):  # no PCI device, or one without SR-IOV
+    except (OSError, ValueError):  # not a PCI device, or one without SR-IOV
         return 0
 
 
 def _listed(rtnl: Rtnetlink, request: Request) -> list[bytes]:
-    """A dump about one link; nothing where the link went in the meantime."""
+    """A dump about one link; nothing where the link disappeared in the meantime."""
     try:
         return rtnl.dump(request)
     except KernelError as error:
@@ -174,20 +175,20 @@ def _listed(rtnl: Rtnetlink, request: Request) -> list[bytes]:
 
 
 def _by_name(names: Iterable[str]) -> list[Request]:
-    """Questions for links; none for what is too long to be the name of one."""
-    short = (name for name in dict.fromkeys(names) if len(os.fsencode(name)) < ALTIFNAMSIZ)
-    return [get_link_named(name) for name in short]
+    """Requests for links by name; none for a text that is too long to be a name."""
+    valid = (name for name in dict.fromkeys(names) if len(os.fsencode(name)) < ALTIFNAMSIZ)
+    return [get_link_named(name) for name in valid]
 
 
 def _needle(ref: LinkRef) -> bytes:
-    """What the message of a link with this MAC or PCI address holds."""
+    """Bytes that are in the message of every link with this MAC or PCI address."""
     return pack_mac(ref.value) if ref.by == "mac" else ref.value.encode()
 
 
 def _asked(
     rtnl: Rtnetlink, requests: Iterable[Request], deadline: float | None = None
 ) -> dict[int, Link]:
-    """The links that there are, by ifindex."""
+    """The links among these that exist, by ifindex."""
     asked = list(requests)
     found: dict[int, Link] = {}
     for request, answer in zip(asked, rtnl.ask(asked, deadline), strict=True):
@@ -204,13 +205,13 @@ def _space(links: dict[int, Link]) -> Namespace:
 
 
 def wait_dad(rtnl: Rtnetlink, index: int, deadline: float) -> None:
-    """Return when duplicate address detection has passed every address of a link.
+    """Wait until duplicate address detection has passed every address of a link.
 
-    Raises VerifyError when another node has one, TryAgain (naming those that are left)
-    past the deadline. Detection starts when the link has carrier (RFC 4862, 5.4).
+    Raises VerifyError when another node has one, and TryAgain past the deadline; both name the
+    addresses. Detection starts when the link has carrier (RFC 4862, 5.4).
     """
     while True:
-        addresses = _addresses(rtnl, index)  # the kernel's answer has a deadline of its own
+        addresses = _addresses(rtnl, index)  # the read has a deadline of its own
         taken = [a.address for a in addresses if a.flags & IFA_F_DADFAILED]
         if taken:
             raise VerifyError(f"another node on the link already has {', '.join(taken)}")

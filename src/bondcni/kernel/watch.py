@@ -1,7 +1,7 @@
-"""What stands on links, and where routes go that matter, known from the kernel's events.
+"""Which links are on top of others, and where routes are that matter, known from kernel events.
 
-For who stays, as the resident server does. It only says where to look: what is found is read
-afresh before anything is refused.
+For a resident process, such as the daemon. It only says where to look: what it names is read
+again before a link is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bondcni.kernel.link import (
     decode_stack,
     get_links,
 )
-from bondcni.kernel.reading import Near
+from bondcni.kernel.reading import Uses
 from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.wire import Message
 
@@ -37,24 +37,24 @@ def _read_as(kind: int) -> int:
 
 _ROUTE, _ACCEPT, _DROP = 15, 20, 21
 _ATTRS = 32  # where a link's attributes begin: behind nlmsghdr and ifinfomsg
-_NLATTR = 0xFFFFF00C  # SKF_AD_OFF + SKF_AD_NLATTR: the place of attribute X from A on, or 0
+_NLATTR = 0xFFFFF00C  # SKF_AD_OFF + SKF_AD_NLATTR: offset of attribute X, searched from A; 0: none
 
-WORTH_HEARING = (
+EVENT_FILTER = (
     (0x28, 0, 0, 4),  # ldh nlmsg_type
     (0x15, _ROUTE - 2, 0, _read_as(RTM_NEWROUTE)),
     (0x15, _DROP - 3, 0, _read_as(RTM_DELROUTE)),
     (0x30, 0, 0, 16),  # ldb ifi_family
-    (0x15, 0, _DROP - 5, 0),  # AF_UNSPEC: a bridge tells of its ports in such messages, too
+    (0x15, 0, _DROP - 5, 0),  # AF_UNSPEC; a bridge sends such messages about its ports
     (0x28, 0, 0, 4),
     (0x15, _ACCEPT - 7, 0, _read_as(RTM_DELLINK)),
     (0x00, 0, 0, _ATTRS),
     (0x01, 0, 0, IFLA_LINK),
     (0x20, 0, 0, _NLATTR),
-    (0x15, _DROP - 11, 0, 0),  # it stands on nothing
+    (0x15, _DROP - 11, 0, 0),  # it is not on top of a link
     (0x00, 0, 0, _ATTRS),
     (0x01, 0, 0, IFLA_LINK_NETNSID),
     (0x20, 0, 0, _NLATTR),
-    (0x15, _ACCEPT - 15, _DROP - 15, 0),  # or on something in another namespace: a pod's veth
+    (0x15, _ACCEPT - 15, _DROP - 15, 0),  # or of one in another namespace: a pod's veth
     (0x30, 0, 0, 17),  # _ROUTE: ldb rtm_dst_len
     (0x15, _ACCEPT - 17, 0, 0),  # a default route
     (0x30, 0, 0, 21),  # ldb rtm_protocol
@@ -63,24 +63,24 @@ WORTH_HEARING = (
     (0x06, 0, 0, 0xFFFFFFFF),  # _ACCEPT
     (0x06, 0, 0, 0),  # _DROP
 )
-"""A filter of events in classic BPF: links that stand on others, links that go, default routes
-and routes made by hand.
+"""A filter of events in classic BPF. It passes links on top of others, links that are deleted,
+default routes and static routes.
 
-Pods come and go with many other events, which would only fill the socket.
+Pods cause many other events when they start and end, which would only fill the socket.
 Source: include/uapi/linux/filter.h; net/core/filter.c, bpf_skb_get_nlattr.
 """
 
 
 class Watch:
-    """``Look`` for who stays: the kernel's events tell what changed since the last look.
+    """``FindUses`` for a resident process: events say what changed since the last call.
 
-    Everything is dumped at first, and again where events were lost. It knows one namespace,
-    that of the threads that use it: the resident server's is the host's. A default route that
-    went is not noticed, for it does no harm. A link whose lower one went to another namespace
-    may find it under another ifindex when it is back: it may stand on anything (0).
+    The first call dumps everything, and so does one after events were lost. It knows one
+    namespace, that of the threads that use it; the daemon's is the host's. A default route that
+    is deleted is not noticed, which does no harm. Where the lower link of a link leaves the
+    namespace, it may return with another ifindex: the link may then be on top of any (0).
 
-    All threads may share it; its owner closes it. No forked child may use it, for an event is
-    read once.
+    All threads may share it, and its owner closes it. A forked child must not use it, because each
+    event is read once.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Watch:
                 self(rtnl, ())
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening to events."""
         with self._lock:
             self._forget()
             if self._events:
@@ -115,11 +115,11 @@ class Watch:
         self._routed: set[int] = set()
 
     def knows(self, namespace: int) -> bool:
-        """Whether it can tell of the namespace of this descriptor."""
+        """Whether it can be used for the namespace of this descriptor."""
         place = _place(os.fstat(namespace))
         with self._lock:
             if place != self._place and place == _place(os.stat("/proc/thread-self/ns/net")):
-                with suppress(OSError):  # no descriptor is left: then without listening
+                with suppress(OSError):  # no descriptor is left: then without events
                     self._listen(place)
             return place == self._place
 
@@ -128,24 +128,24 @@ class Watch:
         if self._events:
             self._events.close()
         self._events = Rtnetlink.open()
-        self._events.follow((RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), WORTH_HEARING)
+        self._events.follow((RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), EVENT_FILTER)
         self._place = place
 
-    def __call__(self, rtnl: Rtnetlink, indexes: Collection[int]) -> Near:
-        """As ``Look``, where it ``knows`` the namespace of ``rtnl``."""
+    def __call__(self, rtnl: Rtnetlink, indexes: Collection[int]) -> Uses:
+        """As ``FindUses``. It must know (``knows``) the namespace of ``rtnl``."""
         with self._lock:
             self._catch_up(rtnl)
-            above = {up for up, lower in self._lower.items() if not lower or lower in indexes}
-            return Near(above, self._routed.intersection(indexes))
+            upper = {up for up, lower in self._lower.items() if not lower or lower in indexes}
+            return Uses(upper, self._routed.intersection(indexes))
 
     def _catch_up(self, rtnl: Rtnetlink) -> None:
         heard = self._events.heard() if self._events else None
-        fresh, self._fresh = self._fresh, True  # so it stays where something fails on the way
+        fresh, self._fresh = self._fresh, True  # it stays so where an error follows
         if heard is None or fresh:
             self._lower.clear()
             self._routed.clear()
             heard = [Message(RTM_NEWLINK, 0, 0, body) for body in rtnl.dump(get_links())]
-            routes = (body for body in rtnl.dump(get_routes()) if _worth_noting(body))
+            routes = (body for body in rtnl.dump(get_routes()) if _is_relevant(body))
             heard += [Message(RTM_NEWROUTE, 0, 0, body) for body in routes]
         for message in heard:
             self._note(message)
@@ -163,8 +163,8 @@ class Watch:
                 self._lower[index] = lower
 
 
-def _worth_noting(route: bytes) -> bool:
-    """As ``WORTH_HEARING``: rtm_dst_len, and rtm_protocol."""
+def _is_relevant(route: bytes) -> bool:
+    """What ``EVENT_FILTER`` checks: rtm_dst_len, and rtm_protocol."""
     return not route[1] or route[5] in RTPROT_BY_HAND
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bondcni.core.asked import too_small_for, unasked
 from bondcni.core.config import BondConfig
-from bondcni.core.differ import difference, doubts, held_later, located
+from bondcni.core.differ import difference, doubts, expected_later, located
 from bondcni.core.errors import (
     BondError,
     DelegateIncompatible,
@@ -249,7 +249,7 @@ def examine(record: Record, previous: Result, node: Namespaces) -> tuple[list[st
     ifname, netns = record.wanted.name, record.netns
     now = addressing.own_interface(previous, ifname, netns)
     added = addressing.own_interface(read(record.result or {}), ifname, netns)
-    wanted = held_later(located(record.wanted, record.claimed, pod), record.config, now, added)
+    wanted = expected_later(located(record.wanted, record.claimed, pod), record.config, now, added)
     differences = [
         *difference(wanted, pod, later=True),
         *addressing.missing(previous, wanted, netns, pod),

@@ -24,7 +24,7 @@ from bondcni.core.restore import (
 from bondcni.core.state import Device, Link, Location, Namespace
 from bondcni.kernel.apply import attempt, describe
 from bondcni.kernel.devices import device_of
-from bondcni.kernel.keeping import give_back, turn
+from bondcni.kernel.keeping import restore_order, restore_request
 from bondcni.kernel.namespaces import Namespaces
 from bondcni.kernel.rtnetlink import failure
 
@@ -174,8 +174,8 @@ def restore_kept(namespaces: Namespaces, bond: Wanted, claimed: tuple[Claimed, .
     for one, item in zip(identities(bond, claimed), claimed, strict=True):
         now = one.find_in(host, Location.HOST)[1]
         if now and not now.master:
-            requests += [give_back(each, now.index, now.name) for each in item.kept]
-    requests.sort(key=turn)  # the route to a gateway comes before the routes through it
+            requests += [restore_request(each, now.index, now.name) for each in item.kept]
+    requests.sort(key=restore_order)  # the route to a gateway comes before the routes through it
     answers = namespaces.host.rtnl.send(requests, None)
     return [
         f"{failure(request, answer).message}; restore it by hand if it is still needed"

@@ -137,7 +137,7 @@ def _add(service: Service, request: Request) -> Document:
             plan = plan_add(config, request.ifname, facts)
             return _attach(service, request, config, node, plan)
         before_add(service, config.links)
-        links = node.meant(config.links)
+        links = node.named_links(config.links)
         locks = {link_key(link) for link in links}
         with hold(service.journal.folder, locks, service.timeouts.lock):
             plan = _plan(service, request, config, node, links)
@@ -167,7 +167,7 @@ def _plan(
     policy = service.policy()
     pod = node.links_inside()
     numbers = new_ifindexes(links, pod)
-    host = node.about(config.links, numbers)
+    host = node.read_candidates(config.links, numbers)
     named = [link for link in host.links if any(matches(ref, link) for ref in config.links)]
     facts = Facts(
         host,

@@ -248,7 +248,7 @@ def test_links_of_the_pod_are_not_guarded_as_the_hosts_are() -> None:
             (1500, 1450),
             {},
             1450,
-            ("mtu is 1450, not 1500: it is the MTU of eth2",),
+            ("mtu is 1450, the MTU of eth2, instead of 1500",),
         ),
         ((9000, 9000), {"mtu": 4000}, 4000, ()),
         ((9000, 9000), {"mtu_inherit": True}, 9000, ()),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.core.world import mac, nic, space
 
-from bondcni.core.differ import doubts, held_later
+from bondcni.core.differ import doubts, expected_later
 from bondcni.core.plan import Wanted
 from bondcni.core.state import IFF_UP, Link
 
@@ -44,13 +44,13 @@ def test_10_4_what_is_held_later(
     added: dict[str, Any],
     held: tuple[int, str],
 ) -> None:
-    found = held_later(replace(WANTED, mac=asked_mac), config, now, added)
+    found = expected_later(replace(WANTED, mac=asked_mac), config, now, added)
     assert (found.mtu, found.mac) == held
 
 
 def test_10_4_no_mac_is_held_where_it_follows_the_active_member() -> None:
     follows = replace(WANTED, mac=mac(7), options={"mode": 1, "fail_over_mac": 1})
-    assert held_later(follows, {}, {**OURS, "mac": mac(9)}, OURS).mac == ""
+    assert expected_later(follows, {}, {**OURS, "mac": mac(9)}, OURS).mac == ""
 
 
 def bond(**options: Any) -> Link:

@@ -158,32 +158,32 @@ def named(*names: str) -> list[LinkRef]:
 
 def test_links_are_asked_for_by_name_and_number(kernel: Start) -> None:
     answers = Kernel()
-    found = reading.known(kernel(answers), ["eth2", "none", "eth2", "x" * 128], [11, 99, 12])
+    found = reading.find_links(kernel(answers), ["eth2", "none", "eth2", "x" * 128], [11, 99, 12])
     assert [one.name for one in found.links] == ["eth1", "eth2"]
     assert answers.asked == ["get eth2", "get none", "get 11", "get 99", "get 12"]
 
 
 def test_a_refusal_that_is_no_absence_is_an_error(kernel: Start) -> None:
     with pytest.raises(KernelError, match="read link eth1: kernel says EPERM"):
-        reading.known(kernel(lambda sent: refused(sent[0], errno.EPERM)), ["eth1"], [])
+        reading.find_links(kernel(lambda sent: refused(sent[0], errno.EPERM)), ["eth1"], [])
 
 
 def test_by_name_no_link_is_listed(kernel: Start) -> None:
     answers = Kernel()
-    found = reading.meant(kernel(answers), named("eth2", "eth1", "none"))
+    found = reading.named_links(kernel(answers), named("eth2", "eth1", "none"))
     assert [one.name for one in found] == ["eth1", "eth2"]
     assert answers.asked == ["get eth2", "get eth1", "get none"]
 
 
 def test_by_mac_and_pci_address_all_that_are_meant(kernel: Start) -> None:
     refs = [LinkRef("mac", MAC.hex(":")), LinkRef("pci", "0000:3b:02.1")]
-    found = reading.meant(kernel(Kernel()), refs)
+    found = reading.named_links(kernel(Kernel()), refs)
     assert [one.name for one in found] == ["eth2", "eth9", "copy"]
 
 
 def test_about_some_links_without_listening(kernel: Start) -> None:
     answers = Kernel()
-    found = reading.about(kernel(answers), named("eth1", "eth2"))
+    found = reading.read_candidates(kernel(answers), named("eth1", "eth2"))
     assert [one.name for one in found.links] == ["eth1", "eth2", "br0", "eth2.5"]
     assert [one.index for one in found.addresses] == [11, 12]
     assert list(found.routes) == ROUTES[::-1]
@@ -193,11 +193,11 @@ def test_about_some_links_without_listening(kernel: Start) -> None:
 def test_about_some_links_for_who_listens(kernel: Start) -> None:
     answers = Kernel()
 
-    def look(_rtnl: Rtnetlink, indexes: Collection[int]) -> reading.Near:
+    def look(_rtnl: Rtnetlink, indexes: Collection[int]) -> reading.Uses:
         assert set(indexes) == {11, 12}
-        return reading.Near({41, 77}, {12})
+        return reading.Uses({41, 77}, {12})
 
-    found = reading.about(kernel(answers), named("eth1", "eth2"), look, [43, 99])
+    found = reading.read_candidates(kernel(answers), named("eth1", "eth2"), look, [43, 99])
     assert [one.name for one in found.links] == ["eth1", "eth2", "br0", "eth2.5", "copy"]
     assert [one.dst for one in found.routes] == ["0.0.0.0/0"]
     assert not [one for one in answers.asked if one == "dump 18"]
@@ -210,13 +210,13 @@ def test_a_link_that_goes_while_it_is_read_has_nothing(kernel: Start) -> None:
             gone = to.type in (address.RTM_GETADDR, address.RTM_GETROUTE)
             return refused(to, errno.ENODEV) if gone else super().answer(to)
 
-    found = reading.about(kernel(Going()), named("eth1"))
+    found = reading.read_candidates(kernel(Going()), named("eth1"))
     assert found.named("eth1")
     assert (found.addresses, found.routes) == ((), ())
 
 
 def test_nothing_meant_is_nothing_asked(kernel: Start) -> None:
-    assert reading.about(kernel(Kernel()), named("none")) == Namespace()
+    assert reading.read_candidates(kernel(Kernel()), named("none")) == Namespace()
 
 
 # Listening
@@ -276,12 +276,12 @@ def test_what_stood_on_a_link_that_went_may_stand_on_any(
     rtnl = kernel(Kernel())
     watch(rtnl, [])
     ear.say(link.RTM_DELLINK, message(12, "eth2"))
-    assert watch(rtnl, [99]).above == {41}
+    assert watch(rtnl, [99]).upper == {41}
     ear.say(link.RTM_NEWLINK, HELD[41])
-    assert watch(rtnl, [99]).above == set()
+    assert watch(rtnl, [99]).upper == set()
     elsewhere = wire.pack_attr(link.IFLA_LINK_NETNSID, wire.pack_u32(0))
     ear.say(link.RTM_NEWLINK, message(52, "eth7.1", on(3), elsewhere, kind="vlan"))
-    assert watch(rtnl, [99]).above == {52}
+    assert watch(rtnl, [99]).upper == {52}
 
 
 def test_where_events_were_lost_everything_is_looked_at(
@@ -291,9 +291,9 @@ def test_where_events_were_lost_everything_is_looked_at(
     rtnl = kernel(answers)
     watch(rtnl, [])
     ear.say(link.RTM_DELLINK, HELD[41])
-    assert watch(rtnl, [12]).above == set()
+    assert watch(rtnl, [12]).upper == set()
     ear.events = None
-    assert watch(rtnl, [12]).above == {41}
+    assert watch(rtnl, [12]).upper == {41}
     assert answers.asked == ["dump 18", "dump 26"] * 2
 
 

@@ -20,7 +20,7 @@ def test_18_the_vfs_of_a_pf_are_counted(
     if told is not None:
         (tmp_path / PF).mkdir()
         (tmp_path / PF / "sriov_numvfs").write_text(told)
-    host = reading.about(kernel(Kernel()), named("eth2", "eth9"))
+    host = reading.read_candidates(kernel(Kernel()), named("eth2", "eth9"))
     found = {link.name: link.vfs for link in host.links if link.parent == PF}
     assert found
     assert set(found.values()) == {vfs}

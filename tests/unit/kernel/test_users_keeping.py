@@ -10,7 +10,7 @@ from tests.unit.core.world import nic
 from bondcni.core.state import Address, Kept, Link, Route
 from bondcni.kernel import keeping, watch
 from bondcni.kernel.address import add_address, add_route, decode_address, decode_routes
-from bondcni.kernel.keeping import get_neighbours, give_back, kept, turn
+from bondcni.kernel.keeping import get_neighbours, losses, restore_order, restore_request
 from bondcni.kernel.wire import WireError, attr_list, attrs, pack_attr, pack_message, pack_u32, u32
 
 ETH: Link = nic(11, "eth1", mac="02:00:00:00:00:0b")
@@ -41,7 +41,7 @@ def words(
     routes: list[bytes] | None = None,
     neighbours: list[bytes] | None = None,
 ) -> list[str]:
-    return [one.words for one in kept(ETH, addresses or [], routes or [], neighbours or [])]
+    return [one.words for one in losses(ETH, addresses or [], routes or [], neighbours or [])]
 
 
 def test_14_what_the_kernel_makes_by_itself_is_not_kept() -> None:
@@ -72,13 +72,13 @@ def test_14_neighbours_that_are_permanent_are_kept() -> None:
 
 
 def test_14_what_is_given_back_is_what_was_there_on_the_link_as_it_is_now() -> None:
-    found = kept(
+    found = losses(
         ETH,
         [address("fe80::7/64")],
         [route("192.0.2.0/24", "10.0.0.1", mtu=1400), route("::/0", "fe80::1")],
         [neighbour(bytes((10, 0, 0, 2)), 0x80)],
     )
-    requests = [give_back(one, 77, "eth9") for one in found]
+    requests = [restore_request(one, 77, "eth9") for one in found]
     assert [request.operation for request in requests] == [
         f"restore {one.words} of eth9" for one in found
     ]
@@ -90,7 +90,7 @@ def test_14_what_is_given_back_is_what_was_there_on_the_link_as_it_is_now() -> N
         assert keeping.RTA_CACHEINFO not in attrs(request.body, request.fixed)
     assert struct.unpack_from("=i", requests[3].body, 4) == (77,)
     assert [kind for kind, _ in attr_list(requests[3].body, 12)] == [1, 2]
-    assert sorted([requests[n] for n in (3, 2, 1, 0)], key=turn) == [
+    assert sorted([requests[n] for n in (3, 2, 1, 0)], key=restore_order) == [
         requests[n] for n in (0, 2, 1, 3)
     ]
 
@@ -101,9 +101,9 @@ def test_14_of_many_next_hops_those_on_the_link_alone_move() -> None:
         for weight, index in ((2, 11), (0, 12))
     )
     body = add_route(Route("192.0.2.0/24")).body + pack_attr(9, hops)
-    (one,) = kept(ETH, [], [body], [])
+    (one,) = losses(ETH, [], [body], [])
     assert one.words == "route 192.0.2.0/24 via 10.0.0.11 via 10.0.0.12"
-    request = give_back(one, 77, "eth1")
+    request = restore_request(one, 77, "eth1")
     assert [(hop.index, hop.gw) for hop in decode_routes(request.body)] == [
         (77, "10.0.0.11"),
         (12, "10.0.0.12"),
@@ -118,13 +118,13 @@ def test_14_a_next_hop_of_no_size_is_an_error(length: int) -> None:
     body = add_route(Route("192.0.2.0/24")).body + pack_attr(9, broken)
     message = pack_message(24, 0, 0, body).hex()
     with pytest.raises(WireError):
-        give_back(Kept(11, "route", message), 11, "eth1")
+        restore_request(Kept(11, "route", message), 11, "eth1")
 
 
 def test_14_a_record_cannot_make_us_send_anything_else() -> None:
     message = pack_message(16, 0, 0, bytes(16)).hex()
     with pytest.raises(WireError, match="type 16"):
-        give_back(Kept(11, "a link", message), 11, "eth1")
+        restore_request(Kept(11, "a link", message), 11, "eth1")
 
 
 def test_14_neighbours_are_asked_for_by_link() -> None:
@@ -145,4 +145,4 @@ def test_14_neighbours_are_asked_for_by_link() -> None:
     ],
 )
 def test_14_the_watch_notes_routes_that_matter(body: bytes, *, noted: bool) -> None:
-    assert watch._worth_noting(body) is noted
+    assert watch._is_relevant(body) is noted
