@@ -212,7 +212,7 @@ def why_destroyed(was: Link, device: Device | None, spaces: Sequence[Namespace |
         return ""
     where = f"{was.parent_bus} {was.parent}".strip()
     if not device.present:
-        return f"link {was.name} was unplugged: the node has no device {where} any more"
+        return f"link {was.name} was unplugged: the node has no device {where}"
     others = [
         link.name for space in spaces if space for link in space.links if link.parent == was.parent
     ]

@@ -156,7 +156,7 @@ def _read(namespaces: Namespaces, bond: Wanted, claimed: tuple[Claimed, ...]) ->
 def _read_host(
     namespaces: Namespaces, bond: Wanted, claimed: tuple[Claimed, ...], pod: Namespace | None
 ) -> Namespace:
-    """The links of the host that matter; all links where these cannot be told by name and ifindex."""
+    """The links of the host that matter; all of them where names and ifindexes do not identify these."""
     host = namespaces.find_host_links(*lookup_keys(bond, claimed))
     return host if lookup_is_enough(bond, claimed, host, pod) else namespaces.host_links()
 

@@ -117,8 +117,8 @@ def _add(service: Service, request: Request) -> Document:
     config = _configured(service, request)
     _own_namespace(service, request)
     given = request.env.get("CNI_ARGS", "")
-    for word in arguments_without_effect(given, config.mac, ipam=config.ipam is not None):
-        service.warn(word)
+    for warning in arguments_without_effect(given, config.mac, ipam=config.ipam is not None):
+        service.warn(warning)
     if config.ipam:
         _find_ipam(service, str(config.ipam["type"]), request)
     pod = pod_key(service.reach.presence(request.netns).identity)
@@ -129,10 +129,13 @@ def _add(service: Service, request: Request) -> Document:
     ):
         _finish_old(service, request)
         if config.links_in_container:
-            inside = node.inside()
-            yielding = _yielding(service, request, inside)
+            pod_state = node.inside()
             facts = Facts(
-                Namespace(), inside, new_ifindexes((), inside), {}, _seed(request), yielding
+                Namespace(),
+                pod_state,
+                new_ifindexes((), pod_state),
+                seed=_seed(request),
+                yielding=_yielding(service, request, pod_state),
             )
             plan = plan_add(config, request.ifname, facts)
             return _attach(service, request, config, node, plan)
@@ -160,9 +163,9 @@ def _find_ipam(service: Service, kind: str, request: Request) -> None:
 def _plan(
     service: Service, request: Request, config: BondConfig, node: Namespaces, links: Sequence[Link]
 ) -> Plan:
-    """The plan for host links, from what is read of them under their locks: until then another
-    request could change them. ``links`` is how they were before; their ifindexes are most likely
-    the same, so whether the host has the new ifindexes free is read along with the links.
+    """The plan for host links, from what is read while their locks are held: before that, another
+    request could change them. ``links`` is how they were before; since their ifindexes are most
+    likely the same, it is read along with the links whether new ifindexes are free on the host.
     """
     policy = service.policy()
     pod = node.links_inside()
@@ -210,7 +213,7 @@ def _yielding(service: Service, request: Request, pod: Namespace) -> frozenset[i
 def _attach(
     service: Service, request: Request, config: BondConfig, node: Namespaces, plan: Plan
 ) -> Document:
-    """Set up the attachment; the caller holds all locks."""
+    """Write the record and make the attachment. The caller holds every lock."""
     for warning in plan.warnings:
         service.warn(warning)
     record = Record(
