@@ -1,13 +1,15 @@
-# make demo    both published cases, told as a story (boots a kernel with bonding by itself);
-#              ARGS=--direct: without the daemon
-# make test    every ring of tests: unit, kernel (inside the guest), e2e
-# make check   linters, types, import contracts, unit ring; seconds, no root
-# make kernel  the kernel ring alone; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick, ARGS=pytest's
-# make soak    random requests and kills until told to stop; SECONDS=300, KERNEL=, WAY=
-# make bench   speed, held against a peer and the kernel itself; KERNELS="6.1 7.2 smp", QUICK=1
-# make fuzz    rubbish for the parsers of shim and daemon; SECONDS=300
-# make shim    the static executable bond of the thick mode, build/bond
-# make clean   remove what these made in the tree
+# make demo    run both published examples in a guest and report each step; ARGS=--direct: without
+#              the daemon
+# make test    run all rings of tests: unit, kernel (in a guest), e2e
+# make check   linters, types, import contracts, unit tests; about a minute, no root
+# make kernel  the kernel ring only; KERNEL=6.1|6.12|7.2|smp|host, WAY=direct|thick,
+#              ARGS="arguments of pytest"
+# make soak    random requests and kills, until SECONDS (300) are over; KERNEL=, WAY=
+# make bench   compare the speed with another plugin and with the kernel alone;
+#              KERNELS="6.1 7.2 smp", QUICK=1
+# make fuzz    random input for the parsers of the shim and the daemon; SECONDS=300
+# make shim    build build/bond, the static executable of thick mode
+# make clean   remove all that these targets created in the tree
 
 .PHONY: demo test check kernel soak bench fuzz shim clean setup
 BIN := .venv/bin

@@ -1,10 +1,9 @@
-"""Run the rings of tests and count them; the last line is the sum.
+"""Run the rings of tests and count the results; the last line is the summary.
 
-The unit ring runs here, the kernel ring inside the lab's guest through the same door
-that a user takes (``bondctl lab exec``), the e2e ring here, with guests of its own. The kernel
-ring runs twice: each request done in one process (direct), and by the executable ``bond`` and
-the daemon (thick), on another kernel where none was asked for.
-A ring of which nothing ran is a failure, whatever pytest says.
+The unit ring runs on this machine, the kernel ring in guests started by ``bondctl lab exec``, and
+the e2e ring on this machine with guests of its own. The kernel ring runs twice: in direct mode,
+and in thick mode on another kernel unless --kernel is given.
+A ring in which no test passed is a failure, whatever pytest reports.
 
     python tests/rings.py [RING ...] [--kernel NAME] [--way WAY] [-- PYTEST-ARGUMENTS]
 """
@@ -28,18 +27,18 @@ from bondlab.kernels import catalog
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
 WAYS = {"direct": catalog.default(), "thick": "7.2"}
-"""The ways in of the kernel ring, and the kernel that each is tried on: 6.1 for the one, where
-the machine's processor can boot it."""
+"""The modes that the kernel ring runs in, and the default kernel of each. For direct mode it is 6.1
+if this machine's processor can boot it."""
 
 HARDWARE = ("eth1000", "eth1001")
-"""NICs of the kernel ring's guest that behave as hardware."""
+"""Hardware-like NICs of the kernel ring's guests."""
 
 LIMIT = 30 * 60
-"""Seconds that a ring may take."""
+"""Time limit of a ring, in seconds."""
 
 
 class Count(NamedTuple):
-    """What came of a ring's tests."""
+    """The results of a ring's tests."""
 
     passed: int = 0
     failed: int = 0
@@ -50,7 +49,7 @@ class Count(NamedTuple):
 
 
 def count(report: Path) -> Count:
-    """Read a JUnit report; no report counts as one failure."""
+    """Read a JUnit report; a missing or empty report counts as one failure."""
     try:
         suite = ET.parse(report).getroot()[0]  # noqa: S314  made by the pytest just run
     except (OSError, ET.ParseError, IndexError):
@@ -61,7 +60,7 @@ def count(report: Path) -> Count:
 
 
 def run(ring: str, way: str, kernel: str | None, extra: list[str]) -> Count:
-    """Run one ring and count. ``way`` is of the kernel ring."""
+    """Run one ring and count. ``way`` is the mode of the kernel ring, "" for the others."""
     with tempfile.TemporaryDirectory(prefix="bondcni-rings-") as folder:
         if way:
             return run_in_guests(Path(folder), way, kernel or WAYS[way], extra)
@@ -78,14 +77,14 @@ def pytest(report: Path, paths: list[str], extra: list[str]) -> list[str]:
 
 
 def run_in_guests(folder: Path, way: str, kernel: str, extra: list[str]) -> Count:
-    """Run the kernel ring, its files dealt out to a guest for each processor.
+    """Run the kernel ring with its files distributed to one guest per processor.
 
-    What a guest says is shown when it ends.
+    The output of a guest is printed when it ends.
     """
     guests = []
-    for number, files in enumerate(dealt(os.cpu_count() or 1)):
+    for number, files in enumerate(distributed(os.cpu_count() or 1)):
         report = folder / f"report-{number}.xml"
-        command = [*door(folder, kernel), "env", f"BONDCNI_WAY={way}"]
+        command = [*guest_command(folder, kernel), "env", f"BONDCNI_WAY={way}"]
         command += pytest(report, files, extra)
         log = (folder / f"log-{number}").open("w+")
         guests.append((subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log), log, report))
@@ -102,15 +101,15 @@ def run_in_guests(folder: Path, way: str, kernel: str, extra: list[str]) -> Coun
     return total
 
 
-def dealt(hands: int) -> list[list[str]]:
-    """The files of the kernel ring in as many hands, of about the same size."""
+def distributed(guests: int) -> list[list[str]]:
+    """Distribute the files of the kernel ring to guests, about equally by size."""
     files = sorted((ROOT / "tests/kernel").glob("test_*.py"), key=lambda path: path.stat().st_size)
     names = [str(path.relative_to(ROOT)) for path in files]
-    return [names[start::hands] for start in range(min(hands, len(names)))]
+    return [names[start::guests] for start in range(min(guests, len(names)))]
 
 
-def door(folder: Path, kernel: str) -> list[str]:
-    """The start of a command that runs inside a guest."""
+def guest_command(folder: Path, kernel: str) -> list[str]:
+    """The words before a command that make it run in a guest."""
     nics = [word for nic in HARDWARE * catalog.has_cables(kernel) for word in ("--nic", nic)]
     limits = ["--share", str(folder), "--timeout", str(LIMIT), "--memory", "2048"]
     bondctl = str(Path(sys.executable).with_name("bondctl"))
@@ -118,7 +117,7 @@ def door(folder: Path, kernel: str) -> list[str]:
 
 
 def runs(rings: Sequence[str], ways: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """What to run, in order: a name to print, the ring, the way in."""
+    """What to run, in order: a name to print, the ring, and the mode of the kernel ring."""
     for ring in rings:
         if ring == "kernel":
             yield from ((f"kernel ({way})", ring, way) for way in ways)
@@ -127,11 +126,11 @@ def runs(rings: Sequence[str], ways: Sequence[str]) -> Iterator[tuple[str, str, 
 
 
 def main() -> int:
-    """Run what was asked for; 0 when every ring ran something and nothing failed."""
+    """Run the rings that were asked for; 0 if a test passed in each and none failed."""
     parser = argparse.ArgumentParser(description="run the rings of tests")
     parser.add_argument("rings", nargs="*", help=f"some of {', '.join(RINGS)}; default all")
     parser.add_argument("--kernel", help="the guest's kernel for the kernel ring")
-    parser.add_argument("--way", choices=WAYS, help="one way in for the kernel ring")
+    parser.add_argument("--way", choices=WAYS, help="the only mode of the kernel ring")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_args(sys.argv[1:split])
     counts = {}
@@ -144,7 +143,7 @@ def main() -> int:
         print(f"   in {time.monotonic() - started:.0f} s", flush=True)
     empty = [name for name, of in counts.items() if not of.passed]
     for name in empty:
-        print(f"the {name} ring ran nothing: that is a failure")
+        print(f"no test passed in the {name} ring: failure")
     print(f"rings: {', '.join(f'{name} {of}' for name, of in counts.items())}")
     return 1 if empty or any(of.failed for of in counts.values()) else 0
 
