@@ -1,11 +1,10 @@
-"""Random requests and kills against one node until told to stop; nothing may be lost.
+"""Random requests and kills on one node until it is stopped; nothing may be lost.
 
     bondctl lab exec --timeout 400 -- .venv/bin/python tools/soak.py [SECONDS] [SEED]
 
-Each cycle is a node of its own with four NICs and three pods (tests/kernel/interleaving.py).
-The counts are printed every ten seconds and at the end; Control-C ends it after the act that
-is under way. Exit code 0: nothing was lost; 1: something was, and the course of events that
-did it is told.
+Each cycle has a node of its own with four NICs and three pods (tests/kernel/interleaving.py). The
+counts are printed every ten seconds and at the end. Control-C ends the run after the current act.
+Exit code 0: nothing was lost; 1: something was lost, and the course of requests is printed.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ TELL_SECONDS = 10.0
 
 
 class Soak:
-    """Cycle after cycle, until its time is over or somebody asks it to end."""
+    """Cycles until the time is over or a signal arrives."""
 
     def __init__(self, seconds: float, seed: int) -> None:
         self.counts = Counts()
         self.broken = 0
-        self._dice = random.Random(seed)  # noqa: S311  no secret: a course to be had again
+        self._dice = random.Random(seed)  # noqa: S311  not a secret: a course that can be repeated
         self._until = time.monotonic() + seconds
         self._tell_at = time.monotonic() + TELL_SECONDS
 
     def stop(self, *_: object) -> None:
-        """End with the act that is under way."""
+        """End after the current act."""
         self._until = 0.0
 
     def run(self) -> None:
-        """All cycles; the last is taken down, too."""
+        """Run the cycles; the last one is taken down, too."""
         while time.monotonic() < self._until:
             with tempfile.TemporaryDirectory(prefix="bondcni-soak-") as folder:
                 self._cycle(Path(folder), self._dice.randrange(10**6))
@@ -74,7 +73,7 @@ class Soak:
 
 
 def main() -> int:
-    """Exit code 1 when something was lost, or was not as the model says."""
+    """Exit code 1 if something was lost, or differed from the model."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6)
     print(f"soak: {seconds:g} s, seed {seed}", flush=True)
@@ -82,7 +81,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, soak.stop)
     soak.run()
-    print(f"soak, at the end: {soak.counts}, broken cycles: {soak.broken}")
+    print(f"soak: at the end: {soak.counts}, failed cycles: {soak.broken}")
     return 1 if soak.broken or soak.counts.leaks else 0
 
 

@@ -1,7 +1,7 @@
-"""A node of its own for each test: namespaces, NICs, a switch, pods, and the plugin.
+"""A node for each test: namespaces, NICs, a switch, pods, and the plugin.
 
-The test process enters the node's namespace, so that plugin, delegates and ``ip`` run
-where they would run on a node. What the kernel holds is read by ``ip -j -d`` only.
+The test process enters the node's namespace, so plugin, delegates and ``ip`` run where they would
+run on a node. The kernel's state is read with ``ip -j -d`` only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MNT_DETACH = 2
 SIOCSIFFLAGS = 0x8914
 DELEGATES = os.environ.get("BONDCNI_DELEGATES") or os.environ.get("CNI_PATH", "/usr/lib/cni")
 THICK = os.environ.get("BONDCNI_WAY") == "thick"
-"""Whether requests go through the shim and a daemon; else each is done in place."""
+"""Whether requests go through the executable and a daemon. Otherwise they run in this process."""
 
 Document = dict[str, Any]
 
@@ -51,7 +51,7 @@ def sh(*argv: str, check: bool = True, timeout: float = 60, stdin: str = "") -> 
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """Poll until ``what()`` is true; its value. Fails at the deadline."""
+    """Poll until ``what()`` is true, and return its value. Fails at the deadline."""
     until = time.monotonic() + seconds
     while True:
         value = what()
@@ -62,7 +62,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 
 class Answer(NamedTuple):
-    """What the plugin answered."""
+    """The plugin's answer."""
 
     status: int
     document: Document
@@ -73,14 +73,14 @@ class Answer(NamedTuple):
         return self.document
 
     def failed(self, code: int) -> str:
-        """The message and details of a refusal with that code."""
+        """Message and details of an error with this code."""
         assert self.status == 1, self.document
         assert self.document["code"] == code, self.document
         return f"{self.document['msg']} {self.document.get('details', '')}"
 
 
 def answer(status: int, printed: str, told: str) -> Answer:
-    """From an exit code, standard output and standard error."""
+    """An ``Answer`` from exit code, standard output and standard error."""
     return Answer(status, json.loads(printed) if printed else {}, told)
 
 
@@ -96,12 +96,14 @@ class Space:
         return sh("ip", "-n", self.name, *args, check=check)
 
     def batch(self, *lines: str, flags: tuple[str, ...] = ()) -> str:
-        """Several ``ip`` commands in one process: starting one costs more than its work."""
+        """Run several ``ip`` commands in one process: starting a process takes longer than its
+        work.
+        """
         text = "".join(f"{line}\n" for line in lines)
         return sh("ip", *flags, "-n", self.name, "-batch", "-", stdin=text)
 
     def everything(self) -> Document:
-        """Links in every detail, global addresses, routes: what a refusal must leave alone."""
+        """Links in every detail, global addresses and routes: what a refusal must not change."""
         out = self.batch("addr", "route show table all", flags=("-j", "-d"))
         links, routes = (json.loads(line) for line in out.splitlines())
         return {
@@ -110,7 +112,7 @@ class Space:
         }
 
     def links(self) -> dict[str, Document]:
-        """Every link by name, as ``ip -j -d`` shows it."""
+        """Every link by name, as ``ip -j -d`` prints it."""
         return {link["ifname"]: link for link in json.loads(self.ip("-j", "-d", "link") or "[]")}
 
     def link(self, name: str) -> Document:
@@ -153,7 +155,9 @@ class Space:
 
 
 def flat(document: Document, start: str) -> Document:
-    """One level, keys joined: so that a failed comparison shows only what differs."""
+    """A nested value as one level with joined keys, so that a failed comparison shows only
+    differences.
+    """
     whole: Document = {}
     for key, value in document.items():
         path = f"{start}.{key}"
@@ -162,7 +166,7 @@ def flat(document: Document, start: str) -> Document:
 
 
 def _lasting(link: Document) -> Document:
-    """Without what the kernel changes by itself: addresses it makes, life times."""
+    """Without what the kernel changes by itself: addresses that it makes, lifetimes."""
     infos = [info for info in link.get("addr_info", []) if info["scope"] != "link"]
     addresses = sorted(f"{info['local']}/{info['prefixlen']}" for info in infos)
     moving = ("addr_info", "operstate", "qdisc")
@@ -181,7 +185,7 @@ def _made_by_hand(route: Document) -> bool:
 
 
 class Node:
-    """A node: its own namespace, a switch in another, pods, state folders."""
+    """A node: its own namespace, a switch in another one, pods, state directories."""
 
     way: type[Way] = Thick
     """How the next daemon runs: in this process, or as one of its own."""
@@ -209,11 +213,11 @@ class Node:
         return self._new("pod")
 
     def other(self) -> Space:
-        """One more namespace, for a partner of some kind."""
+        """One more namespace, for a peer."""
         return self._new("other")
 
     def veth(self, name: str, inside: Space | None = None, *, bridged: bool = True) -> str:
-        """A NIC ``name`` in the node or a pod; its far end, which this returns, on the switch."""
+        """A veth ``name`` in the node or a pod. Its far end, which is returned, is on the switch."""
         far = f"s{self.number}{name}"[:15]
         space = (inside or self.space).name
         self.switch.batch(
@@ -223,7 +227,7 @@ class Node:
         return far
 
     def home(self) -> dict[str, Document]:
-        """What must be the same again after everything: the node's links, comparable."""
+        """What must be unchanged at the end: the links of the node, comparable."""
         keys = ("address", "mtu", "txqlen", "ifalias", "altnames", "master", "promiscuity")
         return {
             name: {**{key: link.get(key) for key in keys}, "up": "UP" in link["flags"]}
@@ -232,7 +236,7 @@ class Node:
         }
 
     def leases(self) -> set[str]:
-        """The addresses that host-local has given out, of ``host_local`` configurations."""
+        """The addresses that host-local has reserved, for ``host_local`` configurations."""
         return {path.name for path in self.folder.glob("leases/*/*[.:]*[0-9a-f]")} - {
             path.name for path in self.folder.glob("leases/*/last_reserved_ip*")
         }
@@ -249,14 +253,16 @@ class Node:
         return whole
 
     def host_local(self, subnet: str = "10.1.0.0/24", **extra: Any) -> Document:
-        """IPAM by the reference plugin, its leases in this node's folder."""
+        """IPAM by the reference plugin, its leases in this node's directory."""
         ranges = {"subnet": subnet, "dataDir": str(self.folder / "leases")}
         return {"type": "host-local", **ranges, **extra}
 
     def cni(
         self, command: str, config: Document | bytes, pod: Space | None = None, **named: Any
     ) -> Answer:
-        """Call the plugin as a runtime does: in this process, or by the shim and a daemon."""
+        """Call the plugin as a runtime does: in this process, or through the executable and a
+        daemon.
+        """
         env, text = self.request(command, config, pod, **named)
         if THICK:
             return answer(*self._through_daemon(env, text))
@@ -272,7 +278,7 @@ class Node:
         container: str = "c1",
         env: dict[str, str] | None = None,
     ) -> tuple[dict[str, str], bytes]:
-        """Environment and standard input, as a runtime gives them."""
+        """Environment and standard input, as a runtime passes them."""
         whole = {
             "PATH": os.environ["PATH"],
             "BONDCNI_STATE": str(self.state),
@@ -286,7 +292,9 @@ class Node:
         return whole, config if isinstance(config, bytes) else json.dumps(config).encode()
 
     def _through_daemon(self, env: dict[str, str], text: bytes) -> tuple[int, str, str]:
-        """By the executable and a daemon of this node, which starts at the first request."""
+        """A request through the executable and a daemon of this node, which starts at the first
+        request.
+        """
         return self.daemon(env.get("BONDCNI_POLICY", "")).call(env, text)
 
     def daemon(self, policy: str = "") -> Way:
@@ -299,13 +307,13 @@ class Node:
         return self._daemon
 
     def end_daemon(self) -> None:
-        """As SIGTERM ends it; one of a parent process is not ours to end."""
+        """End the daemon by SIGTERM, unless it belongs to a parent process."""
         if self._daemon:
             self._daemon.end()
             self._daemon = None
 
     def delegate(self, name: str, script: str) -> None:
-        """An IPAM plugin of the test's own: a shell script."""
+        """An IPAM plugin of the test: a shell script."""
         path = self.folder / name
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
@@ -367,12 +375,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def direct_only(why: str) -> pytest.MarkDecorator:
-    """Skip a test where requests go through the daemon."""
+    """Skip a test if requests go through the daemon."""
     return pytest.mark.skipif(THICK, reason=f"direct mode's: {why}")
 
 
 def thick_only(why: str) -> pytest.MarkDecorator:
-    """Skip a test where they do not."""
+    """Skip a test if requests do not go through the daemon."""
     return pytest.mark.skipif(not THICK, reason=f"the daemon's: {why}")
 
 

@@ -1,4 +1,4 @@
-"""A DHCP server that knows one address; it writes down what it was told (RFC 2131)."""
+"""A DHCP server with one address, which logs the messages that it receives (RFC 2131)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Dhcpd(threading.Thread):
                 self._socket.sendto(answer, ("255.255.255.255", 68))
 
     def heard(self, kind: str) -> list[str]:
-        """The MACs that sent a kind of message."""
+        """The MACs that sent a message of this kind."""
         return [mac for name, mac in self.log if name == kind]
 
     def _answer(self, message: bytes, kind: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Faults between us and the kernel: a function that sees each request before it is sent.
+"""Fault injection between plugin and kernel: a function that sees each request before it is sent.
 
-The one seam is ``Rtnetlink.send``, through which every change goes; reading does not.
-Requests are sent one by one then, so that what follows a refused one is done all the
-same, as the kernel does with the messages of one send.
+Every change goes through ``Rtnetlink.send``, the only place that is replaced; reads do not.
+Requests are sent one by one then, so that those after a refused one are still done, as the kernel
+does with the messages of one send.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from bondcni.kernel.rtnetlink import Rtnetlink
 from bondcni.kernel.wire import Ack, Request
 
 Fault = Callable[[int, Request], int | None]
-"""From the number of a request (0 is the first) to the errno that answers it without it
-being sent (0: a silent no), or None to send it. It may raise."""
+"""From the number of a request (0 is the first) to the errno that answers it without sending it (0:
+success without effect), or None to send it. It may raise.
+"""
 
 
 @contextmanager
 def faults(fault: Fault) -> Iterator[list[str]]:
-    """Every change goes by ``fault`` first; the operations that came, in order."""
+    """Call ``fault`` before every change; the list of the operations in their order."""
     seen: list[str] = []
     real = Rtnetlink.send
 
@@ -46,21 +47,21 @@ def _ack(number: int) -> Ack:
 
 
 def none(_number: int, _request: Request) -> None:
-    """No fault: to count."""
+    """No fault, to count the requests."""
 
 
 def at(step: int, number: int) -> Fault:
-    """The request of that number is answered with an errno (0: yes, and nothing done)."""
+    """The request with this number is answered with an errno (0: success, without being sent)."""
     return lambda at, _: number if at == step else None
 
 
 def since(step: int, number: int) -> Fault:
-    """That request and every one after it."""
+    """The same for that request and every later one."""
     return lambda at, _: number if at >= step else None
 
 
 def raising(step: int, error: BaseException) -> Fault:
-    """An exception in the place of that request."""
+    """Raise an exception instead of that request."""
 
     def fault(at: int, _request: Request) -> None:
         if at == step:

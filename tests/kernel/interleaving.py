@@ -1,14 +1,14 @@
-"""A node under fire: random requests, one or two at a time, some of them killed.
+"""Random requests on one node, one or two at a time, some of them killed, and a model of the
+result.
 
-Four NICs and three pods that want some of them; a model that knows what must hold. What
-became of a killed request is read from the disk: a record with a result is a whole
-attachment and must pass CHECK; one without is cut off and must vanish when asked, and so must
-one whose deletion is queued. After
-each act: a NIC is at home as it was, or in the hands of exactly one record; each lease has
-a record; a whole attachment has its bond, with its links in it. At the end of a round all is
-taken down: everything is home, and no lease and no file is left.
+The node has four NICs, and three pods that want some of them. The result of a killed request is
+read from the disk: a record with a result is a complete attachment and must pass CHECK. A record
+without a result is interrupted and must be removed on demand, as must one whose DEL is queued.
+After each act every NIC is on the host as it was, or claimed by exactly one record; each lease has
+a record; a complete attachment has its bond with its links in it. At the end of a course everything
+is taken down: all links are restored, and no lease and no file is left.
 
-One seed gives one course of events, as far as the machine's timing lets it.
+A seed determines the course, as far as the timing of the machine allows.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tests.kernel.thick import idle, recovered
 NICS = ("eth1", "eth2", "eth3", "eth4")
 PODS = (0, 1, 2)
 PATIENCE = 15.0
-"""Seconds for what a killed request left running, a delegate, to end."""
+"""Seconds until everything that a killed request started, such as a delegate, has ended."""
 
 VERBS = {"ADD": 8, "DEL": 6, "CHECK": 2, "GC": 2, "recover": 2, "death": 1}
-"""The acts, and how often each comes."""
+"""The acts, and how often each is drawn."""
 
 CHANGES = (8, 24)
-"""What a short and what a long request changes, in events: where to die is drawn from one of
-them, and may never be reached.
+"""Number of changes of a short and of a long request, in events. The place of a kill is drawn from
+one of them, and may not be reached.
 """
 
 
 class Order(NamedTuple):
-    """One request of the course of events, and where it is killed (-1: nowhere)."""
+    """One request of the course, and where it is killed (-1: not killed)."""
 
     verb: str
     pod: int
@@ -54,7 +54,7 @@ class Order(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a record says: its links, and whether the attachment is whole."""
+    """What a record says: its links, and whether the attachment is complete."""
 
     links: frozenset[str]
     result: Document | None
@@ -62,7 +62,7 @@ class Held(NamedTuple):
 
 
 class Counts:
-    """What has been done, and what was lost by it."""
+    """What was done, and what was lost."""
 
     def __init__(self) -> None:
         self.cycles = self.acts = self.kills = 0
@@ -70,7 +70,7 @@ class Counts:
 
     @property
     def leaks(self) -> int:
-        """All that was lost."""
+        """The number of lost things."""
         return self.nics + self.leases + self.files
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Counts:
 
 
 class World:
-    """The node, its NICs and pods, and what must be true of them."""
+    """The node, its NICs and pods, and what must hold for them."""
 
     def __init__(self, node: Node, counts: Counts) -> None:
         self.node = node
@@ -93,7 +93,7 @@ class World:
         self.pods: list[Space] = [self._pod() for _ in PODS]
         self.start = node.home()
 
-    # The room
+    # The node
 
     def _stock(self, nic: str) -> None:
         self.node.veth(nic)
@@ -110,7 +110,7 @@ class World:
         return pod
 
     def held(self) -> dict[int, Held]:
-        """The records by pod, as a reader of files sees them."""
+        """The records by pod, as read from the files."""
         found = {}
         for path in self.node.state.glob("*.json"):
             record = json.loads(path.read_text())
@@ -122,7 +122,7 @@ class World:
         return found
 
     def whole(self) -> dict[int, Held]:
-        """The attachments that nobody but a DEL may touch."""
+        """The attachments that only a DEL may take down."""
         return {pod: one for pod, one in self.held().items() if one.result and one.alive}
 
     # Requests
@@ -140,14 +140,16 @@ class World:
         return whole
 
     def serve(self, order: Order) -> object:
-        """Do one request in this process; the answer as JSON has it."""
+        """Do one request in this process; the answer as JSON."""
         if order.verb == "recover":
             return [finding._asdict() for finding in recovered(self.node.state)]
         pod, container = self.pods[order.pod], f"c{order.pod}"
         return self.node.cni(order.verb, self.asked(order), pod, container=container)
 
     def answer(self, order: Order) -> Answer:
-        """A request that is not killed, repeated while a dead one's delegate is at work."""
+        """The answer to a request that is not killed, repeated while the delegate of a killed one
+        runs.
+        """
         until = time.monotonic() + PATIENCE
         while True:
             answer = self.serve(order)
@@ -157,7 +159,7 @@ class World:
             time.sleep(0.1)
 
     def is_due(self, order: Order, answer: Answer) -> bool:
-        """Whether this is the answer that the model wants."""
+        """Whether the model expects this answer."""
         whole, code = self.before, answer.document.get("code", 0)
         if order.verb == "ADD":
             taken = set().union(*(one.links for one in whole.values())) & set(order.links)
@@ -169,13 +171,13 @@ class World:
     # Acts
 
     def draw(self, dice: random.Random) -> list[Order]:
-        """The next act: one request or two at once, some with a kill."""
+        """The next act: one request or two at once, some of them killed."""
         orders = [self._order(dice) for _ in range(dice.choice((1, 1, 2)))]
         dead = [order for order in orders if order.verb == "death"]
         return dead[:1] or orders
 
     def _order(self, dice: random.Random) -> Order:
-        """Mostly one that has something to do: an ADD of what is free, a DEL of what is there."""
+        """Usually a request with an effect: ADD of free links, DEL of an attachment."""
         verb = dice.choices(list(VERBS), list(VERBS.values()))[0]
         held = self.held()
         free = sorted(set(NICS).difference(*(one.links for one in held.values())))
@@ -192,7 +194,7 @@ class World:
         return order._replace(number=dice.randrange(dice.choice(CHANGES)), when=when)
 
     def act(self, orders: list[Order]) -> None:
-        """Do it and look at everything. Raises ``AssertionError`` with the course so far."""
+        """Do an act and check everything. Raises ``AssertionError`` with the course so far."""
         self.told.append(" | ".join(map(str, orders)))
         self.counts.acts += 1
         self.before = self.whole()
@@ -209,7 +211,7 @@ class World:
             raise AssertionError(f"{error}\nafter:\n  {course}") from error
 
     def alone(self, order: Order) -> None:
-        """Undisturbed and alone: the answer is known beforehand."""
+        """One request that is not killed: its answer is known beforehand."""
         if order.verb == "recover":
             self.recover_all()
             assert self.held().keys() == self.before.keys()
@@ -222,19 +224,19 @@ class World:
             assert order.pod not in self.held()
 
     def at_once(self, orders: list[Order]) -> None:
-        """Two at once, or one that is killed: what they answer depends, what must hold does not."""
+        """Two requests at once, or one that is killed: the answers vary, the invariants hold."""
         children = [
             Child(partial(self.serve, one), Seam(one.number, one.when, lasting=True))
             for one in orders
         ]
         for child in children:
             self.counts.kills += child.end().killed
-        wait_for(idle)  # the executable of a daemon that was killed does what is left to do
+        wait_for(idle)  # the executable completes its part after its daemon was killed
         untouched = set(self.before) - {o.pod for o in orders if o.verb == "DEL"}
         assert untouched <= set(self.whole()), "a whole attachment was touched"
 
     def death(self, pod: int) -> None:
-        """A pod's namespace dies, its veths with it; the node gets new ones like them."""
+        """The namespace of a pod is deleted, its veths with it; the node gets new ones."""
         self.pods[pod].delete()
         self.pods[pod] = self._pod()
         inside = {name for space in self.pods for name in space.links()}
@@ -247,7 +249,7 @@ class World:
         return far not in self.node.switch.links()
 
     def recover_all(self) -> None:
-        """Recover until no dead request's delegate is in its way."""
+        """Run recover until no delegate of a killed request holds a lock."""
         until = time.monotonic() + PATIENCE
         while left := [
             one for one in recovered(self.node.state) if one.state != "active" and not one.done
@@ -255,10 +257,10 @@ class World:
             assert time.monotonic() < until, left
             time.sleep(0.1)
 
-    # What must hold
+    # Invariants
 
     def look(self) -> None:
-        """Every NIC, lease and file is accounted for."""
+        """Check that every NIC, lease and file is accounted for."""
         held, home = self.held(), self.node.home()
         for nic in home.keys() - set(NICS):
             raise AssertionError(f"the node has {nic}")
@@ -289,12 +291,14 @@ class World:
         assert inside[0] in claims, f"{nic} is in pod {inside[0]}, which has no record of it"
 
     def lease_files(self) -> list[Path]:
-        """host-local's, one for each address that is given out."""
+        """The files of host-local, one for each reserved address."""
         files = (self.node.folder / "leases").glob("*/*")
         return [file for file in files if file.name[0].isdigit()]
 
     def finish(self) -> None:
-        """DEL for all, then recover: counts what is not home, not released, not gone."""
+        """DEL for all, then recover; counts links that are not restored, leases and files that are
+        left.
+        """
         self.told.append("the end")
         for pod in PODS:
             answer = self.answer(Order("DEL", pod, ()))
@@ -314,8 +318,8 @@ class World:
 
 
 def course(node: Node, seed: int, acts: int, counts: Counts) -> None:
-    """One world from beginning to end. Raises ``AssertionError`` for what must not be."""
-    dice = random.Random(seed)  # noqa: S311  no secret: a course to be had again
+    """One course from beginning to end. Raises ``AssertionError`` if an invariant is broken."""
+    dice = random.Random(seed)  # noqa: S311  not a secret: a course that can be repeated
     world = World(node, counts)
     for _ in range(acts):
         world.act(world.draw(dice))

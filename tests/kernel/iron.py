@@ -1,8 +1,8 @@
-"""Hardware for tests: the guest's vector NICs, in its first namespace.
+"""Hardware for tests: the vector NICs of the guest, in its first namespace.
 
-A real NIC returns to the first namespace of the machine when the one that it is in dies;
-a veth dies with it. So what is to be told of that takes a node without a namespace of its
-own, and NICs that the guest was given at its boot.
+The kernel returns a hardware NIC to the first namespace when its namespace is deleted; a veth is
+destroyed. Tests of this need a node without a namespace of its own, and NICs that the guest had
+when it booted.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ NICS = ("eth1000", "eth1001")
 FIRST = "/proc/1/ns/net"
 PLAIN = "down mtu 1500 txqueuelen 1000 alias '' promisc off allmulticast off"
 FACTORY: dict[str, tuple[str, str]] = {}
-"""Of each NIC, its device and the MAC it came with."""
+"""The device and the original MAC of each NIC."""
 
 
 def hardware() -> dict[str, str]:
-    """Device to present name of the NICs that are in the first namespace now."""
+    """Device to current name of the NICs that are in the first namespace now."""
     paths = Path("/sys/class/net").glob("*/device")
     devices = {path.resolve().name: path.parent.name for path in paths}
     return {device: name for device, name in devices.items() if device in _known().values()}
 
 
 def _known() -> dict[str, str]:
-    """Device of each of our NICs, by its name at the boot."""
+    """The device of each NIC, by its name at boot."""
     if not FACTORY:
         for name in NICS:
             folder = Path(f"/sys/class/net/{name}")
@@ -54,7 +54,7 @@ class First(Space):
 
 
 class IronNode(Node):
-    """The guest itself as the node, its NICs as they came."""
+    """The guest itself as the node, with its NICs as they were at boot."""
 
     def __init__(self, folder: Path) -> None:
         self.number = next(NUMBERS)
@@ -65,7 +65,7 @@ class IronNode(Node):
         self.reset()
 
     def reset(self) -> None:
-        """Names, MACs and the rest as at the boot, whatever a test left."""
+        """Restore names, MACs and everything else of the NICs to what they were at boot."""
         now = hardware()
         for number, device in enumerate(now):
             sh("ip", "link", "set", now[device], "down")

@@ -1,10 +1,10 @@
-"""SIGKILL at a chosen event of the product, in a child: no trace of it in production code.
+"""SIGKILL at a chosen event of the product, in a child process, without test code in the product.
 
-A child is forked from the test process, so that no interpreter has to start. In the child
-alone the functions through which everything goes to the kernel, the disk and the delegates
-are wrapped; each call is an event. Where the child shall die, it sends itself SIGKILL: no
-handler, no ``finally``, no flush. The messages of one send go one by one there, so that it
-can die between two of them: harsher than what a real kernel lets happen.
+The child is forked from the test process, so no interpreter has to start. Only in the child, the
+functions that reach the kernel, the disk and the delegates are wrapped; each call is an event. At
+the chosen event the child sends itself SIGKILL: no handler, no ``finally``, no flush. The messages
+of one send are sent one by one there, so that the child can be killed between two of them: a real
+kernel does not allow this.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Work = Callable[[], object]
 
 READS = "read"
 FLEETING = (READS, "lock", "folder")
-"""Kinds of events that change nothing, or nothing that outlives the process: it is enough to
-die before them."""
+"""Kinds of events that change nothing, or nothing that outlives the process: killing before them is
+enough.
+"""
 
 UNLOCK = struct.pack("=h", fcntl.F_UNLCK)
 
@@ -43,11 +44,11 @@ CALLS: tuple[tuple[Any, str, str], ...] = (
     (os, "waitpid", "delegate end"),
     (fcntl, "fcntl", "lock"),
 )
-"""Functions that are wrapped as they are, and what their call is called."""
+"""Functions that are wrapped unchanged, and the name of their event."""
 
 
 class Event(NamedTuple):
-    """One call at the seam."""
+    """One call of a wrapped function."""
 
     kind: str
     label: str
@@ -57,7 +58,7 @@ LAST = Event("frame", "ANSWER")
 
 
 class Point(NamedTuple):
-    """Where to die: before, after or in the middle of an event."""
+    """Where to kill: before, after or in the middle of an event."""
 
     number: int
     when: str  # "before", "half" or "after"
@@ -70,7 +71,7 @@ class Point(NamedTuple):
 class Seam:
     """Counts the events of this process, and kills it at one of them.
 
-    Where ``lasting``, only events that change something are counted.
+    With ``lasting`` only events that change something are counted.
     """
 
     def __init__(self, number: int = -1, when: str = "", *, lasting: bool = False) -> None:
@@ -79,9 +80,9 @@ class Seam:
         self._lasting = lasting
 
     def install(self) -> None:
-        """Wrap the functions, for the rest of this process's life."""
+        """Wrap the functions, until this process ends."""
         for module, name, kind in CALLS:
-            if not (THICK and kind.startswith("delegate")):  # there the shim runs them
+            if not (THICK and kind.startswith("delegate")):  # there by the executable
                 setattr(module, name, self._wrapped(kind, getattr(module, name)))
         vars(journal)["open"] = self._open
         transmit, send = Rtnetlink._transmit, Rtnetlink.send
@@ -101,7 +102,7 @@ class Seam:
         self._watch_frames()
 
     def _watch_frames(self) -> None:
-        """What the daemon says to the shim: calls and the answer."""
+        """Frames from the daemon to the executable are events: calls and the answer."""
         say = Connection.send
 
         def said(self_: Connection, kind: int, *args: Any, **kwargs: Any) -> None:
@@ -111,7 +112,7 @@ class Seam:
         setattr(Connection, "send", said)  # noqa: B010  mypy lets no method be replaced
 
     def reach(self, when: str) -> None:
-        """Die if this is the place."""
+        """Kill the process if this is the chosen place."""
         counted = [e for e in self.events if not self._lasting or e.kind not in FLEETING]
         if self._at == (len(counted) - 1, when) and counted[-1] is self.events[-1]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -121,7 +122,7 @@ class Seam:
 
     def _wrapped(self, kind: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if kind == "lock" and args[2][:2] == UNLOCK:  # what the end of the process does, too
+            if kind == "lock" and args[2][:2] == UNLOCK:  # the end of the process does this, too
                 return real(*args, **kwargs)
             with self._event(kind, str(args[0])):
                 return real(*args, **kwargs)
@@ -153,7 +154,7 @@ class _Around:
 
 
 class _File:
-    """A file whose writing can be cut off in the middle."""
+    """A file; writing it can be interrupted in the middle."""
 
     def __init__(self, seam: Seam, path: str, real: Any) -> None:
         self._seam = seam
@@ -180,7 +181,7 @@ class _File:
 
 
 class Ended(NamedTuple):
-    """What became of a child: killed at its point, or through with its work."""
+    """The end of a child: killed at its point, or completed."""
 
     killed: bool
     answer: Any
@@ -188,7 +189,7 @@ class Ended(NamedTuple):
 
 
 class Child:
-    """A process that does its work beside ours."""
+    """A process that runs beside the test."""
 
     def __init__(self, work: Work, seam: Seam) -> None:
         reading, writing = os.pipe()
@@ -200,8 +201,8 @@ class Child:
         self._reading = reading
 
     def end(self) -> Ended:
-        """Wait for its end. A child that raised fails the test."""
-        with open(self._reading, "rb") as pipe:  # delegates do not have it: close-on-exec
+        """Wait for its end. A child that raised an exception fails the test."""
+        with open(self._reading, "rb") as pipe:  # delegates do not inherit it: close-on-exec
             said = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         if status == -signal.SIGKILL:
@@ -212,7 +213,9 @@ class Child:
 
 
 def run(work: Work, number: int = -1, when: str = "") -> Ended:
-    """``work`` in a child that dies at an event; its answer (JSON) if it does not get there."""
+    """Run ``work`` in a child that is killed at an event; its answer (JSON) if the event is not
+    reached.
+    """
     return Child(work, Seam(number, when)).end()
 
 
@@ -222,7 +225,7 @@ def _work(work: Work, seam: Seam, writing: int) -> None:
         seam.install()
         said = json.dumps([work(), seam.events])
         status = 0
-    except BaseException:  # noqa: BLE001  told by the parent
+    except BaseException:  # noqa: BLE001  the parent reports it
         said = traceback.format_exc()
     finally:
         with open(writing, "wb") as pipe:
@@ -231,7 +234,7 @@ def _work(work: Work, seam: Seam, writing: int) -> None:
 
 
 def points(events: Sequence[Event]) -> list[Point]:
-    """Every place to die: both sides of what changes something, once in a row of readings."""
+    """Every point to kill at: before and after each change, and once in a sequence of reads."""
     found = []
     for number, event in enumerate(events):
         if event.kind in FLEETING:
@@ -239,7 +242,7 @@ def points(events: Sequence[Event]) -> list[Point]:
             whens = [] if again else ["before"]
         else:
             whens = ["before", "half", "after"] if event.kind == "write" else ["before", "after"]
-            if event == LAST:  # who asked may have ended the child before it comes there
+            if event == LAST:  # the child may have been ended before it gets here
                 whens = ["before"]
         found += [Point(number, when, event) for when in whens]
     return found

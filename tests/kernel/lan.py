@@ -1,8 +1,8 @@
-"""What stands at the other end of the cables, and readers that are not ours.
+"""The other end of the cables, and programs of others that read the state.
 
-A partner is a bond in the switch's namespace: a static LAG, or one that speaks LACP. A cut
-takes the far end down, so that the pod's NIC loses its carrier. A flow is traffic that runs
-while something is cut. ``attributes`` reads what ``ip`` of this Debian does not know yet.
+A partner is a bond in the switch's namespace: a static LAG, or one that speaks LACP. Cutting a link
+sets its far end down, so the pod's NIC loses its carrier. A flow is traffic that runs meanwhile.
+``attributes`` reads what Debian's ``ip`` does not print yet.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bridged(node: Node) -> dict[str, str]:
 
 
 def lag(node: Node, options: str, legs: tuple[str, ...] = LEGS) -> dict[str, str]:
-    """NICs that end in ports of the switch's bond ``lag``; the far end of each."""
+    """NICs whose far ends are ports of the switch's bond ``lag``; the far end of each."""
     far = {leg: node.veth(leg, bridged=False) for leg in legs}
     node.switch.batch(
         f"link add lag type bond {options}",
@@ -50,7 +50,7 @@ def lag(node: Node, options: str, legs: tuple[str, ...] = LEGS) -> dict[str, str
 
 
 class Legs:
-    """The bond ``bond0`` in a pod, whose legs end at ``far`` on the switch."""
+    """The bond ``bond0`` in a pod, whose members end at ``far`` on the switch."""
 
     def __init__(self, node: Node, pod: Space, far: dict[str, str]) -> None:
         self.node = node
@@ -58,32 +58,32 @@ class Legs:
         self.far = far
 
     def cut(self, leg: str) -> None:
-        """Take carrier from a leg and wait until the bond has seen it."""
+        """Remove the carrier of a member, and wait until the bond has noticed."""
         self.node.switch.ip("link", "set", self.far[leg], "down")
         wait_for(lambda: member(self.pod, leg)["mii_status"] == "DOWN")
 
     def mend(self, leg: str) -> None:
-        """Give a leg its carrier back and wait until the bond has seen it."""
+        """Restore the carrier of a member, and wait until the bond has noticed."""
         self.node.switch.ip("link", "set", self.far[leg], "up")
         wait_for(lambda: member(self.pod, leg)["mii_status"] == "UP")
 
 
 def member(space: Space, name: str) -> Document:
-    """What ``ip`` shows of a link as a member of a bond."""
+    """A link as a member of a bond, as ``ip`` prints it."""
     data: Document = space.link(name)["linkinfo"]["info_slave_data"]
     return data
 
 
 def carrier(link: Document) -> bool:
-    """Whether ``ip`` shows a link with carrier."""
+    """Whether ``ip`` prints a link with carrier."""
     return "LOWER_UP" in link["flags"]
 
 
 class Flow(threading.Thread):
-    """Pings from a namespace for as long as the context lasts, one each 20 ms.
+    """Pings from a namespace while the context is open, one every 20 ms.
 
-    It starts with the first answer. Not ``ping``: starting that takes longer than a
-    failover, and it tells the number of answers only, not the silence between them.
+    It starts with the first answer. ``ping`` is not used: starting it takes longer than a failover,
+    and it prints the number of answers only, not the longest gap between them.
     """
 
     EACH = 0.02
@@ -132,7 +132,7 @@ class Flow(threading.Thread):
 
     @property
     def gap(self) -> float:
-        """The longest silence, in seconds."""
+        """The longest time without an answer, in seconds."""
         return max(later - earlier for earlier, later in pairwise(self._answers))
 
 
@@ -145,7 +145,7 @@ def _echo_request(kind: int) -> bytes:
 
 @contextmanager
 def inside(space: Space) -> Iterator[None]:
-    """This thread in another namespace."""
+    """Run this thread in another namespace."""
     with Path("/proc/thread-self/ns/net").open() as before:
         setns(space.path)
         try:
@@ -198,11 +198,11 @@ def member_attributes(space: Space, name: str) -> dict[int, bytes]:
 
 
 def proc(space: Space, bond: str) -> str:
-    """The driver's own report of a bond."""
+    """The bonding driver's report in /proc."""
     with inside(space):
         return Path(f"/proc/thread-self/net/bonding/{bond}").read_text(encoding="ascii")
 
 
 def shown(space: Space, *args: str) -> Any:
-    """What ``ip -j`` answers."""
+    """The output of ``ip -j`` as JSON."""
     return json.loads(space.ip("-j", *args) or "[]")

@@ -1,6 +1,6 @@
-"""CHECK: passes while the bond is as ADD left it, and says what is not so any more.
+"""CHECK succeeds while the bond is as ADD made it, and reports each difference.
 
-What others may do later is let be: a chained plugin's interface, one more address, a
+Changes that others may make are ignored: an interface of a chained plugin, one more address, a
 failover. CHECK itself changes nothing.
 """
 
@@ -17,7 +17,7 @@ MODES = (
 
 
 class Attached:
-    """A bond that ADD has made, and the CHECK of it."""
+    """A bond that ADD made, and its CHECK."""
 
     def __init__(self, node: Node, pod: Space, asked: Document) -> None:
         self.node, self.pod, self.asked = node, pod, asked
@@ -152,7 +152,7 @@ def test_every_difference_is_told(attached: Attached) -> None:
 
 
 def test_what_others_add_is_let_be(attached: Attached) -> None:
-    """An address, a route, a VLAN, an interface of a chained plugin: none of our business."""
+    """An address, a route, a VLAN or an interface of a chained plugin is not a difference."""
     attached.pod.batch(
         "addr add 198.51.100.7/24 dev bond0",
         "addr add 2001:db8::7/64 dev bond0 nodad",
@@ -207,7 +207,7 @@ def test_mac_that_moves_with_the_active_member(node: Node, pod: Space) -> None:
 
 
 def test_lease_gone(attached: Attached) -> None:
-    """The delegate's CHECK is asked, and its answer counts."""
+    """CHECK of the delegate is called, and its answer counts."""
     for path in attached.node.folder.glob("leases/*/10.1.0.2"):
         path.unlink()
     answer = attached.check()

@@ -1,7 +1,7 @@
-"""Many at once: each request is a process, as a runtime makes them, and they start together.
+"""Many requests at once: each is a process, as a runtime starts them, and they start together.
 
-For one NIC that two want, one wins and the other leaves nothing. Pods that have nothing in
-common all get their bonds.
+If two want one NIC, one succeeds and the other leaves nothing. Pods with different NICs all get
+their bonds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REFUSED, TRY_AGAIN = 101, 11
 
 
 def together(works: Sequence[Callable[[], Answer]]) -> list[Answer]:
-    """Do each in a process of its own, all released at the same moment; their answers."""
+    """Run each in a process of its own, all started at the same moment; their answers."""
     gate, release = os.pipe()
     ends: list[int] = []
     for work in works:
@@ -76,7 +76,7 @@ def test_two_want_the_same_links(node: Node, again: int) -> None:
 
 
 def test_three_in_a_ring(node: Node) -> None:
-    """Each wants a link of the next one: no deadlock, no half bond, a winner at least."""
+    """Each wants a link of the next one: no deadlock, no incomplete bond, at least one succeeds."""
     names = ["eth1", "eth2", "eth3"]
     for name in names:
         node.veth(name)
@@ -118,7 +118,7 @@ def test_eight_pods(node: Node) -> None:
 
 
 def test_two_bonds_in_one_pod(node: Node, pod: Space) -> None:
-    """The runtime may add a pod's attachments side by side."""
+    """The runtime may add the attachments of a pod at the same time."""
     for name in ("eth1", "eth2", "eth3", "eth4"):
         node.veth(name)
     before = node.everything(pod)

@@ -1,13 +1,13 @@
-"""SIGKILL at every step of ADD, DEL, GC and recover: afterwards everything is home.
+"""SIGKILL at every step of ADD, DEL, GC and recover: afterwards everything is restored.
 
-The places are enumerated by letting each verb run once through the seam of ``killing``. At
-each place the process is killed, and then comes what a node sees next: the runtime asks
-again, or asks for DEL (twice, as runtimes do), or ``bondctl recover`` runs, or the pod's
-namespace dies and recover runs. Then links, addresses, routes, leases, records and files
-must equal what was there before, read by ``ip -j -d`` and from the file system.
+The places are enumerated by running each verb once through ``killing``. At each place the process
+is killed, and then one of these follows: the runtime repeats the request, or calls DEL (twice, as
+runtimes do), or ``bondctl recover`` runs, or the pod's namespace is deleted and recover runs. Then
+links, addresses, routes, leases, records and files must be what they were, read with ``ip -j -d``
+and from the file system.
 
-Three kinds of NICs: veths of the host, veths inside the pod, and hardware (user-mode Linux's
-vector NICs) of the guest's first namespace, the only kind that outlives a pod's namespace.
+There are three kinds of NICs: veths of the host, veths in the pod, and hardware (vector NICs of
+user-mode Linux) of the guest's first namespace, the only kind that survives its namespace.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from bondcni.service.journal import Journal, Record
 
 VERBS = ("ADD", "DEL", "GC", "recover")
 WHOLE = bool(os.environ.get("BONDCNI_CRASH_WHOLE"))
-"""Whether everything that may come next is tried at each place: four times as long."""
+"""Whether every continuation is tried at each place: this takes four times as long."""
 
 PATIENCE = 20.0
-"""Seconds for what a killed process left running (a delegate, a dying namespace) to end."""
+"""Seconds until what a killed process left (a delegate, a namespace that is being deleted) has
+ended.
+"""
 
 TRIED: list[tuple[str, bool]] = []
-"""Each kill point that was tried, by verb and kind, and whether everything came home."""
+"""Each point that was tried, by verb and kind, and whether everything was restored."""
 
 
 class Scene:
-    """A node with a pod and two NICs to bond, which can be killed again and again."""
+    """A node with a pod and two NICs to bond, in which requests can be killed again and again."""
 
     kind = ""
     ahead = 0
@@ -60,7 +62,7 @@ class Scene:
         return Node(self.folder)
 
     def populate(self) -> None:
-        """The NICs of the host, each with something about it that must come back."""
+        """The NICs of the host, each with some attribute that must be restored."""
 
     def fill_pod(self) -> None:
         self.pod.batch("link add eth0 type veth peer name far0", "link set far0 up")
@@ -71,25 +73,25 @@ class Scene:
     def close(self) -> None:
         self.node.delete()
 
-    # What is there
+    # State
 
     def state(self) -> Document:
-        """All that must be as it was."""
+        """What must be as it was."""
         pods = [self.pod] if self.pod in self.node.spaces else []
         return {**self.node.everything(*pods), "files": self.files()}
 
     def files(self) -> list[str]:
-        """Of state folder and delegate; the lock file, which is always there, aside."""
+        """The files of state directory and delegate, without the lock file, which always exists."""
         found = [p for p in self.folder.rglob("*") if p.is_file() and p.name != "lock"]
         return sorted(p.name for p in found if not p.name.startswith("last_reserved_ip"))
 
     def record(self) -> Record | None:
         return Journal(str(self.node.state)).read("c1", "bond0", print)
 
-    # What is done
+    # Requests
 
     def cni(self, verb: str) -> Document:
-        """One request that must go well."""
+        """One request that must succeed."""
         return self.node.cni(verb, self.configured(verb), self.pod).ok()
 
     def configured(self, verb: str) -> Document:
@@ -100,11 +102,11 @@ class Scene:
         return {**self.asked(), **({"prevResult": record.result} if record else {})}
 
     def recover(self) -> list[Document]:
-        """One run of recover; its findings."""
+        """One run of recover; what it reports."""
         return [finding._asdict() for finding in recovered(self.node.state)]
 
     def recover_all(self) -> None:
-        """Recover until nothing is left that a killed process's delegate still holds."""
+        """Run recover until the delegate of a killed process holds nothing."""
         until = time.monotonic() + PATIENCE
         while left := [
             one for one in self.recover() if one["state"] != "active" and not one["done"]
@@ -113,11 +115,11 @@ class Scene:
             time.sleep(0.05)
 
     def work(self, verb: str) -> object:
-        """What is killed. A DEL or GC that failed must not look like one that did its work."""
+        """The request to kill. A DEL or GC that failed must not look like one that succeeded."""
         return self.recover() if verb == "recover" else self.cni(verb)
 
     def prepare(self, verb: str) -> None:
-        """What the verb finds: a complete attachment, or one that was cut off at the end."""
+        """What the verb finds: a complete attachment, or one that was interrupted at the end."""
         if verb == "ADD":
             return
         self.cni("ADD")
@@ -130,17 +132,17 @@ class Scene:
         Journal(str(self.node.state)).complete(record._replace(result=None))
 
     def check(self) -> None:
-        """A complete attachment is one that CHECK finds in order. Of the delegate's own CHECK
-        the lease tells as much, in a tenth of the time.
+        """CHECK of a complete attachment must succeed. The lease replaces the delegate's CHECK, in
+        a tenth of the time.
         """
         asked = {k: v for k, v in self.configured("CHECK").items() if k != "ipam"}
         self.node.cni("CHECK", asked, self.pod).ok()
         assert len(self.node.leases()) == 1
 
-    # What comes next
+    # Continuations
 
     def again(self, verb: str) -> None:
-        """The runtime, or the operator, asks the same again; recover's next is an ADD."""
+        """The runtime or the operator repeats the request; after recover comes an ADD."""
         if verb in ("DEL", "GC"):
             self.cni(verb)
             self.finish_live()
@@ -163,13 +165,13 @@ class Scene:
         self.finish_live()
 
     def finish_live(self) -> None:
-        """What recovery and GC let be is whole, and none of their business."""
+        """An attachment that recovery and GC left unchanged is complete, and taken down by DEL."""
         if self.record():
             self.check()
             self.cni("DEL")
 
     def death(self, _verb: str) -> None:
-        """The pod's namespace dies; a new pod stands in its place for the next try."""
+        """The pod's namespace is deleted; a new pod is made for the next attempt."""
         self.pod.delete()
         self.node.spaces.remove(self.pod)
         self.recover_all()
@@ -179,7 +181,7 @@ class Scene:
         self.before = self.state()
 
     def home(self) -> None:
-        """Everything is as it was; of the pod only while it lives."""
+        """Everything is as it was; the pod's part only while the pod exists."""
         before, now = self.before, self.state()
         if self.pod not in self.node.spaces:
             before = {k: v for k, v in before.items() if not k.startswith(self.pod.name + ".")}
@@ -190,7 +192,7 @@ class Scene:
         assert not differ, "; ".join(differ)
 
     def through(self, verb: str) -> list[Event]:
-        """The events of one that nobody kills."""
+        """The events of a request that is not killed."""
         self.prepare(verb)
         ended = run(lambda: self.work(verb))
         assert not ended.killed
@@ -200,7 +202,9 @@ class Scene:
 
 
 class HostScene(Scene):
-    """Veths of the host. They die with a namespace, so of its death the hardware tells."""
+    """Veths of the host. They are destroyed with their namespace, so hardware shows what happens
+    then.
+    """
 
     kind = "host"
 
@@ -222,7 +226,7 @@ class HostScene(Scene):
 
 
 class PodScene(Scene):
-    """Veths inside the pod."""
+    """Veths in the pod."""
 
     kind = "pod"
     ahead = 2
@@ -244,7 +248,7 @@ class PodScene(Scene):
 
 
 class IronScene(Scene):
-    """Hardware in the namespace it returns to, where the kernel lets it."""
+    """Hardware, in the namespace to which the kernel returns it."""
 
     kind = "iron"
 
@@ -264,13 +268,15 @@ class IronScene(Scene):
         return config(list(NICS), mtu=1300, ipam=self.node.host_local())
 
     def state(self) -> Document:
-        """But for the ifindex, which the kernel gives anew where it was taken in the pod, and
-        which nobody can change.
+        """Without the ifindex: the kernel assigns a new one if the old one was used in the pod, and
+        it cannot be changed.
         """
         return {key: value for key, value in super().state().items() if "ifindex" not in key}
 
     def prepare(self, verb: str) -> None:
-        """What GC and recover are for: the namespace is gone, the NICs are anyhow."""
+        """The case for GC and recover: the namespace is gone, the NICs are on the host in some
+        state.
+        """
         super().prepare(verb)
         if verb in ("GC", "recover"):
             self.pod.delete()
@@ -291,7 +297,7 @@ AFTER: dict[type[Scene], tuple[Next, ...]] = {
 
 
 class Stage:
-    """Scenes of one kind: a new one is set up where a failure left the last in ruins."""
+    """Scenes of one kind: a new one is made after a failure."""
 
     def __init__(self, kind: type[Scene], folder: Path) -> None:
         self.kind = kind
@@ -309,17 +315,18 @@ class Stage:
         self.scene.close()
 
     def try_all(self, verb: str) -> list[str]:
-        """Each place with one of what may come next, or with all; the failures."""
+        """Each place with one continuation, or with all of them; the failures."""
         places = points(self.scene.through(verb))
         print(f"{verb}, {self.kind.kind}: {len(places)} places to die")
         chosen = list(self.chosen(places))
         return [failure for point, then in chosen if (failure := self.attempt(verb, point, then))]
 
     def chosen(self, places: list[Point]) -> Iterator[tuple[Point, Next]]:
-        """By turns within each kind of event, and at the pod's links two turns ahead.
+        """The continuation: they take turns within each kind of event, and for the pod's links
+        start two later.
 
-        So between the two kinds of links each verb meets all four at each kind of event, and
-        each step two of them.
+        So the two kinds of links together try all four continuations at each kind of event, and two
+        at each step.
         """
         nexts = AFTER[self.kind]
         turns = Counter[str]()
@@ -330,13 +337,13 @@ class Stage:
                 yield point, nexts[turn % len(nexts)]
 
     def attempt(self, verb: str, point: Point, then: Next) -> str:
-        """Kill at one place and look at what comes of it; the failure in words, or ""."""
+        """Kill at one place and check the result; the failure as text, or ""."""
         failure = ""
         try:
             self.scene.prepare(verb)
             ended = run(lambda: self.scene.work(verb), point.number, point.when)
             assert ended.killed, "it never came there"
-            wait_for(idle)  # the executable of a daemon that was killed does what is left to do
+            wait_for(idle)  # the executable completes its part after its daemon was killed
             then(self.scene, verb)
             self.scene.home()
         except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
@@ -356,7 +363,7 @@ def summary(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class Summary:
-    """How many were killed, and how many came home."""
+    """How many were killed, and after how many everything was restored."""
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         home = sum(ok for _, ok in TRIED)

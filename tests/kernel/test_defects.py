@@ -1,7 +1,7 @@
-"""The incumbent's defects (bond-cni at 258926a, D1 to D27): what we do in their place.
+"""Defects of the Go plugin (bond-cni at 258926a, D1 to D27), and what this plugin does instead.
 
-One test each, named after it; its first line is the defect. What needs no kernel is in
-``tests/unit/test_defects.py``.
+One test for each, with its number; the first line of its docstring is the defect. Those that need
+no kernel are in ``tests/unit/test_defects.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def both(**extra: Any) -> Document:
 
 
 def ipam(node: Node, script: str = "", **answer: Any) -> Document:
-    """A delegate that writes down its verbs, then does ``script`` and answers."""
+    """A delegate that logs its verbs, then does ``script`` and answers."""
     said = json.dumps({"cniVersion": "1.0.0", **answer})
     log = node.folder / "calls"
     node.delegate("ours", f"echo $CNI_COMMAND >> {log}\n{script}\necho '{said}'")
@@ -54,7 +54,7 @@ def permanent(pod: Space) -> set[str]:
 
 
 def test_d01_no_mac_is_made_of_text(node: Node, pod: Space) -> None:
-    """A MAC for a duplicate was the first bytes of its text, 30:32:3a:..."""
+    """The new MAC for a duplicate was the first bytes of its text, 30:32:3a:..."""
     mac = same_mac(node)
     node.cni("ADD", both(mode="balance-xor"), pod).ok()
     assert permanent(pod) == {mac}
@@ -62,7 +62,7 @@ def test_d01_no_mac_is_made_of_text(node: Node, pod: Space) -> None:
 
 
 def test_d02_a_mac_that_cannot_be_set_is_an_error(node: Node, pod: Space) -> None:
-    """The error was swallowed, and the word "newMac" taken for the address."""
+    """The error was ignored, and the word "newMac" was used as the address."""
     mac = "02:00:00:00:00:77"
     asked, before = both(runtimeConfig={"mac": mac}), node.everything(pod)
     with faults(at(0, errno.EADDRNOTAVAIL)):
@@ -76,7 +76,7 @@ def test_d02_a_mac_that_cannot_be_set_is_an_error(node: Node, pod: Space) -> Non
 def test_d03_duplicate_macs_are_changed_for_a_reason_and_for_a_time(
     node: Node, pod: Space, mode: str
 ) -> None:
-    """They were changed in every mode, in DEL too, and never given back."""
+    """They were changed in every mode, in DEL too, and never restored."""
     same_mac(node)
     before = node.everything(pod)
     node.cni("ADD", both(mode=mode), pod).ok()
@@ -86,7 +86,7 @@ def test_d03_duplicate_macs_are_changed_for_a_reason_and_for_a_time(
 
 
 def test_d04_a_failed_add_gives_the_links_back(node: Node, pod: Space) -> None:
-    """They stayed in the pod, and DEL said all was well; with the pod they were gone."""
+    """They stayed in the pod, and DEL succeeded; they were lost with the pod."""
     before = node.everything()
     asked = config([{"name": "eth1", "queueId": 60000}, "eth2"])
     node.cni("ADD", asked, pod).failed(KERNEL)
@@ -97,7 +97,7 @@ def test_d04_a_failed_add_gives_the_links_back(node: Node, pod: Space) -> None:
 
 
 def test_d05_a_link_that_is_missing_strands_no_other(node: Node, pod: Space) -> None:
-    """A move that failed halfway left the first link, both ways."""
+    """A move that failed after the first link left it there, in both directions."""
     before = node.everything(pod)
     node.cni("ADD", config(["eth1", "nope"]), pod).failed(REFUSED)
     assert node.everything(pod) == before
@@ -110,7 +110,7 @@ def test_d05_a_link_that_is_missing_strands_no_other(node: Node, pod: Space) -> 
 
 
 def test_d06_only_our_bond_is_deleted(node: Node, pod: Space) -> None:
-    """DEL deleted whatever had the name: after a refused ADD, the pod's eth0."""
+    """DEL deleted any interface with the name: after a refused ADD, the pod's eth0."""
     pod.batch("link add eth0 type dummy", "link add eth9 type bond", "link set eth0 master eth9")
     before = node.everything(pod)
     node.cni("ADD", both(), pod, ifname="eth0").failed(REFUSED)
@@ -120,7 +120,7 @@ def test_d06_only_our_bond_is_deleted(node: Node, pod: Space) -> None:
 
 
 def test_d07_a_failed_add_can_be_asked_again(node: Node, pod: Space) -> None:
-    """It left its bond, and the second try found that "file exists"."""
+    """It left its bond, and the second attempt failed with "file exists"."""
     bad = both(ipam=ipam(node, "[ $CNI_COMMAND = DEL ] || exit 1"))
     node.cni("ADD", bad, pod).failed(104)
     assert pod.links().keys() == {"lo"}
@@ -134,13 +134,13 @@ def test_d07_a_failed_add_can_be_asked_again(node: Node, pod: Space) -> None:
 def test_d08_an_address_is_released_when_add_fails(
     node: Node, pod: Space, answer: Document
 ) -> None:
-    """IPAM was not told when what came after its ADD failed."""
+    """DEL of the IPAM plugin was not called when a later step of ADD failed."""
     assert node.cni("ADD", both(ipam=ipam(node, **answer)), pod).status == 1
     assert calls(node) == ["ADD", "DEL"]
 
 
 def test_d09_del_without_the_namespace(node: Node, pod: Space) -> None:
-    """DEL failed for ever when the namespace's file was gone."""
+    """DEL failed for ever when the file of the namespace was gone."""
     asked = both(ipam=node.host_local())
     node.cni("ADD", asked, pod).ok()
     assert node.leases()
@@ -150,7 +150,7 @@ def test_d09_del_without_the_namespace(node: Node, pod: Space) -> None:
 
 
 def test_d10_del_with_a_configuration_that_add_would_refuse(node: Node, pod: Space) -> None:
-    """DEL validated it anew, and failed for ever when it had been edited."""
+    """DEL validated it again, and failed for ever after it was edited."""
     before = node.everything(pod)
     node.cni("ADD", both(ipam=node.host_local()), pod).ok()
     node.cni("DEL", config(["eth1"], mode="bogus", miimon="x"), pod).ok()
@@ -158,7 +158,7 @@ def test_d10_del_with_a_configuration_that_add_would_refuse(node: Node, pod: Spa
 
 
 def test_d11_links_come_home_though_ipam_fails(node: Node, pod: Space) -> None:
-    """An IPAM error ended DEL before the interfaces were looked at."""
+    """An error of the IPAM plugin ended DEL before the interfaces were restored."""
     before = node.space.everything()
     asked = both(
         ipam=ipam(node, "[ $CNI_COMMAND = ADD ] || exit 1", ips=[{"address": "10.1.0.3/8"}])
@@ -170,7 +170,7 @@ def test_d11_links_come_home_though_ipam_fails(node: Node, pod: Space) -> None:
 
 
 def test_d12_check_status_and_gc_do_something(node: Node, pod: Space) -> None:
-    """CHECK was always content, STATUS and GC did nothing and asked no IPAM."""
+    """CHECK always succeeded; STATUS and GC did nothing and did not call the IPAM plugin."""
     asked = both(cniVersion="1.1.0", ipam=ipam(node, ips=[{"address": "10.1.0.3/8"}]))
     asked["prevResult"] = node.cni("ADD", asked, pod).ok()
     for verb in ("CHECK", "STATUS", "GC"):
@@ -183,7 +183,7 @@ def test_d12_check_status_and_gc_do_something(node: Node, pod: Space) -> None:
 
 
 def test_d13_the_previous_result_is_kept(node: Node, pod: Space) -> None:
-    """The result listed the bond alone; what plugins before it made was dropped."""
+    """The result had the bond only; interfaces of earlier plugins were dropped."""
     before = {
         "cniVersion": "1.0.0",
         "interfaces": [{"name": "eth0", "sandbox": pod.path}],
@@ -200,7 +200,7 @@ def test_d13_the_previous_result_is_kept(node: Node, pod: Space) -> None:
 
 
 def test_d14_dns_of_both(node: Node, pod: Space) -> None:
-    """The delegate's was overwritten, the configuration's lost without a delegate."""
+    """The delegate's dns was overwritten; the configuration's was lost without a delegate."""
     dns = {"nameservers": ["192.0.2.53"], "domain": "site"}
     assert node.cni("ADD", both(dns=dns), pod).ok()["dns"] == dns
     node.cni("DEL", both(dns=dns), pod).ok()
@@ -215,7 +215,7 @@ def test_d14_dns_of_both(node: Node, pod: Space) -> None:
 
 
 def test_d16_an_mtu_that_nobody_asked_for(node: Node, pod: Space) -> None:
-    """Its absence was checked as 1500, so that smaller links were refused after their move."""
+    """An absent mtu was checked as 1500, so smaller links were refused after they were moved."""
     node.space.batch("link set eth1 mtu 1400", "link set eth2 mtu 9000")
     before = node.everything(pod)
     node.cni("ADD", both(mtu=1401), pod).failed(REFUSED)
@@ -229,7 +229,7 @@ def test_d16_an_mtu_that_nobody_asked_for(node: Node, pod: Space) -> None:
 
 
 def test_d18_a_link_named_twice(node: Node, pod: Space) -> None:
-    """It was accepted: a bond of one member, its MAC spoilt."""
+    """It was accepted: a bond of one member with a wrong MAC."""
     node.space.ip("link", "property", "add", "dev", "eth1", "altname", "uplink")
     before = node.everything(pod)
     assert "named twice" in node.cni("ADD", config(["eth1", "eth1"]), pod).failed(7)
@@ -238,7 +238,7 @@ def test_d18_a_link_named_twice(node: Node, pod: Space) -> None:
 
 
 def test_d19_a_member_of_another_is_let_be(node: Node, pod: Space) -> None:
-    """It was taken from its bridge without a word, and by DEL once more."""
+    """It was removed from its bridge without a message, and again by DEL."""
     node.space.batch("link add br9 type bridge", "link set eth2 master br9")
     before = node.everything(pod)
     assert "bridge br9" in node.cni("ADD", both(), pod).failed(REFUSED)
@@ -248,7 +248,7 @@ def test_d19_a_member_of_another_is_let_be(node: Node, pod: Space) -> None:
 
 
 def test_d20_links_are_up_or_down_as_they_were(node: Node, pod: Space) -> None:
-    """DEL set every member up, whatever it had been."""
+    """DEL set every member up, whatever it was before."""
     node.space.ip("link", "set", "eth1", "up")
     node.cni("ADD", both(), pod).ok()
     node.cni("DEL", both(), pod).ok()
@@ -257,7 +257,7 @@ def test_d20_links_are_up_or_down_as_they_were(node: Node, pod: Space) -> None:
 
 
 def test_d21_the_kernel_is_quoted(node: Node, pod: Space) -> None:
-    """Unknown keys passed in silence; an error was a bare errno."""
+    """Unknown keys were ignored without a message; an error was only an errno."""
     asked = config([{"name": "eth1", "queueId": 60000}, "eth2"], primry="eth1")
     answer = node.cni("ADD", asked, pod)
     said = answer.failed(KERNEL)
@@ -277,7 +277,7 @@ def test_d22_the_namespace_is_named(node: Node, pod: Space) -> None:
 
 
 def test_d23_the_name_at_home_is_taken(node: Node, pod: Space) -> None:
-    """The move home failed, the next DEL said all was well, the link was lost."""
+    """The move to the host failed, the next DEL succeeded, and the link was lost."""
     mac = node.space.link("eth1")["address"]
     node.cni("ADD", both(), pod).ok()
     node.space.ip("link", "add", "eth1", "type", "dummy")
@@ -312,9 +312,9 @@ def test_d24_what_the_runtime_asks_for(node: Node, pod: Space) -> None:
 def test_d25_every_descriptor_is_closed(node: Node, pod: Space) -> None:
     """The handle of the host's namespace stayed open, the pod's was opened three times."""
     asked = both(ipam=node.host_local())
-    node.cni("VERSION", asked).ok()  # a daemon is there and stays
+    node.cni("VERSION", asked).ok()  # the daemon runs, and continues to run
     before = os.listdir("/proc/self/fd")
     node.cni("ADD", asked, pod).ok()
     node.cni("ADD", asked, pod).failed(REFUSED)
     node.cni("DEL", asked, pod).ok()
-    wait_for(lambda: os.listdir("/proc/self/fd") == before)  # the daemon's go after its answer
+    wait_for(lambda: os.listdir("/proc/self/fd") == before)  # the daemon closes later

@@ -1,8 +1,8 @@
-"""DEL: everything home, whatever has happened to the pod, the links or the configuration.
+"""DEL restores everything, whatever happened to the pod, the links or the configuration.
 
-It may be called twice, for nothing, without a namespace, with an edited configuration or
-none; what it finds changed it puts right, what is not ours it lets be, and what it cannot
-do it tells while it does the rest.
+It may be called twice, for an unknown attachment, without a namespace, with an edited configuration
+or none. It restores what has changed, leaves what belongs to others unchanged, and reports what it
+cannot do after it has done the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEFT = 106
 
 @pytest.fixture
 def before(node: Node, pod: Space) -> Document:
-    """The house before the bond: links with something of their own, up and down."""
+    """The node before the bond was made: links with attributes of their own, up and down."""
     node.veth("eth1")
     node.veth("eth2")
     node.space.batch(
@@ -31,7 +31,7 @@ def before(node: Node, pod: Space) -> Document:
 
 @pytest.fixture
 def asked(node: Node, pod: Space, before: Document) -> Document:
-    """The configuration that was attached."""
+    """The configuration of the attachment."""
     assert before
     whole = config(["eth1", "eth2"], ifname="fast0", ipam=node.host_local())
     node.cni("ADD", whole, pod).ok()
@@ -180,9 +180,9 @@ def test_changed_in_the_pod(
 def test_namespace_gone_with_its_virtual_links(
     node: Node, pod: Space, asked: Document, how: str
 ) -> None:
-    """veths die with the pod: that is told, the lease is free, the record closed."""
+    """veths are destroyed with the pod: reported, the lease is released, the record removed."""
     pod.delete()
-    wait(lambda: len(node.switch.links()) == 2)  # the namespace is cleaned up a little later
+    wait(lambda: len(node.switch.links()) == 2)  # the kernel cleans up the namespace a little later
     path = {"path gone": pod.path, "empty": "", "our own": node.space.path}.get(how)
     if path is None:
         path = str(node.folder / "stale")
@@ -200,7 +200,7 @@ def test_namespace_gone_with_its_virtual_links(
 def test_namespace_named_otherwise_and_alive(
     node: Node, pod: Space, asked: Document, before: Document, how: str
 ) -> None:
-    """The record knows where the bond is, and that it is still the same namespace."""
+    """The record has the namespace, and its identity."""
     path = {"empty": "", "another path": "/nowhere", "our own": node.space.path}[how]
     node.cni("DEL", asked, None, env={"CNI_NETNS": path}).ok()
     assert node.everything(pod) == before
@@ -209,7 +209,7 @@ def test_namespace_named_otherwise_and_alive(
 def test_namespace_gone_while_links_are_home(
     node: Node, pod: Space, asked: Document, before: Document
 ) -> None:
-    """Somebody moved them back by hand, as they came out of the bond."""
+    """The links were moved back by hand, in the state in which they left the bond."""
     pod.batch(
         f"link set eth1 nomaster netns {node.space.name}",
         f"link set eth2 nomaster netns {node.space.name}",
@@ -261,13 +261,13 @@ def test_edited(node: Node, pod: Space, asked: Document, before: Document, edit:
 
 
 def test_lenient_without_a_record_too(node: Node, pod: Space, before: Document) -> None:
-    """A configuration that ADD would refuse is no reason for DEL to fail."""
+    """DEL succeeds with a configuration that ADD would refuse."""
     delete(node, pod, config(["eth1"], "fastest", miimon="often")).ok()
     assert node.everything(pod) == before
 
 
 def test_record_unreadable(node: Node, pod: Space, asked: Document, before: Document) -> None:
-    """Set aside and told about; the configuration and the kernel know enough."""
+    """Renamed and reported; configuration and kernel have enough information."""
     (node.state / "c1:bond0.json").write_text("{ torn")
     answer = delete(node, pod, asked)
     answer.ok()
@@ -292,7 +292,7 @@ def bond_by_hand(pod: Space, *members: str, name: str = "bond0") -> None:
 
 
 def test_bond_of_another_plugin_with_our_links(node: Node, pod: Space, before: Document) -> None:
-    """An upgrade from the incumbent: its bond is taken down, its links brought home."""
+    """A migration from the Go plugin: its bond is deleted, its links are restored."""
     names = node.space.name
     node.space.batch(f"link set eth1 netns {pod.name}", f"link set eth2 netns {pod.name}")
     bond_by_hand(pod, "eth1", "eth2")
@@ -325,7 +325,7 @@ def test_bond_of_other_links_is_let_be(node: Node, pod: Space, links: list[str])
 
 
 def test_an_empty_bond_of_the_pod_is_let_be(node: Node, pod: Space) -> None:
-    """ADD is refused since the name is taken; the runtime's DEL must not take the pod's bond."""
+    """ADD is refused because the name exists; the runtime's DEL must not delete the pod's bond."""
     node.veth("net1", pod)
     node.veth("net2", pod)
     bond_by_hand(pod)
@@ -351,7 +351,7 @@ def test_bond_of_another_name_is_let_be(node: Node, pod: Space) -> None:
 def test_interface_that_is_no_bond_is_let_be(
     node: Node, pod: Space, before: Document, kind: str
 ) -> None:
-    """ADD is refused since the name is taken; the runtime's DEL must not take the pod's eth0."""
+    """ADD is refused because the name exists; the runtime's DEL must not delete the pod's eth0."""
     assert before
     sort, _, rest = kind.partition(" ")
     lower = "link d0" if "link d0" in rest else ""
@@ -369,18 +369,18 @@ def test_interface_that_is_no_bond_is_let_be(
 
 
 def test_pod_of_another_attachment_is_let_be(node: Node, pod: Space, asked: Document) -> None:
-    """DEL of a second attachment, never made, in a pod that has the first."""
+    """DEL of a second attachment that was never made, in a pod that has the first."""
     there = node.everything(pod)
     node.cni("DEL", asked, pod, ifname="bond1").ok()
     node.cni("DEL", config(["eth1", "eth2"]), pod, container="c2", ifname="bond1").ok()
     assert node.everything(pod) == there
 
 
-# Home has changed
+# The host has changed
 
 
 def test_home_name_taken_meanwhile(node: Node, pod: Space, asked: Document) -> None:
-    """The link comes home under another name, and that is told."""
+    """The link is restored under another name, and this is reported."""
     node.space.ip("link", "add", "eth1", "type", "dummy")
     stranger = node.space.link("eth1")
     mac = next(m["permaddr"] if "permaddr" in m else m["address"] for m in [pod.link("eth1")])
@@ -430,7 +430,7 @@ def test_home_ifindex_taken_meanwhile(
 
 
 def test_ipam_fails(node: Node, pod: Space, asked: Document, before: Document) -> None:
-    """The links go home all the same; the record stays until the address is released."""
+    """The links are restored all the same; the record stays until the address is released."""
     folder = {"CNI_PATH": str(node.folder)}
     node.delegate("host-local", 'echo \'{"code": 11, "msg": "not now"}\'; exit 1')
     said = node.cni("DEL", asked, pod, env=folder).failed(LEFT)
@@ -457,7 +457,7 @@ def test_ipam_missing_and_namespace_gone(node: Node, pod: Space, asked: Document
 
 
 def test_ipam_gets_the_configuration_of_add(node: Node, pod: Space, before: Document) -> None:
-    """An edited configuration must not reach the delegate: it would miss the lease."""
+    """The delegate must not get an edited configuration: it would not find the lease."""
     assert before
     log = node.folder / "log"
     result = '{"cniVersion": "1.0.0", "ips": [{"address": "10.3.0.1/24"}]}'

@@ -1,7 +1,7 @@
-"""What breaks around the plugin: disk, hardware, namespaces, delegates, records.
+"""Faults around the plugin: disk, hardware, namespaces, delegates, records.
 
-Each fault is put in at every step where it can come, the steps being counted by an ADD or
-DEL that goes well. Afterwards everything that still exists is home as it was.
+Each fault is injected at every step at which it can occur; the steps are counted in an ADD or DEL
+without faults. Afterwards everything that still exists is restored.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def before(node: Node, pod: Space) -> Document:
 
 
 def steps(node: Node, pod: Space) -> tuple[int, int]:
-    """How many changes an ADD makes, and a DEL."""
+    """The number of changes of an ADD, and of a DEL."""
     with faults(none) as adding:
         node.cni("ADD", asked(node), pod).ok()
     with faults(none) as deleting:
@@ -77,7 +77,7 @@ def steps(node: Node, pod: Space) -> tuple[int, int]:
 
 
 def at(step: int, what: Callable[[], object]) -> Callable[[int, object], None]:
-    """A fault that happens just before one step, and lets the step go on."""
+    """A fault just before one step; the step itself is done."""
 
     def fault(number: int, _request: object) -> None:
         if number == step:
@@ -86,12 +86,12 @@ def at(step: int, what: Callable[[], object]) -> Callable[[int, object], None]:
     return fault
 
 
-# The state folder
+# The state directory
 
 
 @contextmanager
 def small_disk(node: Node, *options: str) -> Iterator[Path]:
-    """The state folder on a tmpfs of its own."""
+    """The state directory on a tmpfs of its own."""
     node.state.mkdir(exist_ok=True)
     sh("mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(node.state))
     try:
@@ -108,7 +108,7 @@ def fill(folder: Path, pages: int) -> None:
 
 @pytest.mark.parametrize("options", ["size=64k", "size=64k,nr_inodes=2"])
 def test_state_folder_full(node: Node, pod: Space, before: Document, options: str) -> None:
-    """No page, or no inode: ADD refuses before it touches anything."""
+    """No page, or no inode: ADD fails before any change."""
     with small_disk(node, options):
         if "inodes" not in options:
             fill(node.state, 0)
@@ -126,12 +126,12 @@ def test_state_folder_full(node: Node, pod: Space, before: Document, options: st
 
 
 def whole(node: Node) -> set[str]:
-    """The files of the state folder, but for the note of an ADD that failed, which is empty."""
+    """The files of the state directory, without the empty note of an ADD that failed."""
     return {path.name for path in node.state.iterdir() if path.suffix != ".refused"}
 
 
 def test_state_folder_full_at_any_write(node: Node, pod: Space, before: Document) -> None:
-    """Room for the first record and not for the last: undone whole; DEL needs no room."""
+    """Room for the first record and not for the last: rolled back; DEL needs no room."""
     with small_disk(node, "size=256k"):
         ended = []
         for pages in range(12):
@@ -158,7 +158,9 @@ def test_state_folder_read_only(node: Node, pod: Space, before: Document) -> Non
 
 
 def test_state_folder_read_only_after_add(node: Node, pod: Space, before: Document) -> None:
-    """DEL brings all home and tells; when the disk is well again a DEL drops the record."""
+    """DEL restores everything and reports it; when the disk is writable again, DEL removes the
+    record.
+    """
     with small_disk(node, "size=1m"):
         node.cni("ADD", asked(node), pod).ok()
         sh("mount", "-o", "remount,ro", str(node.state))
@@ -175,7 +177,7 @@ def test_state_folder_read_only_after_add(node: Node, pod: Space, before: Docume
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_unplugged_at_each_step(node: Node, pod: Space, before: Document, verb: str) -> None:
-    """The other link is home as it was, nothing of ours is left."""
+    """The other link is restored, nothing of the attachment is left."""
     count = steps(node, pod)[verb == "DEL"]
 
     def unplug() -> None:
@@ -204,7 +206,9 @@ def survivors(state: Document) -> Document:
 def test_name_at_home_taken_at_each_step(
     node: Node, pod: Space, before: Document, verb: str
 ) -> None:
-    """The stranger keeps the name; ours is home under another, and the rest as it was."""
+    """The other link keeps the name; ours is restored under another one, and everything else as it
+    was.
+    """
     count = steps(node, pod)[verb == "DEL"]
     mac = before[f"{node.space.name}.links.eth1.address"]
     for step in range(count):
@@ -235,7 +239,7 @@ def test_name_at_home_taken_at_each_step(
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_namespace_gone_at_each_step(node: Node, verb: str) -> None:
-    """Veths die with the pod; the lease, the record and the node's files do not stay."""
+    """veths are destroyed with the pod; the lease, the record and the node's files are removed."""
     start = node.everything()
     pod = node.pod()
     for link in LINKS:
@@ -258,7 +262,7 @@ def test_namespace_gone_at_each_step(node: Node, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_namespace_of_hardware_gone_at_each_step(tmp_path: Path, verb: str) -> None:
-    """Hardware returns to the node, as the kernel leaves it; recover makes it what it was."""
+    """The kernel returns hardware to the node; recover restores its state."""
     if not have_iron():
         pytest.skip(f"the guest has no NICs {' and '.join(NICS)} (open_guest(nics=...))")
     node = IronNode(tmp_path)
@@ -299,7 +303,7 @@ if [ $CNI_COMMAND != ADD ]; then exec {real}; fi
 
 
 def fickle(node: Node, end: str, begin: str = "") -> Document:
-    """host-local behind a script that does something else before and after it reserves."""
+    """host-local behind a script that does something else before and after the reservation."""
     real = shutil.which("host-local", path=DELEGATES)
     node.delegate("fickle", RESERVED.format(real=real, begin=begin, end=end))
     return asked(node, ipam={**node.host_local(), "type": "fickle"})
@@ -344,7 +348,7 @@ ENDS = direct_only("the shim ends the delegate when its daemon is gone (test_thi
 @ENDS
 @pytest.mark.parametrize("then", ["DEL", "ADD", "recover"])
 def test_delegate_outlives_its_plugin(node: Node, pod: Space, before: Document, then: str) -> None:
-    """It reserves after its plugin was killed: who comes next waits for it to end."""
+    """It reserves an address after its plugin was killed: the next request waits for its end."""
     wanted = fickle(node, "cat $0.answer", f"rm {node.folder}/now && sleep 0.7")
     killed_in_delegate(node, pod, wanted)
     assert node.leases() == set()
@@ -383,7 +387,7 @@ def test_delegate_that_hangs_outlives_its_plugin(node: Node, pod: Space, before:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', "\0" * 4096])
 def test_unreadable_record(node: Node, pod: Space, before: Document, content: str) -> None:
-    """Set aside, told; another attachment is not held up; DEL goes by the configuration."""
+    """Renamed and reported; another attachment is not affected; DEL follows the configuration."""
     node.cni("ADD", asked(node), pod).ok()
     path = node.state / "c1:bond0.json"
     path.write_text(content)

@@ -1,8 +1,8 @@
-"""GC: what of a network is neither valid nor alive goes; everything else is let be.
+"""GC removes what is neither valid nor active in a network, and nothing else.
 
-Two attachments of one network and one of another, each with an address of a delegate that
-writes down what it is told. A pod dies with its virtual links; that its NICs come home is
-shown where there are some (``test_recover.py``, ``test_crash.py``).
+Two attachments of one network and one of another, each with an address from a delegate that logs
+its calls. A pod is deleted with its virtual links; that NICs are restored is tested with hardware
+(``test_recover.py``, ``test_crash.py``).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def one(container: str) -> Document:
 
 
 def calls(node: Node) -> list[str]:
-    """What the delegate was told: verb and container."""
+    """The calls of the delegate: verb and container."""
     return heard(node)[::2]
 
 
@@ -88,7 +88,9 @@ def test_without_the_key_nothing_goes(node: Node, pods: dict[str, Space]) -> Non
 
 @pytest.mark.parametrize("valid", [None, []], ids=["null", "empty"])
 def test_none_is_valid(node: Node, pods: dict[str, Space], valid: Any) -> None:
-    """All of this network goes, addresses released; the other network's dead stay."""
+    """Everything of this network is removed, addresses released; dead attachments of the other
+    network stay.
+    """
     die(pods, "c1", "c2", "c3")
     collect(node, asked(valid=valid)).ok()
     assert left(node) == {"c3"}
@@ -109,7 +111,9 @@ def test_valid_is_container_and_interface(node: Node, pods: dict[str, Space]) ->
 
 
 def test_never_against_a_live_namespace(node: Node, pods: dict[str, Space]) -> None:
-    """A runtime knows the first interface only: nobody's pod is cut off by its list."""
+    """A runtime may list the first interface only: no running pod loses its bond because of its
+    list.
+    """
     before = pods["c2"].everything()
     die(pods, "c1")
     answer = collect(node, asked(valid=[]))
@@ -120,7 +124,9 @@ def test_never_against_a_live_namespace(node: Node, pods: dict[str, Space]) -> N
 
 
 def test_the_delegate_is_told_the_whole(node: Node, pods: dict[str, Space]) -> None:
-    """The configuration as it came; a live attachment that is not listed, for it has a lease."""
+    """The unchanged configuration, with active attachments added that are not listed, because they
+    have leases.
+    """
     whole = asked(valid=[one("c2")])
     die(pods, "c1")
     collect(node, whole).ok()
@@ -155,7 +161,9 @@ def test_a_list_that_is_none(node: Node, pods: dict[str, Space], valid: Any) -> 
 
 
 def test_an_error_does_not_stop_the_rest(node: Node, pods: dict[str, Space]) -> None:
-    """One address that cannot be released: told, kept on record, all else is done."""
+    """An address that cannot be released is reported, its record stays, and everything else is
+    done.
+    """
     die(pods, "c1", "c2")
     script = (node.folder / "ours").read_text()
     node.delegate("ours", f"[ $CNI_CONTAINERID$CNI_COMMAND = c1DEL ] && exit 3\n{script}")

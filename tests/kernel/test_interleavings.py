@@ -1,6 +1,6 @@
-"""Two hundred random acts over four NICs and three pods, with a model of what must hold.
+"""Two hundred random acts over four NICs and three pods, with a model of the invariants.
 
-A seed is part of the test's name; BONDCNI_SEED=N runs that one alone, as it was.
+A seed is part of the test's name; BONDCNI_SEED=N runs that one alone, in the same course.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COURSES, ACTS = 5, 40
 
 
 def seeds() -> list[int]:
-    """One that was asked for, or new ones."""
+    """The seed from the environment, or new ones."""
     asked = os.environ.get("BONDCNI_SEED")
     return [int(asked)] if asked else random.SystemRandom().sample(range(10**6), COURSES)
 

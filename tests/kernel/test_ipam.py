@@ -1,4 +1,4 @@
-"""Addresses and routes on the bond, with the IPAM plugins that Debian ships."""
+"""Addresses and routes on the bond, with the IPAM plugins of Debian."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def asked_for(ipam: Document, **extra: Any) -> Document:
 
 
 def held(pod: Space, link: str = "bond0") -> dict[str, Document]:
-    """Global addresses as ``ip`` shows them, by CIDR text."""
+    """Global addresses as ``ip`` prints them, by CIDR text."""
     found = json.loads(pod.ip("-j", "addr", "show", "dev", link))
     infos = [info for entry in found for info in entry.get("addr_info", [])]
     return {f"{i['local']}/{i['prefixlen']}": i for i in infos if i["scope"] == "global"}
@@ -66,7 +66,7 @@ def leases(node: Node) -> Path:
 
 
 def leased(node: Node) -> set[str]:
-    """The addresses that host-local holds: a file each."""
+    """The addresses that host-local has reserved, a file for each."""
     files = (leases(node) / "net").glob("*")
     return {file.name for file in files if not file.name.startswith(("last_reserved", "lock"))}
 
@@ -277,7 +277,7 @@ def test_check_tells_what_is_gone(node: Node, pod: Space) -> None:
         assert told in node.cni("CHECK", asked | {"prevResult": answer}, pod).failed(105)
 
 
-# Routes as delegates hand them out
+# Routes as delegates return them
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """LACP with a real partner: a bond in the switch's namespace that speaks it, too.
 
-What our side says is read on both sides: with ``ip -j -d`` in the pod, and in what the
-partner heard on the wire.
+What our side sends is read on both sides: with ``ip -j -d`` in the pod, and from what the partner
+received.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lacp(**extra: Any) -> Document:
 
 
 def ports(space: Space, bond: str = "bond0") -> dict[str, Document]:
-    """The members of a bond as ``ip`` shows them."""
+    """The members of a bond as ``ip`` prints them."""
     return {
         name: link["linkinfo"]["info_slave_data"]
         for name, link in space.links().items()
@@ -64,7 +64,7 @@ def converge(node: Node, pod: Space) -> None:
 
 
 def heard(node: Node, what: str) -> list[str]:
-    """What the partner heard of each of our ports, from the driver's report."""
+    """What the partner received from each of our ports, from the driver's report."""
     report = proc(node.switch, "lag")
     parts = report.split("details partner lacp pdu:")[1:]
     return [re.findall(rf"{what}: (\S+)", part)[0] for part in parts]
@@ -110,7 +110,7 @@ def test_a_cut_port_leaves_the_aggregator_and_returns(node: Node, pod: Space) ->
 
 
 def test_two_partners_make_two_aggregators_of_which_one_is_used(node: Node, pod: Space) -> None:
-    """Cables to two switches that are no pair: half of the bond must stay silent."""
+    """Cables to two independent switches: half of the bond must not be used."""
     lag(node, LACP_OPTIONS, ("m1",))
     far = node.veth("m2", bridged=False)
     node.switch.batch(
@@ -126,7 +126,7 @@ def test_two_partners_make_two_aggregators_of_which_one_is_used(node: Node, pod:
 
 
 def test_without_a_partner_one_port_carries(node: Node, pod: Space) -> None:
-    """Bridges eat LACP frames: the driver then uses one port as if there were no LACP."""
+    """Bridges drop LACP frames: the driver then uses one port as if there were no LACP."""
     bridged(node)
     node.cni("ADD", lacp(lacpRate="fast"), pod).ok()
     info = pod.bond("bond0")["ad_info"]
@@ -182,7 +182,7 @@ def test_min_links_takes_the_carrier_when_too_few_are_left(node: Node, pod: Spac
 
 
 def test_the_partner_hears_port_priorities(node: Node, pod: Space) -> None:
-    """Where this kernel has no actor_port_prio, ADD says so and leaves everything home."""
+    """If this kernel has no actor_port_prio, ADD says so and everything is restored."""
     lag(node, LACP_OPTIONS)
     before = node.home()
     asked = lacp(lacpRate="fast")

@@ -1,4 +1,4 @@
-"""Which links become members, what they are while they are, and how they come home."""
+"""Which links become members, their state as members, and how they are restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IPS: Document = {"runtimeConfig": {"ips": [POD]}}
 
 
 def cable(space: Space, first: str = "m1", second: str = "m2") -> None:
-    """Two NICs, one cable between them: enough where nothing is sent."""
+    """Two NICs with one cable between them: enough for tests that send nothing."""
     space.batch(
         f"link add {first} type veth peer name {second}",
         f"link set {first} up",

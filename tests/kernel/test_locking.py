@@ -1,7 +1,7 @@
-"""Two requests at once: one wins, the other waits or says why, and nothing is lost.
+"""Two requests at once: one succeeds, the other waits or gives the reason, and nothing is lost.
 
-Each request is a child of its own. A delegate that waits for a file keeps one inside its
-ADD, links taken, for as long as the test wants.
+Each request is a child process. A delegate that waits for a file keeps one in its ADD, with its
+links claimed, for as long as the test wants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VALID = "cni.dev/valid-attachments"
 
 
 class Running:
-    """A request in a child."""
+    """A request in a child process."""
 
     def __init__(self, node: Node, command: str, *args: Any, **how: Any) -> None:
         reading, writing = os.pipe()
@@ -68,7 +68,7 @@ def calls(node: Node) -> list[str]:
 
 
 def inside(node: Node, pod: Space) -> Running:
-    """An ADD that has the links and waits for its address."""
+    """An ADD that has its links and waits for its address."""
     first = Running(node, "ADD", asked(), pod)
     wait_for(lambda: calls(node) == ["ADD c1"])
     return first
@@ -79,7 +79,7 @@ def go(node: Node) -> None:
 
 
 def test_two_adds_for_the_same_links(node: Node, pod: Space) -> None:
-    """The second is told who has them; the first does not notice."""
+    """The answer to the second names the attachment that has them; the first is not affected."""
     before, other = node.everything(), node.pod()
     first = inside(node, pod)
     second = Running(node, "ADD", asked(), other, container="c2")
@@ -95,7 +95,7 @@ def test_two_adds_for_the_same_links(node: Node, pod: Space) -> None:
 
 
 def test_many_adds_at_once(node: Node) -> None:
-    """Whoever comes first: one has both links, the others nothing, and are told so."""
+    """In any order: one has both links, the others have none, and their answers say so."""
     before = node.everything()
     go(node)
     pods = [node.pod() for _ in range(4)]
@@ -117,7 +117,7 @@ def test_many_adds_at_once(node: Node) -> None:
 
 
 def test_adds_for_one_link_in_common(node: Node, pod: Space) -> None:
-    """The loser gives back nothing, for it has taken nothing: its other link never moved."""
+    """The loser restores nothing, because it moved nothing: its other link stayed in place."""
     node.veth("eth3")
     other = node.pod()
     first = inside(node, pod)
@@ -131,7 +131,7 @@ def test_adds_for_one_link_in_common(node: Node, pod: Space) -> None:
 
 
 def holding(node: Node, *keys: str) -> int:
-    """A process that has these locks until the test says go."""
+    """A process that holds these locks until the test ends it."""
     child = os.fork()
     if not child:
         with hold(str(node.state), keys, 30):
@@ -184,7 +184,7 @@ def test_del_ends_at_the_deadline(node: Node, pod: Space) -> None:
 
 
 def test_del_during_add_of_the_same_attachment(node: Node, pod: Space) -> None:
-    """It waits until there is something to take down; afterwards all is home."""
+    """It waits until the attachment is complete; afterwards everything is restored."""
     before = node.everything(pod)
     first = inside(node, pod)
     late = Running(node, "DEL", asked(), pod)
@@ -217,7 +217,7 @@ def test_two_dels_at_once(node: Node, pod: Space) -> None:
 
 @pytest.mark.parametrize("listed", [False, True], ids=["not listed", "listed"])
 def test_gc_during_add(node: Node, pod: Space, *, listed: bool) -> None:
-    """What is being made is no garbage, though the runtime does not know of it yet."""
+    """An attachment that is being made is not garbage, although it is not listed yet."""
     first = inside(node, pod)
     entries = [{"containerID": "c1", "ifname": "bond0"}] if listed else []
     answer = Running(node, "GC", asked(**{VALID: entries})).answer()
@@ -231,7 +231,7 @@ def test_gc_during_add(node: Node, pod: Space, *, listed: bool) -> None:
 
 @pytest.mark.parametrize("again", range(3))
 def test_add_and_del_of_one_that_was_cut_off(node: Node, pod: Space, again: int) -> None:
-    """Both want to undo it: neither waits for the other for ever, whoever comes first."""
+    """Both want to roll it back: no deadlock, in either order."""
     before = node.everything(pod)
     first = inside(node, pod)
     os.kill(first.child, 9)
@@ -247,7 +247,9 @@ def test_add_and_del_of_one_that_was_cut_off(node: Node, pod: Space, again: int)
 
 
 def test_del_where_no_lock_can_be_had(node: Node, pod: Space) -> None:
-    """State on a read-only disk: ADD touches nothing, DEL does all but drop the record."""
+    """The state is on a read-only disk: ADD changes nothing, DEL does everything but remove the
+    record.
+    """
     before, state = node.everything(pod), str(node.state)
     go(node)
     node.cni("ADD", asked(), pod).ok()
@@ -269,7 +271,7 @@ def test_del_where_no_lock_can_be_had(node: Node, pod: Space) -> None:
 
 
 def test_killed_in_the_middle_holds_nobody_up(node: Node, pod: Space) -> None:
-    """The lock dies with its holder: the next ADD for the links does not wait for it."""
+    """The lock is released with its holder: the next ADD for the links does not wait."""
     before, other = node.everything(), node.pod()
     first = inside(node, pod)
     os.kill(first.child, 9)

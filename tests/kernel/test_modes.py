@@ -1,4 +1,4 @@
-"""Each mode with a partner that suits it carries traffic, and goes on when a leg is cut."""
+"""Each mode, with a suitable partner, carries traffic, and continues when a link fails."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ PARTNERS = {
 WITH_ACTIVE = ("active-backup", "balance-tlb", "balance-alb")
 IPS: Document = {"runtimeConfig": {"ips": [POD]}}
 GAP = 2.0
-"""Seconds of silence that a cut or a mended leg may cost; miimon is 50 ms.
+"""Seconds without traffic that a link failure or its end may cause; miimon is 50 ms.
 
-It costs 0.05 to 0.2 s; the rest is for a machine that does other things, too.
+It takes 0.05 to 0.2 s; the rest is for a loaded machine.
 """
 
 ALB_GAP = GAP + 2.0
-"""balance-alb tells its peers where to send to by ARP, which may have to wait for 2 s
-after the last time (RLB_UPDATE_DELAY, include/net/bond_alb.h)."""
+"""balance-alb tells its peers by ARP where to send, at most every 2 s (RLB_UPDATE_DELAY,
+include/net/bond_alb.h).
+"""
 
 
 def partner(node: Node, mode: str) -> dict[str, str]:
@@ -49,7 +50,7 @@ def partner(node: Node, mode: str) -> dict[str, str]:
 
 
 def settled(pod: Space, mode: str) -> bool:
-    """Whether both members carry traffic as the driver sees it."""
+    """Whether both members carry traffic according to the driver."""
     links = pod.links()
     data = [links[leg]["linkinfo"]["info_slave_data"] for leg in LEGS]
     if any(one["mii_status"] != "UP" for one in data):
@@ -63,13 +64,13 @@ def settled(pod: Space, mode: str) -> bool:
 
 
 def transmitted(pod: Space) -> dict[str, int]:
-    """Packets that each leg has sent, as ``ip`` counts them."""
+    """Packets that each member has sent, as counted by ``ip``."""
     found = {link["ifname"]: link for link in shown(pod, "-s", "link")}
     return {leg: found[leg]["stats64"]["tx"]["packets"] for leg in LEGS}
 
 
 def assert_spread(pod: Space, mode: str) -> None:
-    """What 20 pings go out of, in the modes where that is certain."""
+    """Which members 20 pings leave through, in the modes where this is certain."""
     before = transmitted(pod)
     assert pod.ping(SWITCH, 20, 0.01) == 20
     sent = {leg: count - before[leg] for leg, count in transmitted(pod).items()}
@@ -167,7 +168,7 @@ def test_updelay_keeps_a_mended_leg_out(node: Node, pod: Space) -> None:
 
 
 def detach(node: Node, end: str) -> None:
-    """A cut that carrier does not show: the cable goes to a switch port that is off."""
+    """A failure without loss of carrier: the switch port of the cable is off."""
     node.switch.ip("link", "set", end, "nomaster")
 
 

@@ -1,4 +1,4 @@
-"""What an operator types on a node: ``bondctl check``, ``recover``, ``policy explain``."""
+"""The operator's commands on a node: ``bondctl check``, ``recover``, ``policy explain``."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def test_policy_explain_says_why(node: Node) -> None:
 
 
 def test_recover_runs_no_delegate_that_others_than_root_can_change(node: Node, pod: Space) -> None:
-    """Records of a daemon that is not root say where delegates are; root must not trust that."""
+    """Records of a daemon that is not root name the directories of delegates; root must not trust
+    them.
+    """
     for name in LINKS:
         node.veth(name)
     node.delegate("ours", f"echo $CNI_COMMAND >> {node.folder}/calls; {ANSWER}")

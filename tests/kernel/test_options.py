@@ -1,10 +1,9 @@
-"""Every row of the option table, set through the plugin and read by somebody else.
+"""Every row of the option table, set through the plugin and read by another program.
 
-Each row that may be written has an example here: a value that is not the default, in a
-mode that takes it, with what it needs beside it. A row without one fails, so whoever adds
-an option adds its example. ``ip -j -d`` is the reader; what Debian's ``ip`` does not show
-is read as raw netlink attributes. What this kernel does not have must fail ADD and name
-the option: the kernel itself says nothing.
+Each writable row has an example here: a value that is not the default, in a mode that takes it,
+with the options that it needs. A row without one fails, so a new option needs an example. The
+reader is ``ip -j -d``; what Debian's ``ip`` does not print is read as raw netlink attributes. If
+this kernel does not have an option, ADD must fail and name it: the kernel itself gives no error.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Example(NamedTuple):
     """A value as users write it, and how it is read back."""
 
     value: Any
-    shown: Any = None  # what ip shows, where that is not the value itself
+    shown: Any = None  # what ip prints, if that is not the value itself
     mode: str = "active-backup"
     beside: Mapping[str, Any] = {}  # options that it needs
-    key: str = ""  # under which ip shows it, where that is not the kernel's name
-    raw: bytes | None = None  # the attribute's payload, where ip 6.1 does not show it
+    key: str = ""  # the key in ip's output, if it is not the kernel's name
+    raw: bytes | None = None  # the attribute's payload, if ip 6.1 does not print it
 
 
 BOND: dict[str, Example] = {
@@ -87,14 +86,14 @@ def test_every_row_has_an_example() -> None:
 
 @pytest.fixture
 def nics(node: Node) -> list[str]:
-    """Two NICs, one cable: a test of options needs carrier, no partner."""
+    """Two NICs with one cable: a test of options needs carrier, but no partner."""
     node.space.batch("link add m1 type veth peer name m2")
     node.space.batch("link set m1 up", "link set m2 up")
     return ["m1", "m2"]
 
 
 def is_lacking(node: Node, row: Option, mode: str, reader: Callable[[Space, str], Any]) -> bool:
-    """Whether a bond that nothing was asked of does not report the option."""
+    """Whether a bond with default options does not report the option."""
     fresh = node.pod()
     node.cni("ADD", config(["m1", "m2"], mode), fresh, container="fresh").ok()
     lacking = row.number not in reader(fresh, "bond0" if reader is bond_attributes else "m1")

@@ -1,4 +1,4 @@
-"""The node's policy file at work: what a pod gets, what it does not, and that it says why."""
+"""The node's policy file: which links a pod gets, which it does not get, and the reasons."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_namespaces(node: Node, pod: Space) -> None:
 
 @pytest.mark.parametrize("use", ["address", "route"])
 def test_force(node: Node, pod: Space, use: str) -> None:
-    """What the host uses goes by its exact name with force, and by nothing else."""
+    """A rule with its exact name and force allows a link that the host uses; nothing else does."""
     node.space.batch(
         "link set eth1 up",
         *(
@@ -114,7 +114,7 @@ MISTAKES = "links:\n  - name: 5\n  - nmae: x\n    force: maybe\nlink: []\n"
 
 
 def test_a_broken_file(node: Node, pod: Space) -> None:
-    """No host link is taken, with every mistake by line and key; STATUS says so, too."""
+    """Host links are refused, with every mistake by line and key; STATUS reports it, too."""
     said = refused(node, pod, MISTAKES, BROKEN)
     file = node.folder / "policy.yaml"
     for mistake in ("2: name: 5", "3: unknown key 'nmae'", "4: force: 'maybe'", "5: unknown key"):
@@ -135,7 +135,7 @@ def test_links_of_the_pod_need_no_policy(node: Node, pod: Space) -> None:
 
 
 def test_del_needs_no_policy(node: Node, pod: Space) -> None:
-    """A file that broke later, or rules that changed, keep nobody's links."""
+    """DEL restores the links after the file became invalid, or its rules changed."""
     before = node.everything(pod)
     ask(node, pod, rules("name: eth*")).ok()
     ask(node, pod, MISTAKES, "DEL").ok()

@@ -1,7 +1,8 @@
-"""Recovery: the journal against the node, for everything that can have become of a record.
+"""Recovery compares the journal with the node, in every state that an attachment can be in.
 
-The links are veths, which die with their namespace; so where a NIC survives, it is moved
-home by hand first, as the kernel would do: renamed, down, with the bond's MAC and MTU.
+The links are veths, which are destroyed with their namespace. Where a NIC must survive, the test
+moves it to the host first and leaves it as the kernel would: renamed, down, with the bond's MAC and
+MTU.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LINKS = ("eth1", "eth2")
 
 @pytest.fixture
 def before(node: Node, pod: Space) -> Document:
-    """The node with two links that have something to lose."""
+    """The node with two links that have attributes to restore."""
     for link in LINKS:
         node.veth(link)
     node.space.batch(
@@ -61,7 +62,7 @@ def add(node: Node, pod: Space) -> None:
 
 
 def cut_off(node: Node, pod: Space, step: int) -> None:
-    """ADD in a process that ends, without a word, before that step."""
+    """An ADD in a process that ends without a message before that step."""
 
     def fault(number: int, _request: object) -> None:
         if number == step:
@@ -81,7 +82,7 @@ def edit(node: Node, **changes: str) -> None:
 
 
 def escape(node: Node, pod: Space, link: str, name: str, *more: str) -> None:
-    """A NIC comes home by itself, in a state of its own."""
+    """A NIC returns to the host by itself, in a state of its own."""
     pod.batch(f"link set {link} nomaster", f"link set {link} netns {node.space.name} name {name}")
     if more:
         node.space.batch(*(f"link set {name} {one}" for one in more))
@@ -148,7 +149,7 @@ def test_a_dry_run_touches_nothing(node: Node, pod: Space, before: Document) -> 
 
 
 def test_namespace_gone(node: Node, pod: Space, before: Document) -> None:
-    """Its virtual links died with it; the address is released, the record dropped."""
+    """Its virtual links were destroyed with it; the address is released, the record removed."""
     add(node, pod)
     assert before["leases"] != node.leases()
     pod.delete()
@@ -179,7 +180,7 @@ def test_names_swapped(node: Node, pod: Space, before: Document) -> None:
 
 
 def test_another_has_the_name_by_now(node: Node, pod: Space, before: Document) -> None:
-    """The stranger keeps it; ours is put right but for its name, and that is told."""
+    """The other link keeps the name; ours is restored but for its name, and this is reported."""
     add(node, pod)
     escape(node, pod, "eth1", "dev5")
     escape(node, pod, "eth2", "eth2")
@@ -206,7 +207,7 @@ def test_who_has_a_master_at_home_is_let_be(node: Node, pod: Space, before: Docu
 
 
 def test_another_boot(node: Node, pod: Space, before: Document) -> None:
-    """Nothing is away any more: addresses are released, links let be even when they differ."""
+    """No link is in a pod: addresses are released, links are unchanged even if they differ."""
     add(node, pod)
     for link in LINKS:
         escape(node, pod, link, link, "mtu 1400")
@@ -218,7 +219,7 @@ def test_another_boot(node: Node, pod: Space, before: Document) -> None:
 
 
 def test_add_after_another_boot_lets_links_be(node: Node, pod: Space, before: Document) -> None:
-    """The record of an ADD of the same name speaks of links that may be others by now."""
+    """The record of an earlier ADD names links that may be others now."""
     add(node, pod)
     for link in LINKS:
         escape(node, pod, link, f"new{link}", "mtu 1400")
@@ -246,7 +247,9 @@ def test_a_busy_one_is_let_be(node: Node, pod: Space, before: Document) -> None:
 
 
 def test_one_that_fails_stops_no_other(node: Node, pod: Space, before: Document) -> None:
-    """An address that cannot be released: told, its record kept; the next record is done."""
+    """An address that cannot be released is reported, its record stays, and the next record is
+    done.
+    """
     add(node, pod)
     node.veth("net1", pod)
     node.veth("net2", pod)
@@ -278,7 +281,7 @@ def test_what_the_kernel_refuses_is_told_and_tried_again(
     assert whole(node) == before
 
 
-# ADD of links that a dead attachment holds
+# ADD of links that a dead attachment claims
 
 
 def second(node: Node) -> tuple[Space, Document]:
@@ -286,7 +289,9 @@ def second(node: Node) -> tuple[Space, Document]:
 
 
 def test_add_brings_links_home_first(node: Node, pod: Space, before: Document) -> None:
-    """Another pod's ADD was cut off with our links inside; nobody has called DEL or recover."""
+    """ADD of another pod was interrupted with our links in that pod; neither DEL nor recover was
+    called.
+    """
     cut_off(node, pod, 3)
     assert node.space.links().keys() != {"lo", *LINKS}
     other, wanted = second(node)
@@ -325,7 +330,7 @@ def test_add_leaves_a_live_attachments_links(node: Node, pod: Space, before: Doc
 def test_add_of_the_same_attachment_waits_for_links_that_are_not_back(
     node: Node, pod: Space, before: Document
 ) -> None:
-    """The record of what is still away is not written over."""
+    """The record of missing links is not overwritten."""
     add(node, pod)
     record = node.state / "c1:bond0.json"
     text = record.read_text()
@@ -344,7 +349,7 @@ def test_add_of_the_same_attachment_waits_for_links_that_are_not_back(
 
 
 def edit_kind(node: Node) -> None:
-    """The links of the record are hardware, for which a dying namespace is waited for."""
+    """The links of the record are hardware, which is waited for while its namespace ends."""
     path = node.state / "c1:bond0.json"
     document = json.loads(path.read_text())
     for item in document["claimed"]:
@@ -357,7 +362,7 @@ def edit_kind(node: Node) -> None:
 def test_del_that_does_not_know_the_namespace(
     node: Node, pod: Space, before: Document, path: str
 ) -> None:
-    """The record does, and it is alive: its links are not waited for, they are fetched."""
+    """The record has it, and it exists: its links are moved back, not waited for."""
     add(node, pod)
     node.cni("DEL", asked(node), env={"CNI_NETNS": path}).ok()
     assert whole(node) == before

@@ -1,8 +1,8 @@
-"""What is refused, and that a refusal leaves everything exactly as it was.
+"""What is refused, and that a refusal changes nothing.
 
-Each case makes its cause on a real kernel, asks for the bond, and holds the answer to its
-CNI code and to the words that name the thing. Then links, addresses, routes, leases and
-the journal are what they were, and still are after the DEL that a runtime sends.
+Each case makes its cause on a real kernel, calls ADD, and compares the answer with its CNI code and
+with the words that name the cause. Links, addresses, routes, leases and journal are as they were,
+then and after the DEL that a runtime sends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFUSED, KERNEL, VERIFY, DELEGATE, LEFT = 101, 102, 103, 104, 106
 
 
 def refused(node: Node, pod: Space, asked: Document, code: int, words: Words, **how: Any) -> str:
-    """Ask, be refused, and find everything as before, twice; the answer's text."""
+    """Call ADD twice; it is refused, and everything is as before. The text of the answer."""
     before = node.everything(pod)
     said = node.cni("ADD", asked, pod, **how).failed(code)
     for word in words:
@@ -38,12 +38,12 @@ def refused(node: Node, pod: Space, asked: Document, code: int, words: Words, **
 
 @pytest.fixture(autouse=True)
 def pair(node: Node) -> None:
-    """Two host links that would do, until the case spoils one."""
+    """Two suitable host links, until the case changes one."""
     node.veth("eth1")
     node.veth("eth2")
 
 
-# One cause each: what is done to the node or the pod, what is asked for, what is said.
+# One cause each: what is done to the node or the pod, the configuration, the message.
 
 
 def link_missing(node: Node, _pod: Space) -> tuple[Document, Words]:
@@ -265,7 +265,7 @@ def test_namespace_is_our_own(node: Node, pod: Space) -> None:
 
 
 def test_namespace_is_our_own_and_has_such_a_bond(node: Node, pod: Space) -> None:
-    """The DEL that follows the refused ADD must not take the node's own bond for ours."""
+    """The DEL after the refused ADD must not delete the node's own bond."""
     node.space.batch(
         "link add bond0 type bond", "link set eth1 master bond0", "link set eth2 master bond0"
     )
@@ -309,13 +309,13 @@ def test_input(node: Node, pod: Space, text: bytes, code: int, word: str) -> Non
 
 
 def calls(node: Node) -> list[str]:
-    """The verbs that a delegate of ours was asked, in order."""
+    """The verbs with which our delegate was called, in order."""
     log = node.folder / "calls"
     return log.read_text().split() if log.exists() else []
 
 
 def ipam_of_ours(node: Node, on_add: str) -> Document:
-    """A delegate that does ``on_add`` at ADD; it writes down what it was asked."""
+    """A delegate that does ``on_add`` at ADD, and logs its calls."""
     log = node.folder / "calls"
     script = (
         f"echo $CNI_COMMAND >> {log}\ncat > /dev/null\n[ $CNI_COMMAND = ADD ] || exit 0\n{on_add}"
@@ -400,7 +400,7 @@ def test_ipam_hangs(node: Node, pod: Space) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "not executable", "a folder"])
 def test_ipam_cannot_be_started(node: Node, pod: Space, how: str) -> None:
-    """Nothing is touched; DEL warns: nothing was reserved."""
+    """Nothing is changed; DEL warns that nothing was reserved."""
     if how == "not executable":
         node.delegate("ours", "exit 0")
         (node.folder / "ours").chmod(0o644)
@@ -429,7 +429,7 @@ def test_ipam_is_no_program(node: Node, pod: Space) -> None:
 
 
 def test_pool_is_empty(node: Node, pod: Space) -> None:
-    """host-local's own refusal; the pod that has the only address keeps it."""
+    """host-local's own refusal; the pod with the only address keeps it."""
     node.veth("eth3")
     node.veth("eth4")
     pool = node.host_local("10.2.0.0/24", rangeStart="10.2.0.5", rangeEnd="10.2.0.5")
@@ -472,7 +472,7 @@ def test_kernel_refuses_a_member_option(node: Node, pod: Space) -> None:
 
 
 def test_kernel_refuses_the_active_member(node: Node, pod: Space) -> None:
-    """activeSlave wants a member with a link; this one's far end is down."""
+    """activeSlave needs a member with carrier; the far end of this one is down."""
     far = f"s{node.number}eth2"
     node.switch.ip("link", "set", far, "down")
     asked = config(["eth1", "eth2"], activeSlave="eth2", ipam=node.host_local())

@@ -1,8 +1,8 @@
-"""A failure at each step of ADD: everything home as it first was, the lease released.
+"""A failure at each step of ADD: everything is restored, the lease is released.
 
-The steps are counted by an ADD that goes well, never by hand. Each kind of attachment is
-then attached again and again on the same node, with the next step failing, which also
-proves that the rollback before it left a clean house. Death by SIGKILL: test_crash.py.
+The steps are counted in an ADD without faults, never by hand. Each kind of attachment is then tried
+again and again on the same node, with the next step failing. This also shows that the rollback
+before it left nothing. SIGKILL: test_crash.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scene(NamedTuple):
     before: Document
 
     def add(self, fault: Fault) -> tuple[list[str], Document, int]:
-        """ADD with a fault: the requests that came, the answer, the exit code."""
+        """ADD with a fault: the requests that were sent, the answer, the exit code."""
         with faults(fault) as seen:
             answer = self.node.cni("ADD", self.asked, self.pod)
         return seen, answer.document, answer.status
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
         assert self.node.everything(self.pod) == self.before
 
     def steps(self) -> list[str]:
-        """What an ADD without faults sends."""
+        """The requests of an ADD without faults."""
         seen, document, status = self.add(none)
         assert status == 0, document
         assert self.pod.members("bond0") == {"eth1", "eth2"}
@@ -50,7 +50,7 @@ class Scene(NamedTuple):
 
 
 def host_links(node: Node, pod: Space) -> Document:
-    """Two host links, each with something about it that must come back."""
+    """Two host links, each with some attribute that must be restored."""
     node.space.batch(
         "link set eth1 up txqueuelen 500 alias uplink",
         "link property add dev eth1 altname enp9s0 altname wan",
@@ -100,7 +100,7 @@ def test_each_step_refused(scene: Scene) -> None:
 
 @KINDS
 def test_each_step_accepted_and_not_done(scene: Scene) -> None:
-    """The kernel says yes and does nothing: reading back finds it, or a later step does."""
+    """The kernel accepts a step and does nothing: found by reading back, or by a later step."""
     for number, step in enumerate(scene.steps()):
         _, document, status = scene.add(at(number, 0))
         assert status == 1, f"step {number} ({step}) was not done and ADD went well"
@@ -111,7 +111,7 @@ def test_each_step_accepted_and_not_done(scene: Scene) -> None:
 @pytest.mark.parametrize("made", [host_links])
 @CONTROL_C
 def test_each_step_interrupted(scene: Scene) -> None:
-    """Somebody presses Control-C: not our error, the same way home."""
+    """Control-C: an exception that is not ours, with the same rollback."""
     for number, _ in enumerate(scene.steps()):
         with pytest.raises(KeyboardInterrupt):
             scene.add(raising(number, KeyboardInterrupt()))
@@ -129,7 +129,7 @@ def test_each_step_hits_an_error_that_is_not_ours(scene: Scene) -> None:
 
 @pytest.mark.parametrize("made", [host_links])
 def test_the_way_back_is_refused_too(scene: Scene) -> None:
-    """Nothing works from some step on: it is told, the record stays, DEL finishes later."""
+    """Every request fails from some step on: reported, the record stays, a later DEL completes."""
     for number, step in enumerate(scene.steps()):
         _, document, status = scene.add(since(number, errno.EBUSY))
         assert status == 1, step
@@ -141,7 +141,7 @@ def test_the_way_back_is_refused_too(scene: Scene) -> None:
 @KINDS
 @CONTROL_C
 def test_teardown_interrupted_at_each_step(scene: Scene) -> None:
-    """A DEL that is cut off is finished by the next one, wherever it stopped."""
+    """The next DEL completes one that was interrupted, at whichever step."""
     scene.add(none)
     with faults(none) as seen:
         scene.delete()
@@ -155,7 +155,7 @@ def test_teardown_interrupted_at_each_step(scene: Scene) -> None:
 
 @KINDS
 def test_teardown_refused_at_each_step(scene: Scene) -> None:
-    """A step of DEL that is refused for good is told, and a later DEL does the rest."""
+    """A step of DEL that is always refused is reported, and a later DEL does the rest."""
     scene.add(none)
     with faults(none) as seen:
         scene.delete()
@@ -175,7 +175,7 @@ VETH = ("type", "veth", "peer", "name", "far0")
 
 @pytest.mark.parametrize("of", ["bond", "member"])
 def test_ifindex_taken_in_the_middle(node: Node, pod: Space, of: str) -> None:
-    """An ifindex that the plan counts on is somebody else's by then: refused, all home."""
+    """Another link gets an ifindex of the plan meanwhile: refused, everything restored."""
     node.veth("eth1")
     node.veth("eth2")
     asked = config(["eth1", "eth2"], ipam=node.host_local())
@@ -195,7 +195,7 @@ def test_ifindex_taken_in_the_middle(node: Node, pod: Space, of: str) -> None:
 
 
 def test_link_gone_in_the_middle(node: Node, pod: Space) -> None:
-    """A member is unplugged between the plan and its move: the other one is home."""
+    """A member is unplugged between the plan and its move: the other one is restored."""
     node.veth("eth1")
     node.veth("eth2")
     asked = config(["eth1", "eth2"], ipam=node.host_local())
@@ -217,7 +217,7 @@ def test_link_gone_in_the_middle(node: Node, pod: Space) -> None:
 def test_pod_interface_of_the_same_ifindex_is_let_be(
     node: Node, pod: Space, *, inside: bool
 ) -> None:
-    """Each namespace counts its own: the pod's eth0 must never be taken for a host link."""
+    """Each namespace numbers its links: the pod's eth0 must never be taken for a host link."""
     node.veth("eth1")
     node.veth("eth2")
     index = node.space.link("eth1")["ifindex"]

@@ -1,8 +1,8 @@
-"""What a request reads does not depend on how much else the node has.
+"""What a request reads does not depend on how many other things the node has.
 
-Counted are datagrams and bytes from the kernel, and the records that are opened: times would
-depend on the machine. The node is asked as the resident server asks it, which has listened to
-the kernel since its first request; what must be seen is also looked for without that.
+Counted are datagrams and bytes from the kernel, and opened records: times would depend on the
+machine. The node is read as the daemon reads it, which has listened to the kernel since its first
+request. What must be detected is also detected without listening.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEGS = ["eth1", "eth2"]
 
 
 class Stays(Direct):
-    """What the resident server can reach, with sockets of its own."""
+    """What the daemon can reach, with sockets of its own."""
 
     def __init__(self) -> None:
         self._watch = Watch()
@@ -59,7 +59,7 @@ class Counting(Journal):
 
 
 class Resident:
-    """A service that stays, and what its requests have read."""
+    """A service that continues to run, and what its requests have read."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -88,7 +88,7 @@ def resident(node: Node) -> Resident:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of each datagram that answers a question, since the list was cleared."""
+    """The size of each datagram that answered a request since the list was cleared."""
     sizes: list[int] = []
     receive = Rtnetlink._receive
 
@@ -109,7 +109,7 @@ def crowd(node: Node) -> None:
 
 
 def cycle(resident: Resident, pod: Space, read: list[int], asked: Document) -> list[int]:
-    """What ADD and what DEL read: datagrams, bytes, and the same of DEL."""
+    """What ADD and DEL read: datagrams and bytes of ADD, then of DEL."""
     counts = []
     for verb in ("ADD", "DEL"):
         read.clear()
@@ -122,7 +122,7 @@ def cycle(resident: Resident, pod: Space, read: list[int], asked: Document) -> l
 def test_add_and_del_read_as_much_on_any_node(
     node: Node, pod: Space, resident: Resident, read: list[int], links: int
 ) -> None:
-    # Links that come home have a fe80:: when the kernel gets round to their carrier, within 1 s.
+    # Restored links get a fe80:: address when the kernel handles their carrier, within 1 s.
     node.space.exec("sysctl", "-qw", "net.ipv6.conf.default.addr_gen_mode=1")
     names = [*LEGS, *(f"leg{n}" for n in range(links - 2))]
     for name in names[2:]:
@@ -153,7 +153,7 @@ def test_who_ends_with_its_request_reads_the_links_once(
     assert links[1] < 64 << 10
 
 
-# What is in use is seen
+# Links in use are detected
 
 
 USES: dict[str, tuple[str, str]] = {
@@ -227,7 +227,7 @@ def refs(*names: str) -> list[LinkRef]:
 
 @contextmanager
 def watching(node: Node) -> Iterator[Callable[..., Namespace]]:
-    """``about`` with a watch of one's own, which has had its first look."""
+    """``about`` with a watch of its own, which has read the initial state."""
     watch = Watch()
     with open(node.space.path) as namespace, Rtnetlink.open() as rtnl:
         assert watch.knows(namespace.fileno())
@@ -241,7 +241,7 @@ def watching(node: Node) -> Iterator[Callable[..., Namespace]]:
 
 
 def test_a_link_that_comes_back_under_another_ifindex_still_carries_its_vlan(node: Node) -> None:
-    """Nothing is told of the VLAN meanwhile, for its link stays down."""
+    """There is no event of the VLAN meanwhile, because its link stays down."""
     node.space.batch("link set eth2 down", "link add link eth2 name up0 type vlan id 5")
     other = node.other()
     with watching(node) as seen:
@@ -277,7 +277,9 @@ def test_events_that_were_lost_are_made_good(node: Node) -> None:
 
 
 def test_what_does_not_matter_is_not_even_heard(node: Node, pod: Space) -> None:
-    """Links that stand on nothing, pods' veths, bridges' ports, a routing daemon's routes."""
+    """No events of links that are on top of nothing, veths of pods, ports of bridges, routes of a
+    routing daemon.
+    """
     with watching(node) as seen:
         node.space.batch(
             "link add br9 up type bridge",
@@ -304,7 +306,9 @@ def test_a_watch_knows_its_own_namespace_alone(node: Node, pod: Space) -> None:
 
 
 def test_a_new_ifindex_is_free_on_the_host_too(node: Node, pod: Space) -> None:
-    """When the pod's namespace dies hardware comes home with it, and is known by it."""
+    """When the pod's namespace is deleted, hardware returns with its ifindex and is identified by
+    it.
+    """
     index = node.space.link("eth1")["ifindex"]
     pod.ip("link", "add", "d0", "index", str(index), "type", "dummy")
     node.space.batch(
@@ -324,7 +328,7 @@ def test_a_new_ifindex_is_free_on_the_host_too(node: Node, pod: Space) -> None:
 
 
 def strangers(node: Node, count: int) -> None:
-    """Records of other attachments, as one of ours would be."""
+    """Records of other attachments, like one of ours."""
     (mine,) = node.state.glob("*.json")
     text = mine.read_text()
     for number in range(count):
@@ -368,7 +372,7 @@ def test_a_dead_attachment_that_another_process_recorded_is_brought_home(
 
 @contextmanager
 def waiting(node: Node, pod: Space) -> Iterator[list[BondError]]:
-    """An ADD that waits for a link, while the test does something; what became of it."""
+    """An ADD that waits for a link while the test does something; its answer."""
     failures: list[BondError] = []
 
     def add() -> None:

@@ -1,9 +1,8 @@
-"""What only the thick mode can lose: its caller, its daemon, and the way between the two.
+"""Faults of thick mode only: of the caller, of the daemon, and of the connection between them.
 
-The executable is killed by its process ID, the daemon ended or killed, pods deleted under both;
-afterwards every link is home as it was, every lease released, and no record, no queued
-deletion and no process is left. What kernel and files hold is read by ``ip -j -d`` and from the
-file system.
+The executable is killed by its process ID, the daemon is ended or killed, pods are deleted.
+Afterwards every link is restored, every lease released, and no record, queued DEL or process is
+left. The state of kernel and files is read with ``ip -j -d`` and from the file system.
 """
 
 from __future__ import annotations
@@ -53,14 +52,16 @@ TRY_AGAIN, REFUSED, DELEGATE = 11, 101, 104
 LINKS = ("eth1", "eth2")
 ADDRESS = '{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.3/24"}]}'
 SOON = 2.0
-"""Seconds for what an idle daemon, or one that died, must not hold up."""
+"""Seconds within which an idle or killed daemon must not delay a request."""
 
 Shim = subprocess.Popen[bytes]
 
 
 @pytest.fixture
 def before(node: Node, pod: Space) -> Iterator[Document]:
-    """What must be again in the end, read by the test; processes and queue by this fixture."""
+    """What must be the same at the end, read by the test; processes and queue are checked by this
+    fixture.
+    """
     for link in LINKS:
         node.veth(link)
     node.space.batch(
@@ -74,19 +75,19 @@ def before(node: Node, pod: Space) -> Iterator[Document]:
 
 
 def left(node: Node) -> set[str]:
-    """Every file of the state folder but the one of the locks, and the note of a failed ADD."""
+    """Every file of the state directory but the lock file and the note of a failed ADD."""
     files = (path for path in node.state.rglob("*") if path.is_file() or path.is_symlink())
     kept = (path for path in files if path.suffix != ".refused")
     return {str(path.relative_to(node.state)) for path in kept} - {"lock"}
 
 
 def only(state: Document, *starts: str, without: str = "\0") -> Document:
-    """The part of ``everything`` whose keys begin so."""
+    """The part of ``everything`` whose keys begin with this."""
     return {k: v for k, v in state.items() if k.startswith(starts) and without not in k}
 
 
 def ask(node: Node, command: str, asked: Document, pod: Space | None, **named: Any) -> Shim:
-    """A request that goes on while the test does something else."""
+    """A request that runs while the test does something else."""
     return node.daemon().start(*node.request(command, asked, pod, **named))
 
 
@@ -108,14 +109,14 @@ def somebody_else(node: Node) -> Answer:
 
 
 def resting(node: Node) -> bool:
-    """Whether the daemon in this process is done with what it was at."""
+    """Whether the daemon in this process has no request left."""
     daemon = node.daemon()
     assert isinstance(daemon, Thick)
     return not daemon.at_work()
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for yet has, too."""
+    """Whether a process has ended; a zombie has."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -123,7 +124,9 @@ def gone(pid: int) -> bool:
 
 
 class Slow:
-    """host-local behind a script that waits at one verb, when the address is in its hands."""
+    """host-local behind a script that waits at one verb, after the address was reserved or
+    released.
+    """
 
     def __init__(self, node: Node, at: str = "ADD") -> None:
         self.folder = node.folder
@@ -140,7 +143,7 @@ class Slow:
         return config(LINKS, ipam=self.ipam, **extra)
 
     def pid(self) -> int:
-        """Its process, when it waits."""
+        """Its process, once it waits."""
         wait_for((self.folder / "slow.pid").exists)
         return int((self.folder / "slow.pid").read_text())
 
@@ -148,11 +151,13 @@ class Slow:
         (self.folder / "slow.go").touch()
 
 
-# A caller that goes away
+# The caller goes away
 
 
 def test_caller_killed_while_its_delegate_runs(node: Node, pod: Space, before: Document) -> None:
-    """Links are home at once; the lease, for which a caller is needed, at the next request."""
+    """Links are restored at once; the lease, which needs an executable, is released at the next
+    request.
+    """
     slow = Slow(node)
     shim = ask(node, "ADD", slow.asked(), pod)
     pid = slow.pid()
@@ -203,7 +208,7 @@ def test_caller_killed_while_the_daemon_waits_for_a_lock(
 
 @contextmanager
 def before_answer(patch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """The daemon waits with its answers until the end of the context."""
+    """The daemon delays its answers until the context ends."""
     real, reached, go = Connection.send, threading.Event(), threading.Event()
 
     def send(
@@ -226,7 +231,7 @@ def before_answer(patch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_caller_killed_before_the_answer(
     node: Node, before: Document, monkeypatch: pytest.MonkeyPatch, *, leased: bool, dead: bool
 ) -> None:
-    """All is done, and the runtime does not hear of it: to it this ADD has failed."""
+    """Everything is done, but the runtime gets no answer: for the runtime this ADD failed."""
     pod = node.pod()
     now = node.everything(pod)
     asked = config(LINKS, ipam=node.host_local() if leased else None)
@@ -249,7 +254,7 @@ def test_caller_killed_before_the_answer(
 def test_caller_killed_before_it_hears_a_refusal(
     node: Node, pod: Space, before: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An ADD too many, whose caller goes away: the attachment that lives is not touched."""
+    """A second ADD whose caller goes away: the active attachment is not changed."""
     asked = config(LINKS, ipam=node.host_local())
     node.cni("ADD", asked, pod).ok()
     now = node.everything(pod)
@@ -294,7 +299,7 @@ def test_caller_killed_while_it_helps_another(node: Node, pod: Space, before: Do
     assert not node.leases()
 
 
-# A daemon that goes away
+# The daemon goes away
 
 
 def test_daemon_killed_while_a_delegate_runs(node: Node, pod: Space, before: Document) -> None:
@@ -322,7 +327,7 @@ def test_daemon_killed_while_a_delegate_runs(node: Node, pod: Space, before: Doc
 def test_daemon_killed_while_a_delegate_of_del_runs(
     node: Node, pod: Space, before: Document
 ) -> None:
-    """DEL is stored and succeeds; its links are home, though nobody serves."""
+    """DEL is queued and succeeds; its links are on the host, although no daemon runs."""
     slow = Slow(node, "DEL")
     node.way = Server
     node.cni("ADD", slow.asked(), pod).ok()
@@ -351,7 +356,7 @@ def thief_of_name(node: Node, _before: Document) -> None:
 
 
 def no_thief(_node: Node, _before: Document) -> None:
-    """Nobody else comes."""
+    """No other process interferes."""
 
 
 def thief_of_altname(node: Node, _before: Document) -> None:
@@ -378,7 +383,7 @@ def alone(node: Node, mac: str) -> str:
 
 
 def alike(node: Node, mac: str) -> Document:
-    """The NIC with this MAC, without what another link can take away from it."""
+    """The NIC with this MAC, without attributes that another link can take from it."""
     found = node.space.link(alone(node, mac))
     taken = ("ifindex", "ifname", "altnames", "operstate", "qdisc", "flags")
     return {
@@ -389,7 +394,7 @@ def alike(node: Node, mac: str) -> Document:
 
 @pytest.mark.parametrize("who", THEFTS)
 def test_emergency_return(node: Node, before: Document, who: str) -> None:
-    """DEL while nobody serves, then the pod's end: virtual links would die with it."""
+    """DEL while no daemon runs, then the end of the pod, which would destroy virtual links."""
     steal, name = THEFTS[who]
     pod, asked = node.pod(), config(LINKS, ipam=node.host_local())
     links = node.space.links()
@@ -418,7 +423,7 @@ def test_emergency_return(node: Node, before: Document, who: str) -> None:
 
 
 def test_emergency_return_for_links_of_the_pod(node: Node, pod: Space, before: Document) -> None:
-    """They stay where they are, and out of the bond as soon as a daemon is there."""
+    """They stay in the pod, and leave the bond as soon as a daemon runs."""
     for number in (1, 2):
         pod.batch(
             f"link add eth{number} mtu 190{number} type veth peer name far{number}",
@@ -439,7 +444,7 @@ def test_emergency_return_for_links_of_the_pod(node: Node, pod: Space, before: D
 def test_next_add_of_the_same_comes_after_its_queued_del(
     node: Node, pod: Space, before: Document
 ) -> None:
-    """A deletion that was stored must not take down what was added after it."""
+    """A queued DEL must not take down what was added after it."""
     asked = config(LINKS, ipam=node.host_local())
     node.cni("ADD", asked, pod).ok()
     node.daemon().end()
@@ -496,7 +501,7 @@ def test_queued_deletion_that_fails_holds_up_the_next_add(
 
 
 class Storm:
-    """Pods that come and go while the daemon does, two of them for each pair of NICs."""
+    """Pods start and end while the daemon does, two of them for each pair of NICs."""
 
     pairs = 12
 
@@ -535,7 +540,7 @@ class Storm:
             time.sleep(0.05)
 
     def rage(self) -> None:
-        """Four threads of pods; the daemon is ended again and again, and every third killed."""
+        """Four threads of pods; the daemon is ended repeatedly, and killed every third time."""
         with ThreadPoolExecutor(max_workers=4) as threads:
             work = [
                 threads.submit(self.come_and_go, list(range(first, 2 * self.pairs, 4)))
@@ -574,7 +579,7 @@ def test_storm_of_requests_under_restarts(node: Node) -> None:
 def test_two_at_once_for_one_container(
     node: Node, pod: Space, before: Document, first: str, second: str
 ) -> None:
-    """They are done one after the other: never half of each."""
+    """They are done one after the other, never mixed."""
     asked = config(LINKS, ipam=node.host_local())
     for _ in range(3):
         if first == "DEL":
@@ -590,7 +595,7 @@ def test_two_at_once_for_one_container(
         elif "ADD" in (first, second):
             verbs = dict(zip((first, second), answers, strict=True))
             verbs["DEL"].ok()
-            if verbs["ADD"].status:  # it came first, to an attachment that was there
+            if verbs["ADD"].status:  # it came first, while the attachment existed
                 verbs["ADD"].failed(REFUSED)
                 assert not whole
         else:
@@ -603,11 +608,11 @@ def test_two_at_once_for_one_container(
         assert node.everything(pod) == before
 
 
-# Both ways say the same
+# Both modes give the same answer
 
 
 def both(node: Node, command: str, asked: Document, pod: Space | None, **named: Any) -> Answer:
-    """A request that must fail, the same one through the daemon and without it."""
+    """A request that must fail, through the daemon and without it."""
     request = node.request(command, asked, pod, **named)
     direct = answer(*here(*request, node.timeouts))
     thick = node.cni(command, asked, pod, **named)
@@ -705,7 +710,7 @@ def vanished(_node: Node, pod: Space) -> str:
 
 
 def unmounted(_node: Node, pod: Space) -> str:
-    """What is left of it when its file is not removed."""
+    """What is left of a namespace whose file is not removed."""
     LIBC.umount2(pod.path.encode(), MNT_DETACH)
     return pod.path
 
@@ -731,22 +736,22 @@ def test_namespace_that_is_none(
     assert node.everything() == only(before, node.space.name, "leases", "records")
 
 
-# Both ways on one node
+# Both modes on one node
 
 
 def done_here(node: Node, command: str, asked: Document, pod: Space) -> Answer:
-    """A request in the direct mode, by root."""
+    """A request in direct mode, by root."""
     return answer(*here(*node.request(command, asked, pod)))
 
 
 def owners(node: Node) -> set[int]:
-    """Who owns what is in the state folder."""
+    """The owners of the files in the state directory."""
     return {path.stat().st_uid for path in node.state.rglob("*")}
 
 
 @pytest.mark.parametrize("first", ["direct", "thick"])
 def test_the_ways_meet(node: Node, pod: Space, before: Document, first: str) -> None:
-    """What one made the other one checks and takes down; all files are the daemon's to read."""
+    """Each mode checks and takes down what the other made; the daemon can read all files."""
     asked = config(LINKS, ipam=node.host_local())
     node.daemon()
     here_, there = (done_here, Node.cni) if first == "direct" else (Node.cni, done_here)
@@ -763,7 +768,9 @@ def test_the_ways_meet(node: Node, pod: Space, before: Document, first: str) -> 
 def test_recover_by_root_on_what_the_daemon_recorded(
     node: Node, pod: Space, before: Document
 ) -> None:
-    """A live one is let be, one that its caller left behind taken down; the daemon sees it."""
+    """An active attachment is unchanged, one whose caller was killed is taken down; the daemon
+    notices.
+    """
     asked = config(LINKS, ipam=node.host_local())
     result = node.cni("ADD", asked, pod).ok()
     assert [one.state for one in recovered(node.state)] == ["active"]
@@ -783,7 +790,7 @@ def test_recover_by_root_on_what_the_daemon_recorded(
 
 
 def test_links_of_a_dead_pod_of_the_other_way(node: Node, before: Document) -> None:
-    """A direct ADD that was cut off has the links; an ADD through the daemon brings them home."""
+    """An interrupted ADD in direct mode has the links; an ADD through the daemon restores them."""
     first, second = node.pod(), node.pod()
     asked = config(LINKS, ipam=node.host_local())
     node.daemon()
@@ -809,7 +816,7 @@ def descriptors() -> int:
 
 @pytest.mark.parametrize("how", ["ADD", "ADD that failed", "ADD and CHECK", "killed caller"])
 def test_nothing_of_a_pod_is_kept(node: Node, how: str) -> None:
-    """The pod's namespace dies with the pod, though the daemon that worked in it lives on."""
+    """The pod's namespace ends with the pod, although the daemon that worked in it still runs."""
 
     def far_ends() -> set[str]:
         return node.switch.links().keys() - {"lo", "br0"}
@@ -829,7 +836,7 @@ def test_nothing_of_a_pod_is_kept(node: Node, how: str) -> None:
             (node.folder / "slow.pid").unlink()
         elif how == "ADD that failed":
             node.cni("ADD", config(LINKS, ipam={"type": "fails"}), pod).failed(DELEGATE)
-            for link in LINKS:  # the pod keeps them for its own
+            for link in LINKS:  # they are the pod's own links
                 node.space.ip("link", "set", link, "netns", pod.name)
         else:
             result = node.cni("ADD", asked, pod).ok()
@@ -859,7 +866,7 @@ def test_nothing_of_a_pod_is_kept(node: Node, how: str) -> None:
 
 @pytest.fixture
 def iron(tmp_path: Path) -> Iterator[IronNode]:
-    """The guest with its NICs, as something has set them up."""
+    """The guest with its NICs, in a state that something else has set."""
     if not have_iron():
         pytest.skip(f"the guest has no NICs {' and '.join(NICS)} (open_guest(nics=...))")
     node = IronNode(tmp_path)
@@ -876,12 +883,12 @@ def iron(tmp_path: Path) -> Iterator[IronNode]:
 
 
 def as_it_was(node: IronNode) -> Document:
-    """But for the ifindex, which nobody can give back where it was taken in the pod."""
+    """Without the ifindex, which cannot be restored if it was used in the pod."""
     return only(node.everything(), node.space.name, without="ifindex")
 
 
 def test_hardware_comes_back_while_the_daemon_lives(iron: IronNode) -> None:
-    """The pod ends without DEL: its NICs are in the node, and the next request mends them."""
+    """The pod ends without DEL: its NICs are on the node, and the next request restores them."""
     before, pod = as_it_was(iron), iron.pod()
     asked = config(list(NICS), mtu=1300, ipam=iron.host_local())
     iron.cni("ADD", asked, pod).ok()
@@ -913,7 +920,7 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(iron: IronNode) -> None:
     iron.way = Thick
     daemon = iron.daemon()
     assert isinstance(daemon, Thick)
-    assert as_it_was(iron) == before  # nobody has called yet
+    assert as_it_was(iron) == before  # before the first request
     assert iron.records() == {"c1:bond0.json"}
     assert daemon.log[-1] == {"event": "ready", "queued": 0, "stale": 0, "unexamined": 1}
 
@@ -930,7 +937,9 @@ def test_a_new_daemon_mends_hardware_and_owes_the_lease(iron: IronNode) -> None:
 
 
 def test_emergency_return_for_hardware(iron: IronNode) -> None:
-    """It is in the node while the pod lives; a new daemon mends it before anybody calls."""
+    """It is on the node while the pod still runs; a new daemon restores it before the first
+    request.
+    """
     before, pod = as_it_was(iron), iron.pod()
     asked = config(list(NICS), mtu=1300, ipam=iron.host_local())
     iron.cni("ADD", asked, pod).ok()
@@ -946,7 +955,7 @@ def test_emergency_return_for_hardware(iron: IronNode) -> None:
     assert not iron.leases()
 
 
-# The rights of a process of its own
+# The credentials of a separate process
 
 
 def test_rights_and_signals_of_a_real_daemon(node: Node, pod: Space, before: Document) -> None:
@@ -968,7 +977,7 @@ def test_rights_and_signals_of_a_real_daemon(node: Node, pod: Space, before: Doc
     node.cni("ADD", asked, pod, env=env).failed(REFUSED)
     assert node.everything(pod) == before
     changed = policy.stat()
-    policy.write_text("links: [{name: 'eth[12]'}]\n")  # of the same size and time: it is seen
+    policy.write_text("links: [{name: 'eth[12]'}]\n")  # same size and time: detected
     os.utime(policy, ns=(changed.st_atime_ns, changed.st_mtime_ns))
     os.kill(server.pid, signal.SIGHUP)
     wait_for(lambda: "event=policy_reloaded" in server.log.read_text())
@@ -985,7 +994,7 @@ def test_rights_and_signals_of_a_real_daemon(node: Node, pod: Space, before: Doc
 
 
 def test_sigterm_finishes_what_runs(node: Node, pod: Space, before: Document) -> None:
-    """An ADD that runs is finished; DEL is taken meanwhile, another ADD told to come again."""
+    """A running ADD is completed; DEL is still accepted, another ADD answers "try again"."""
     slow = Slow(node)
     node.way = Server
     server = node.daemon()
@@ -1014,7 +1023,7 @@ def sysctl(pod: Space, link: str, key: str) -> str:
 
 
 def test_ipv6_where_the_pod_has_it_off(node: Node, pod: Space, before: Document) -> None:
-    """The executable sets the sysctls of the bond, and of nothing else."""
+    """The executable sets the sysctls of the bond, and no others."""
     for link in ("all", "default", "lo"):
         pod.exec("sh", "-c", f"echo 1 > /proc/sys/net/ipv6/conf/{link}/disable_ipv6")
     host = node.space.exec("cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6")

@@ -1,4 +1,4 @@
-"""Issue 10, items 4 and 19: CHECK in a chain, and what CHECK warns of.
+"""Issue 10, items 4 and 19: CHECK in a chain, and the warnings of CHECK.
 
 The later plugin of the chain is the reference plugin ``tuning``, which changes what ADD made.
 """
@@ -44,12 +44,12 @@ class Chain:
         return json.loads(out) if out.strip() else {}
 
     def add(self) -> Document:
-        """ADD of both; the chain's result."""
+        """ADD of both; the result of the chain."""
         first = self.node.cni("ADD", self.bond, self.pod).ok()
         return self.tune("ADD", first)
 
     def check(self, result: Document) -> Answer:
-        """CHECK of ``bond``; that of ``tuning`` passes (it fails for a MAC in capitals)."""
+        """CHECK of ``bond``; CHECK of ``tuning`` succeeds (it fails for a MAC in capitals)."""
         if "A" not in self.tuning.get("mac", ""):
             self.tune("CHECK", result)
         return self.node.cni("CHECK", {**self.bond, "prevResult": result}, self.pod)
@@ -158,7 +158,7 @@ def test_10_4_an_mtu_that_the_chain_tells_is_held(node: Node, pod: Space, versio
 
 
 def test_10_19_a_member_that_the_arp_monitor_holds_down(node: Node, pod: Space) -> None:
-    """Both members have carrier, and nobody answers the probes."""
+    """Both members have carrier, and the ARP probes get no answer."""
     asked = config(["eth1", "eth2"], arpInterval=100, arpIpTarget="10.1.0.254")
     asked = {key: value for key, value in asked.items() if key != "miimon"}
     asked |= {"arpValidate": "all", "ipam": node.host_local()}
@@ -176,7 +176,7 @@ def test_10_19_a_member_that_the_arp_monitor_holds_down(node: Node, pod: Space) 
 
 
 def statuses(pod: Space) -> dict[str, str]:
-    """What the bond holds of its members, by name."""
+    """The mii_status of each member, by name."""
     return {
         name: link["linkinfo"]["info_slave_data"]["mii_status"]
         for name, link in pod.links().items()

@@ -1,6 +1,6 @@
-"""Issue 10, numbers 2, 13, 15, 16, 23, 24, 26: what a configuration asks for, what comes of it.
+"""Issue 10, items 2, 13, 15, 16, 23, 24, 26: configurations, and what the kernel holds after ADD.
 
-Configurations that the Go bond-cni starts pods with, and what the kernel holds then.
+The Go bond-cni starts pods with each of these configurations.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def altnames(pod: Space, name: str) -> list[str]:
 
 
 def checked(node: Node, asked: Document, pod: Space, **named: Any) -> Document:
-    """ADD; CHECK accepts what it made; the result."""
+    """ADD; CHECK accepts the bond; the result."""
     added = node.cni("ADD", asked, pod, **named)
     result = added.ok()
     node.cni("CHECK", {**asked, "prevResult": result}, pod, **named).ok()
     return {"result": result, "told": added.stderr}
 
 
-# 2: ifname is a wish.
+# 2: ifname is given if possible.
 
 
 def test_10_2_two_definitions_of_one_pod_with_the_same_ifname(node: Node, pod: Space) -> None:
@@ -91,7 +91,7 @@ def test_10_2_an_ifname_that_a_member_in_the_pod_has(node: Node, pod: Space) -> 
 
 
 def test_10_2_an_ifname_yields_to_the_attachment_of_that_name(node: Node, pod: Space) -> None:
-    """The first has the second's name as its alternative name; each is what CHECK expects."""
+    """The first has the second's name as its alternative name; CHECK accepts both."""
     first = inside(ifname="bond0")
     result = checked(node, first, pod, ifname="net1")["result"]
     other = config(["eth1", "eth2"], ifname="bond0", name="other")
@@ -113,7 +113,7 @@ def test_10_2_a_name_that_is_not_a_wish_of_ours_does_not_yield(node: Node, pod: 
     assert "interface name bond0 is already taken in the pod" in said
 
 
-# 23, 24, 26: every problem at once, with what to write, in both ways.
+# 23, 24, 26: every problem at once, with its remedy, in both modes.
 
 
 def test_10_23_what_kubectl_describe_shows_of_a_misspelled_key(node: Node, pod: Space) -> None:
@@ -156,7 +156,7 @@ def test_10_26_what_the_kernel_refuses_is_named_as_the_user_wrote_it(
     assert "queue_id" not in json.dumps(said)
 
 
-# 13: nothing is accepted without effect and without a word.
+# 13: a key without effect causes a warning.
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_10_13_addresses_asked_for_without_ipam_are_put_on(
 
 
 def answering(node: Node, *addresses: str) -> Document:
-    """An IPAM plugin that gives these addresses whatever it is asked for."""
+    """An IPAM plugin that returns these addresses in any case."""
     ips = [{"address": address} for address in addresses]
     document = json.dumps({"cniVersion": "1.0.0", "ips": ips})
     node.delegate("headstrong", f"[ $CNI_COMMAND != ADD ] || echo '{document}'")
@@ -213,7 +213,7 @@ def test_10_13_a_mac_in_cni_args_is_warned_about(node: Node, pod: Space) -> None
 
 
 def refused(node: Node, asked: Document, pod: Space, code: int) -> str:
-    """The text of a refusal that leaves everything as it was."""
+    """The text of a refusal that changes nothing."""
     before = node.everything(pod)
     said = node.cni("ADD", asked, pod).failed(code)
     assert node.everything(pod) == before
@@ -252,7 +252,7 @@ def test_10_15_ipv4_works_with_such_an_mtu_and_ipv6_with_1280(node: Node, pod: S
     assert pod.addresses("bond0") == {"fd00:9::9/64"}
 
 
-# 16: a MAC asked for with failOverMac 1.
+# 16: a MAC together with failOverMac 1.
 
 MAC = "02:00:00:00:00:77"
 

@@ -1,4 +1,4 @@
-"""Issue 10, items 5, 7 and 21: what IPAM plugins and earlier plugins say, or fail to say."""
+"""Issue 10, items 5, 7 and 21: answers and errors of IPAM plugins and of earlier plugins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def asked_for(kind: Any = "ours", **extra: Any) -> Document:
 
 
 def delegate(node: Node, answer: Document | str, name: str = "ours", script: str = "") -> None:
-    """An IPAM plugin that writes down its verbs, does ``script``, and gives an answer to ADD."""
+    """An IPAM plugin that logs its verbs, does ``script``, and answers ADD."""
     said = answer if isinstance(answer, str) else json.dumps(answer)
     log = node.folder / "verbs"
     node.delegate(
@@ -30,7 +30,7 @@ def delegate(node: Node, answer: Document | str, name: str = "ours", script: str
 
 
 def verbs(node: Node) -> list[str]:
-    """What the delegate was asked, in order."""
+    """The verbs with which the delegate was called, in order."""
     log = node.folder / "verbs"
     return log.read_text().split() if log.exists() else []
 
@@ -84,7 +84,7 @@ def test_10_7_a_bad_prevresult_is_refused_before_anything(node: Node, pod: Space
     node.cni("DEL", asked_for(prevResult=previous), pod).ok()
 
 
-# Item 5: DEL can always end.
+# Item 5: DEL can always succeed.
 
 
 @pytest.mark.parametrize("kind", ["../x", 5, "not-installed", "/bin/true", "..", "a\0b"])
@@ -116,8 +116,8 @@ def test_10_5_where_a_record_says_that_something_is_reserved_the_ipam_is_waited_
 
 
 def libcni(node: Node, versions: str, verbs_: str = "ADD|CHECK|DEL") -> None:
-    """An IPAM plugin that looks at CNI_COMMAND and cniVersion as those do that use libcni, and
-    notes what it was asked in which version.
+    """An IPAM plugin that checks CNI_COMMAND and cniVersion like plugins that use libcni, and logs
+    verb and version.
     """
     log = node.folder / "verbs"
     known = json.dumps(versions.split())
@@ -142,7 +142,7 @@ case " {versions} " in *" $asked "*) ;; *) fail 1 "incompatible CNI versions";; 
 
 @pytest.mark.usefixtures("members")
 def test_10_5_an_ipam_that_stops_at_an_older_version(node: Node, pod: Space) -> None:
-    """calico-ipam stops at 1.0.0; the definition says 1.1.0."""
+    """calico-ipam knows versions up to 1.0.0; the configuration says 1.1.0."""
     libcni(node, "0.3.1 0.4.0 1.0.0")
     before = node.everything(pod)
     asked = asked_for() | {"cniVersion": "1.1.0"}
@@ -163,7 +163,9 @@ def test_10_5_an_ipam_that_stops_at_an_older_version(node: Node, pod: Space) -> 
 
 @pytest.mark.usefixtures("members")
 def test_10_5_an_ipam_that_knows_no_version_of_ours(node: Node, pod: Space) -> None:
-    """ADD reserved nothing: no DEL is owed, no record stays, and the runtime's DEL ends."""
+    """ADD reserved nothing: no DEL of the plugin is due, no record stays, and the runtime's DEL
+    succeeds.
+    """
     libcni(node, "7.0.0")
     before = node.everything(pod)
     said = node.cni("ADD", asked_for(), pod).failed(1)
@@ -188,14 +190,14 @@ def test_10_5_an_ipam_that_forgot_the_version_hinders_no_del(node: Node, pod: Sp
     assert node.everything(pod) == before
 
 
-# Item 21: what a delegate writes to standard error is kept.
+# Item 21: the standard error of a delegate is kept.
 
 PANIC = "printf 'panic: no pool\\n\\ngoroutine 1 [running]:\\n' >&2"
 TOLD = "standard error: panic: no pool | goroutine 1 [running]:"
 
 
 def heard(answer_: Answer, capfd: pytest.CaptureFixture[str]) -> str:
-    """What the runtime got on standard error: of the process where that is this one."""
+    """The standard error that the runtime gets: of this process in direct mode."""
     return answer_.stderr if THICK else capfd.readouterr().err
 
 

@@ -1,6 +1,7 @@
-"""Issue 10, items 6 and 20: DEL without a record takes nobody else's bond, and no DEL loses one.
+"""Issue 10, items 6 and 20: DEL without a record deletes no bond of others, and no DEL loses a
+record.
 
-What DEL must leave is compared whole, as ``ip`` and the file system show it.
+What DEL must leave unchanged is compared completely, as ``ip`` and the file system show it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def test_10_6_with_links_of_the_host(node: Node, pod: Space) -> None:
 
 
 def renamed(pod: Space) -> None:
-    """The application of the first container made the bond anew, under the second one's name."""
+    """The application of the first container made the bond again, under the name of the second."""
     pod.ip("link", "del", "bond0")
     bond_by_hand(pod, "net1", "net2", name="bond7")
 
@@ -94,7 +95,7 @@ def made_anew(pod: Space) -> None:
 def test_10_6_a_bond_of_another_ones_links_stays(
     node: Node, pod: Space, links: list[str], change: Callable[[Space], None]
 ) -> None:
-    """Without an ADD of the second: nothing but the first one's record tells."""
+    """The second has no ADD: only the record of the first shows whose bond it is."""
     node.cni("ADD", asked(links), pod).ok()
     change(pod)
     there = node.everything(pod)
@@ -106,7 +107,7 @@ def test_10_6_a_bond_of_another_ones_links_stays(
 def test_10_6_a_record_of_another_pod_claims_nothing(
     node: Node, pod: Space, links: list[str]
 ) -> None:
-    """The other plugin's bond is taken down although another pod has links of these names."""
+    """The other plugin's bond is deleted although another pod has links of these names."""
     other = node.pod()
     for name in ("far1", "far2"):
         node.veth(name)
@@ -135,7 +136,7 @@ REFUSED: dict[str, Document] = {
 def test_10_6_the_bond_of_an_application_stays_after_a_refused_add(
     node: Node, pod: Space, links: list[str], why: str
 ) -> None:
-    """Same name, same links, same options: the runtime deletes what it could not add."""
+    """Same name, same links, same options: the runtime calls DEL for the ADD that failed."""
     bond_by_hand(pod, *links)
     there = node.everything(pod)
     assert node.cni("ADD", {**asked(links), **REFUSED[why]}, pod).status == 1
@@ -166,7 +167,7 @@ def test_10_6_an_add_that_was_undone_owns_nothing(node: Node, pod: Space, links:
 def test_10_6_a_bond_unlike_the_configuration_stays(
     node: Node, pod: Space, links: list[str], other: Document
 ) -> None:
-    """No ADD came: the bond in the pod has options that this configuration never gave it."""
+    """There was no ADD: the bond in the pod has options that this configuration never set."""
     bond_by_hand(pod, *links)
     there = node.everything(pod)
     answer = node.cni("DEL", {**asked(links), **other}, pod)
@@ -176,7 +177,7 @@ def test_10_6_a_bond_unlike_the_configuration_stays(
 
 
 def test_10_6_a_retry_that_succeeds_owns_its_bond(node: Node, pod: Space, links: list[str]) -> None:
-    """And one whose record was torn since: it was made after all."""
+    """Also if its record was damaged since: the bond was made after all."""
     before = node.everything(pod)
     node.cni("ADD", asked([*links, "net9"]), pod).failed(101)
     assert notes(node) == {"c1:bond0.refused"}
@@ -217,7 +218,7 @@ def attached(node: Node) -> tuple[Document, Space]:
 def test_10_20_a_record_outlives_a_del_that_is_killed(
     node: Node, attached: tuple[Document, Space]
 ) -> None:
-    """DEL goes on without the lock and keeps the record: at no instant there is none."""
+    """DEL continues without the lock and keeps the record: it exists at every moment."""
     whole, pod = attached
     node.end_daemon()
     before = node.everything(pod)

@@ -1,4 +1,4 @@
-"""Issue item 12: STATUS knows whether a bond can be made, and ADD names the driver."""
+"""Issue 10, item 12: STATUS knows whether a bond can be made, and ADD names the driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNAVAILABLE, KERNEL = 50, 102
 
 @pytest.fixture
 def unloaded(node: Node) -> Iterator[None]:
-    """The driver is not loaded; it is again afterwards, as the other tests need it."""
+    """The driver is not loaded; it is loaded again afterwards, for the other tests."""
     for name in LINKS:
         node.veth(name)
     before = LOADER.read_text()
@@ -50,7 +50,7 @@ def test_12_without_driver_and_loading(node: Node, pod: Space, unloaded: None, l
 
 
 def test_12_status_leaves_no_trace(node: Node, pod: Space, unloaded: None) -> None:
-    """A driver that can be loaded is not loaded by STATUS; it is by ADD."""
+    """STATUS does not load a driver that can be loaded; ADD does."""
     del unloaded
     node.cni("STATUS", asked(), container="", ifname="").ok()
     assert not MODULE.exists()

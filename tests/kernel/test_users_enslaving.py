@@ -1,4 +1,4 @@
-"""Issue item 25: a link that the kernel does not make a member, and the sentence that helps."""
+"""Issue 10, item 25: a link that the kernel refuses as a member, and the advice in the error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KERNEL = 102
 
 
 def macvlans(pod: Space, kind: str) -> None:
-    """Two links of that kind on one parent, in the pod."""
+    """Two macvlans of one parent, in the pod."""
     pod.batch(
         "link add p0 type dummy",
         "link set p0 up",

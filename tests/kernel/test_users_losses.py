@@ -1,4 +1,4 @@
-"""Issue item 14: what a host link loses when it moves into a pod, and gets back."""
+"""Issue 10, item 14: what a host link loses when it moves into a pod, and how it is restored."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ WORDS = (
 
 @pytest.fixture(autouse=True)
 def used(node: Node) -> None:
-    """Two NICs with all that a host may have on them, and that goes with a move."""
-    keys = ("all", "default")  # no duplicate detection, which takes two seconds each time
+    """Two NICs with everything that a host may configure on them and that a move removes."""
+    keys = ("all", "default")  # no duplicate address detection: it takes two seconds
     node.space.exec("sysctl", "-qw", *(f"net.ipv6.conf.{key}.accept_dad=0" for key in keys))
     for name in LINKS:
         node.veth(name)
@@ -49,8 +49,8 @@ def used(node: Node) -> None:
 
 
 def held(space: Space) -> Document:
-    """Addresses, routes and permanent neighbours, as ``ip`` tells them; but not how long they
-    are valid, and what the kernel makes of carrier.
+    """Addresses, routes and permanent neighbours, as ``ip`` prints them, without lifetimes and
+    without what the kernel derives from carrier.
     """
     addresses = {
         link["ifname"]: sorted(json.dumps(_still(info)) for info in link["addr_info"])
@@ -72,7 +72,7 @@ def _still(info: Document) -> Document:
 
 
 def settled(node: Node, before: Document) -> None:
-    """As before, once the kernel has made its own addresses anew."""
+    """As before, once the kernel has made its own addresses again."""
 
     def now() -> list[str]:
         after = held(node.space)
@@ -103,7 +103,7 @@ def test_14_all_is_named_and_comes_back(node: Node, pod: Space) -> None:
 
 
 def test_14_a_route_made_after_the_first_request_is_known(node: Node, pod: Space) -> None:
-    """The daemon hears of it; a routing daemon's it need not know, who makes it anew."""
+    """The daemon gets its event; routes of a routing daemon are not needed, it adds them again."""
     for name in ("eth3", "eth4"):
         node.veth(name)
         node.space.ip("link", "set", name, "up")
@@ -126,7 +126,7 @@ def test_14_a_route_made_after_the_first_request_is_known(node: Node, pod: Space
 
 
 def test_14_nothing_to_lose_is_no_warning(node: Node, pod: Space) -> None:
-    """The kernel's own fe80:: and its routes come by themselves."""
+    """The kernel makes its own fe80:: address and the routes for it again."""
     for name in ("eth3", "eth4"):
         node.veth(name)
         node.space.ip("link", "set", name, "up")
@@ -156,7 +156,9 @@ def test_14_a_crash_gives_it_back(node: Node, pod: Space) -> None:
 
 
 def test_14_what_cannot_come_back_is_told_and_ends_nothing(node: Node, pod: Space) -> None:
-    """A gateway that is in reach no more, and a route that the host has by another link now."""
+    """A gateway that is not reachable any more, and a route that the host now has through another
+    link.
+    """
     asked = config(LINKS)
     node.cni("ADD", asked, pod).ok()
     journal = Journal(str(node.state))

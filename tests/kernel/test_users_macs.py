@@ -1,4 +1,4 @@
-"""Issue item 3: members with one MAC in balance-tlb and balance-alb get different ones."""
+"""Issue 10, item 3: members with one MAC get different ones in balance-tlb and balance-alb."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def equal(node: Node, inside: Space | None = None) -> None:
 
 
 def own_macs(pod: Space) -> list[str]:
-    """The MAC with which each member came into the bond."""
+    """The MAC of each member when it joined the bond."""
     links = pod.links()
     return [links[n]["linkinfo"]["info_slave_data"]["perm_hwaddr"] for n in LINKS]
 
@@ -59,7 +59,7 @@ def test_3_equal_macs(node: Node, pod: Space, mode: str, home: str) -> None:
 
 @pytest.mark.parametrize("home", ["host", "pod"])
 def test_3_cut_off_at_the_end_of_add(node: Node, pod: Space, home: str) -> None:
-    """What recover finds after a crash: members that have the new MACs, no complete record."""
+    """What recover finds after a crash: members with the new MACs, no complete record."""
     equal(node, pod if home == "pod" else None)
     before = node.everything(pod)
     node.cni("ADD", config(LINKS, "balance-alb", linksInContainer=home == "pod"), pod).ok()
@@ -72,7 +72,7 @@ def test_3_cut_off_at_the_end_of_add(node: Node, pod: Space, home: str) -> None:
 
 
 def test_3_a_mac_that_cannot_be_changed(node: Node, pod: Space) -> None:
-    """ipvlans have their parent's MAC, and take no other."""
+    """ipvlans have the MAC of their parent, and refuse another one."""
     pod.batch("link add p0 type dummy", "link set p0 up")
     pod.batch(*(f"link add {n} link p0 type ipvlan mode l2" for n in LINKS))
     before = node.everything(pod)

@@ -1,4 +1,4 @@
-"""Issue item 9: a namespace that cannot be seen is not taken for one that is gone."""
+"""Issue 10, item 9: a namespace that cannot be seen is not treated as one that is gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINKS = ["eth1", "eth2"]
 
 @pytest.fixture
 def closed(node: Node) -> Iterator[Space]:
-    """A pod whose namespace is in a directory that only root may look into."""
+    """A pod whose namespace is in a directory that only root can enter."""
     pod = node.pod()
     directory = node.folder / "netns"
     directory.mkdir(mode=0o700)
@@ -49,7 +49,7 @@ def restarted(node: Node) -> Thick:
 
 
 def status(node: Node) -> str:
-    """What STATUS says on standard error."""
+    """The standard error of STATUS."""
     asked = {**config(LINKS), "cniVersion": "1.1.0"}
     answer = node.cni("STATUS", asked, container="", ifname="")
     answer.ok()
@@ -69,7 +69,9 @@ def test_9_a_restarted_daemon_takes_nobody_for_dead(node: Node, closed: Space) -
 
 @thick_only("direct mode has nothing that starts anew")
 def test_9_status_tells_what_nobody_can_examine(node: Node, closed: Space) -> None:
-    """The runtime itself is refused a look: a loop of links stands for a file system that fails."""
+    """The runtime itself cannot look there: a loop of symbolic links stands for a file system that
+    fails.
+    """
     attached(node, closed)
     real, path = closed.path, str(node.folder / "moved")
     record = next(node.state.glob("*.json"))

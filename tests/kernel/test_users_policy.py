@@ -1,4 +1,4 @@
-"""Issue items 10 and 11: the policy is absent, readable or not readable; one verdict on a link."""
+"""Issue 10, items 10 and 11: the policy is absent, readable or unreadable; one verdict on a link."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair(node: Node) -> None:
 
 @pytest.fixture
 def policy(node: Node) -> Path:
-    """A policy that gives both links, in a directory of its own."""
+    """A policy that allows both links, in a directory of its own."""
     path = node.folder / "cni" / "bond" / "policy.yaml"
     path.parent.mkdir(parents=True)
     path.parent.parent.chmod(0o755)
@@ -39,7 +39,7 @@ def asked(**extra: object) -> Document:
 
 
 def refused(node: Node, pod: Space, policy: Path) -> str:
-    """What ADD says, which must touch nothing; STATUS says the same."""
+    """The message of ADD, which must change nothing; that of STATUS is the same."""
     env = {"BONDCNI_POLICY": str(policy)}
     before = node.everything(pod)
     said = node.cni("ADD", asked(), pod, env=env).failed(BROKEN)
@@ -56,14 +56,14 @@ def allowed(node: Node, pod: Space, policy: Path) -> None:
     node.cni("DEL", asked(), pod, env=env).ok()
 
 
-# 10: absent, readable, not readable; asked afresh each time.
+# 10: absent, readable, not readable; checked again each time.
 
 CLOSED = "cannot be read, so host links are refused: Permission denied for user 65534: "
 
 
 @thick_only("root may read everything")
 def test_10_a_closed_directory(node: Node, pod: Space, policy: Path) -> None:
-    """As /etc/cni where podman or buildah ran as root first."""
+    """As /etc/cni after podman or buildah ran there first, as root."""
     above = policy.parent.parent
     allowed(node, pod, policy)
     above.chmod(0o700)
@@ -71,7 +71,7 @@ def test_10_a_closed_directory(node: Node, pod: Space, policy: Path) -> None:
         said = refused(node, pod, policy)
         assert f"policy {policy} {CLOSED}directory {above} has owner 0 and mode 0700" in said
         assert f"allow it: chmod o+x {above}" in said
-    policy.unlink()  # nobody but root can know
+    policy.unlink()  # only root can know
     refused(node, pod, policy)
     above.chmod(0o755)
     allowed(node, pod, policy)
@@ -139,7 +139,7 @@ def explain(node: Node, link: str, *words: str) -> Result:
 
 
 def same(node: Node, pod: Space, link: str, *, by: str = "name", told: str = "") -> str:
-    """Both refuse it, and every line of explain is in ADD's answer; they are returned."""
+    """Both refuse it, and every line of explain is in ADD's answer; the lines."""
     result = explain(node, link)
     assert result.exit_code == 1, result.output
     first, *reasons = result.stdout.splitlines()
@@ -211,7 +211,7 @@ def test_11_what_may_be_taken(node: Node, pod: Space) -> None:
 
 
 def test_11_a_link_of_a_dead_pod(node: Node) -> None:
-    """ADD brings it home first, and so does recover: that is said."""
+    """ADD restores it first, and so does recover: explain says so."""
     pod = node.pod()
     node.cni("ADD", asked(), pod).ok()
     pod.delete()

@@ -1,7 +1,7 @@
-"""Issue 10, item 1: routes of a bond beside those that the pod has.
+"""Issue 10, item 1: routes of a bond beside the routes of the pod.
 
-What the reference plugins do is measured in the same test: macvlan puts the same answer of the
-same IPAM plugin on an interface of a second pod, and both pods must have the same routes.
+The behaviour of the reference plugins is measured in the same test: macvlan puts the same result of
+the same IPAM plugin on an interface of a second pod, and both pods must have the same routes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ V6_SHARED = [("default", "fd00:244::1", "eth0"), ("default", "fd00:9::1", "net1"
 
 @pytest.fixture
 def pods(node: Node) -> tuple[Space, Space]:
-    """Two pods with a network each; for one there are links of the host, for one a master."""
+    """Two pods with a network each; one has links of the host, the other a master for macvlan."""
     node.veth("m1")
     node.veth("m2")
     node.space.ip("link", "add", "parent", "up", "type", "dummy")
@@ -72,7 +72,7 @@ def hops(pod: Space, family: str) -> list[tuple[str, str, str]]:
 
 
 def way_to(pod: Space, address: str) -> str:
-    """The interface by which a packet to that address leaves."""
+    """The interface through which a packet to that address leaves."""
     (route,) = json.loads(pod.ip("-j", "route", "get", address))
     return str(route["dev"])
 
@@ -125,7 +125,7 @@ def test_10_1_routes_are_where_macvlan_puts_them(
 def test_10_1_the_default_route_of_the_bond_is_in_front(
     node: Node, pods: tuple[Space, Space]
 ) -> None:
-    """IPv4 leaves by the bond; IPv6 has two next hops, as with the reference plugins."""
+    """IPv4 leaves through the bond; IPv6 has two next hops, as with the reference plugins."""
     pod, _ = pods
     ipam = answered(GATEWAYS, DEFAULTS)
     assert way_to(pod, "192.0.2.1") == "eth0"

@@ -1,4 +1,4 @@
-"""Issue item 8: a path that a caller names may be a FIFO or a device; no request waits for it."""
+"""Issue 10, item 8: a path from outside may be a FIFO or a device; no request waits for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.kernel.conftest import Node, Space, config
 
 SECONDS = 5.0
-"""A request that waits in open() never ends: nobody writes."""
+"""A request that waits in open() never ends: there is no writer."""
 
 BAD_ENVIRONMENT = 4
 POLICY = 107
@@ -21,7 +21,7 @@ POLICY = 107
 
 @pytest.fixture(autouse=True)
 def deadline() -> Iterator[None]:
-    """Ends what waits in this process, as direct mode would."""
+    """Ends a request of this process that waits, as in direct mode."""
 
     def late(*_: object) -> None:
         raise TimeoutError
@@ -35,21 +35,21 @@ def deadline() -> Iterator[None]:
 
 @pytest.fixture(params=["fifo", "device", "directory", "socket"])
 def special(node: Node, request: pytest.FixtureRequest) -> str:
-    """A path at which there is no file."""
+    """A path with something that is not a regular file."""
     path = node.folder / "special"
     if request.param == "directory":
         path.mkdir()
     elif request.param == "device":
-        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # as /dev/zero, which never ends
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # like /dev/zero, which never ends
     else:
         os.mknod(path, {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK}[request.param] | 0o666)
     return str(path)
 
 
 class Elsewhere(Space):
-    """What a runtime names as a pod's namespace."""
+    """A path that a runtime gives as a pod's namespace."""
 
-    def __init__(self, path: str) -> None:  # nothing is made
+    def __init__(self, path: str) -> None:  # makes nothing
         self.name = ""
         self.path = path
 
@@ -70,7 +70,7 @@ def test_8_cni_netns(node: Node, special: str) -> None:
 
 
 def test_8_the_policy(node: Node, pod: Space, special: str) -> None:
-    """Host links are refused; the pod's own are not concerned, nor is DEL."""
+    """Host links are refused; the pod's own links and DEL are not affected."""
     node.veth("eth1")
     node.veth("eth2")
     before = node.everything(pod)
@@ -84,7 +84,7 @@ def test_8_the_policy(node: Node, pod: Space, special: str) -> None:
 
 
 def test_8_a_record(node: Node, pod: Space, special: str) -> None:
-    """Set aside and told; the request that meets it succeeds."""
+    """Renamed and reported; the request that finds it succeeds."""
     node.veth("eth1")
     node.veth("eth2")
     node.state.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Issue 10, item 17: hardware that was unplugged ends its record; what is away keeps it.
+"""Issue 10, item 17: the record of unplugged hardware ends; a missing NIC keeps its record.
 
-The guest's NICs cannot be unplugged. So one is put into a namespace that nobody knows of, and
-another ``devices`` directory is mounted over that of its bus, as it would be without the device,
-without its interface or with another one. What sysfs says with real VFs is in
+The guest's NICs cannot be unplugged. So one is moved to an unknown namespace, and another
+``devices`` directory is mounted over that of its bus, as it would be without the device, without
+its interface or with another one. What sysfs shows with real VFs is in
 ``docs/decisions/0012-destroyed-or-away.md``.
 """
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not have_iron(), reason=f"the guest has no NICs 
 
 
 class Bus:
-    """The bus that the NICs are on, as sysfs shows it from now on."""
+    """The bus of the NICs, as sysfs shows it from now on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Bus:
         self.mounted = False
 
     def show(self, device: str, interfaces: int | None, *, present: bool = True) -> None:
-        """That device with so many interfaces in all namespaces; None: without a ``net``."""
+        """The device with this number of interfaces in all namespaces; None: without a ``net``."""
         for name, real in self.devices.items():
             if name != device:
                 (self.folder / name).symlink_to(real)
@@ -86,7 +86,7 @@ def asked(node: Node, pod: Space) -> Document:
 
 @pytest.fixture
 def hidden(node: Node, pod: Space, asked: Document) -> Iterator[str]:
-    """The second NIC's device; the NIC itself is where nobody looks."""
+    """The device of the second NIC; the NIC itself is in an unknown namespace."""
     assert asked
     device = str(pod.link(NICS[1])["parentdev"])
     where = node.other()
@@ -136,7 +136,7 @@ def test_10_17_the_record_ends_with_the_device(
 def test_10_17_what_is_away_keeps_its_record(
     node: Node, pod: Space, asked: Document, hidden: str
 ) -> None:
-    """As sysfs is: the interface is in a namespace that nobody named. Then it comes back."""
+    """sysfs unchanged: the interface is in an unknown namespace. Then it returns."""
     assert hidden
     told = delete(node, pod, asked)
     assert NICS[1] in told
@@ -147,7 +147,7 @@ def test_10_17_what_is_away_keeps_its_record(
 def test_10_17_the_next_add_goes_on(
     node: Node, pod: Space, asked: Document, hidden: str, bus: Bus
 ) -> None:
-    """ADD of the same attachment waits for what may come back, not for what was destroyed."""
+    """ADD of the same attachment waits for what may return, not for what was destroyed."""
     pod.delete()
     wait_for(lambda: NICS[0] in hardware().values())
     node.space.ip("link", "add", "d1", "type", "dummy")

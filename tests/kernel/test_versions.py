@@ -1,8 +1,8 @@
-"""The seven CNI versions: what each verb answers, and that the next plugin takes it.
+"""The seven CNI versions: the answer of each verb, and that the next plugin accepts it.
 
-The shapes are those of the specification (tests/unit/core/cni_schemas.py); the next plugin
-is the reference implementation's. The installed executable is tried as the runtime starts
-it: a process, its environment, its standard input and output.
+The shapes are those of the specification (tests/unit/core/cni_schemas.py); the next plugin is the
+reference implementation's. The installed executable is started as the runtime starts it: a process
+with environment, standard input and output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bondcni.direct.launcher import launcher
 
 VERSIONS = pytest.mark.parametrize("version", SUPPORTED)
 REFERENCE = [version for version in SUPPORTED if version != "1.1.0"]
-"""What the reference plugins of Debian 12 speak."""
+"""Versions that the reference plugins of Debian 12 know."""
 FOUR, SIX = "10.1.0.0/24", "2001:db8::/64"
 DNS = {"nameservers": ["10.1.0.53"], "search": ["example.org"]}
 
@@ -40,7 +40,7 @@ def pair(node: Node) -> None:
 def speaking(node: Node, version: str, *, six: bool = True, **extra: Any) -> Document:
     """A configuration of that version, with a route and addresses of both families.
 
-    Duplicate address detection takes more than a second, so most do without ``six``.
+    Duplicate address detection takes more than a second, so most tests use it without ``six``.
     """
     if version == "1.1.0":
         ips = [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}, {"address": "2001:db8::2/64"}]
@@ -132,7 +132,7 @@ def test_unknown_version(node: Node, pod: Space, verb: str) -> None:
 
 
 def reference(node: Node, plugin: str, pod: Space, asked: Document, verb: str = "ADD") -> Document:
-    """Run a plugin of the reference implementation; what it answers."""
+    """Run a plugin of the reference implementation; its answer."""
     done = run(node, f"{DELEGATES}/{plugin}", verb, asked, pod)
     assert done.returncode == 0, done.stdout + done.stderr
     answer: Document = json.loads(done.stdout) if done.stdout else {}
@@ -166,7 +166,7 @@ def run(
 
 @pytest.mark.parametrize("version", REFERENCE)
 def test_the_next_plugin_takes_our_result(node: Node, pod: Space, version: str) -> None:
-    """tuning passes the result on, so that it shows what it understood of it."""
+    """tuning passes the result on, which shows what it understood."""
     asked = speaking(node, version, six=False)
     result = node.cni("ADD", asked, pod).ok()
     tuning = {"cniVersion": version, "name": "net", "type": "tuning", "mtu": 1400}
@@ -178,7 +178,7 @@ def test_the_next_plugin_takes_our_result(node: Node, pod: Space, version: str) 
         return
     for part in ("interfaces", "ips", "dns"):
         assert passed.get(part) == result.get(part), part
-    if since(version, "0.4.0"):  # nobody wrote an mtu for the bond (issue 10, number 4)
+    if since(version, "0.4.0"):  # the configuration of the bond has no mtu (issue 10, item 4)
         node.cni("CHECK", {**asked, "prevResult": passed}, pod).ok()
 
 
@@ -214,7 +214,7 @@ def test_we_take_an_earlier_plugins_result(node: Node, pod: Space) -> None:
 
 
 def answered(done: subprocess.CompletedProcess[str]) -> Answer:
-    """Standard output is nothing, or exactly one JSON document and a line's end."""
+    """Standard output is empty, or exactly one JSON document and a newline."""
     document = json.loads(done.stdout) if done.stdout else {}
     return Answer(done.returncode, document, done.stderr)
 
@@ -250,7 +250,7 @@ def test_as_installed(node: Node, pod: Space, installed: str) -> None:
 
 
 def test_as_installed_without_a_network(node: Node, pod: Space, installed: str) -> None:
-    """VERSION, a missing variable, and a delegate whose words must not reach standard output."""
+    """VERSION, a missing variable, and a delegate whose output must not reach standard output."""
     version = answered(run(node, installed, "VERSION", {"cniVersion": "0.4.0"}, pod)).ok()
     assert version["supportedVersions"] == list(SUPPORTED)
     bare = answered(run(node, installed, "ADD", config(["eth1", "eth2"]), pod, CNI_IFNAME=""))

@@ -1,9 +1,9 @@
-"""The thick mode inside a test's process: the daemon as a thread with rights of its own.
+"""Thick mode inside a test process: the daemon as threads with credentials of their own.
 
-Credentials belong to a thread in Linux. So the daemon's threads run as a user without any right
-but CAP_NET_ADMIN, as in production, while what a test wraps or patches reaches it. A child
-that a test forks, to be killed, starts another, which dies with it: the shim is a process of
-its own and sees its daemon vanish.
+Credentials belong to a thread in Linux. So the daemon's threads run as a user with CAP_NET_ADMIN
+only, as in production, and still use what a test wraps or patches. A child that a test forks in
+order to kill it starts its own daemon, which is killed with it: the executable is a process of its
+own and sees its daemon vanish.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ T = TypeVar("T")
 
 
 def drop_rights() -> None:
-    """This thread becomes ``USER`` with CAP_NET_ADMIN alone (raw calls: libc's are for all)."""
+    """Give this thread the credentials of ``USER`` with CAP_NET_ADMIN only (by raw system calls:
+    those of libc affect all threads).
+    """
     version = struct.pack("=Ii", 0x20080522, 0)
     only = 1 << CAP_NET_ADMIN
     sets = struct.pack("=6I", only, only, 0, 0, 0, 0)
@@ -63,14 +65,16 @@ def drop_rights() -> None:
 
 
 def _open_way(folder: Path) -> None:
-    """Let the daemon's user get to its folders: pytest's are closed to others."""
+    """Let the daemon's user reach its directories: those of pytest are closed to other users."""
     for above in (folder, *folder.parents[:3]):
         if len(above.parts) > 2:
             above.chmod(0o755)
 
 
 def _give(place: Path) -> None:
-    """Make a folder of the daemon's user, as the installer does, with what is in it; one that cannot be changed is left as a test made it."""
+    """Give a directory and its content to the daemon's user, as the installer does. A directory
+    that cannot be changed stays as a test made it.
+    """
     try:
         place.mkdir(mode=0o700, exist_ok=True)
         for path in (place, *place.rglob("*")):
@@ -81,7 +85,7 @@ def _give(place: Path) -> None:
 
 
 HANDS = {"root": ThreadPoolExecutor(max_workers=1)}
-"""Do for a daemon's thread what needs the rights that it has not: a test's own acts."""
+"""Runs what a daemon's thread has no right to do: the acts of the test itself."""
 
 
 def _new_hands() -> None:
@@ -93,12 +97,12 @@ os.register_at_fork(after_in_child=_new_hands)
 
 
 def as_root(work: Callable[[], T]) -> T:
-    """Run a test's act with the test's rights, wherever it is called from."""
+    """Run an act of the test with the test's credentials, from any thread."""
     return work() if os.geteuid() == 0 else HANDS["root"].submit(work).result(SECONDS)
 
 
 def idle() -> bool:
-    """Whether no executable runs any more, be its daemon alive or not."""
+    """Whether no executable runs any more, whether its daemon is alive or not."""
     return not any(map(_is_shim, Path("/proc").glob("[0-9]*/exe")))
 
 
@@ -116,9 +120,9 @@ def recovered(state: Path) -> list[Recovered]:
 
 
 class Way:
-    """What the requests of a node go through: the executable, and the socket that it calls.
+    """How the requests of a node are made: the executable, and the socket that it connects to.
 
-    A runtime's requests can be made whether anybody serves there or not.
+    Requests can be made whether a daemon listens there or not.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class Way:
         return (self.process, self._policy, self._timeouts) == asked
 
     def start(self, env: Mapping[str, str], text: bytes) -> subprocess.Popen[bytes]:
-        """Execute the shim as a runtime does."""
+        """Start the executable as a runtime does."""
         whole = {**env, "BONDCNI_SOCKET": str(self.socket)}
         reading = os.memfd_create("stdin")
         try:
@@ -153,15 +157,17 @@ class Way:
             os.close(reading)
 
     def call(self, env: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
-        """Execute the shim, and wait for it: exit code, standard output and error."""
+        """Run the executable to its end: exit code, standard output and standard error."""
         return ended(self.start(env, text))
 
     def end(self) -> None:
-        """As SIGTERM ends it; one of a parent process is not ours to end."""
+        """End the daemon by SIGTERM, unless it belongs to a parent process."""
 
 
 def ended(shim: subprocess.Popen[bytes], seconds: float = SECONDS) -> tuple[int, str, str]:
-    """What an executable said in the end; one that does not end is killed, and fails."""
+    """The exit code and output of an executable. One that does not end is killed, and the test
+    fails.
+    """
     try:
         out, err = shim.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -184,7 +190,7 @@ class Thick(Way):
         self._daemon: Daemon | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        HANDS["root"].submit(int)  # its thread starts here, with the test's rights and namespace
+        HANDS["root"].submit(int)  # start its thread with the test's credentials and namespace
         assert self._ready.wait(30), "no daemon"
         assert not self._failed, self._failed
 
@@ -193,7 +199,7 @@ class Thick(Way):
             with self._daemon_here() as daemon:
                 self._ready.set()
                 daemon.run()
-        except BaseException as error:  # noqa: BLE001  told by the thread that waits
+        except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             self._failed.append(error)
         finally:
             self._ready.set()
@@ -214,12 +220,12 @@ class Thick(Way):
             self.log.append({"event": event.value, **fields})
 
     def at_work(self) -> int:
-        """How many requests it is at."""
+        """The number of requests that it serves now."""
         assert self._daemon is not None
         return self._daemon._crew.busy()
 
     def end(self) -> None:
-        """As SIGTERM ends it."""
+        """End it as SIGTERM does."""
         if self.process != os.getpid():
             return
         assert self._daemon is not None
@@ -239,7 +245,7 @@ RIGHTS = "-all,+net_admin"
 
 
 class Server(Way):
-    """``bondctl serve`` as a process of its own, with the rights that it has in production."""
+    """``bondctl serve`` as a process of its own, with its credentials of production."""
 
     def __init__(
         self, folder: Path, state: Path, policy: str, timeouts: Timeouts = DEFAULT
@@ -267,18 +273,18 @@ class Server(Way):
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As the kernel does when memory is short."""
+        """Kill it by SIGKILL, as the kernel does when memory is short."""
         self._running.kill()
         self._running.wait(10)
 
     def tell_to_end(self) -> None:
-        """By SIGTERM, once: a second one may find Python on its way out, without a handler."""
+        """Send SIGTERM once: a second one may reach Python in its shutdown, without a handler."""
         if not self._told:
             self._running.terminate()
         self._told = True
 
     def end(self) -> None:
-        """By SIGTERM; its log is told where it fails."""
+        """End it by SIGTERM; its log is printed if this fails."""
         if self.process != os.getpid() or self._running.poll() is not None:
             return
         self.tell_to_end()
@@ -291,7 +297,7 @@ class Server(Way):
 
 
 def _library(run: Path) -> Path:
-    """The package, and what it needs, where the daemon's user can read them."""
+    """The package and its dependencies, where the daemon's user can read them."""
     library = run / "library"
     if not library.exists():
         for name in ("bondcni", "click", "ruamel.yaml"):

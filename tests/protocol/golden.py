@@ -1,7 +1,7 @@
-"""The frames of ``docs/protocol.md`` as bytes, for the tests of both sides.
+"""The frames of ``docs/protocol.md`` as bytes, for the tests of executable and daemon.
 
-A file is one frame: hexadecimal digits, and comments from ``#`` to the end of a line.
-``4:4026531840`` stands for the shim's network namespace and ``4:4026532561`` for the pod's.
+A file is one frame: hexadecimal digits, and comments from ``#`` to the end of a line. The identity
+of the executable's network namespace is ``4:4026531840``, that of the pod's ``4:4026532561``.
 """
 
 from __future__ import annotations
