@@ -208,8 +208,8 @@ def test_10_6_the_notes_are_bounded(node: Node, pod: Space, links: list[str]) ->
 
 @pytest.fixture
 def attached(node: Node) -> tuple[Document, Space]:
-    """What to attach: links of the host. Requests do not wait for long."""
-    node.timeouts = Timeouts(lock=0.1)
+    """What to attach: links of the host. Requests try a lock once: each try is an event."""
+    node.timeouts = Timeouts(lock=0.0)
     node.veth("eth1")
     node.veth("eth2")
     return config(["eth1", "eth2"], ipam=node.host_local()), node.pod()

@@ -93,7 +93,7 @@ def mend(service: Service) -> None:
 
 
 def records(service: Service) -> list[Record]:
-    """The journal; a record that could not be read is told of."""
+    """Every valid record; a warning for each invalid one."""
     return service.journal.all(service.warn)
 
 
