@@ -1005,7 +1005,7 @@ def test_sigterm_finishes_what_runs(node: Node, pod: Space, before: Document) ->
     time.sleep(0.2)
     other = node.pod()
     said = node.cni("ADD", config(["eth2"]), other, container="c2").failed(TRY_AGAIN)
-    assert "the bond daemon is ending" in said
+    assert "the bond daemon is shutting down" in said
     deleting = ask(node, "DEL", slow.asked(), pod)
     time.sleep(0.2)
     slow.go()

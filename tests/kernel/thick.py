@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.daemon.delete_queue import DeleteQueue, recover_all
 from bondcni.daemon.log import Event
 from bondcni.daemon.server import Daemon, Settings
 from bondcni.daemon.start_up import listening
@@ -116,7 +116,7 @@ def _is_shim(exe: Path) -> bool:
 def recovered(state: Path) -> list[Recovered]:
     """As ``bondctl recover``."""
     service = Service(Journal(str(state)), lambda _: None)
-    return list(recover_all(service, Backlog(str(state))))
+    return list(recover_all(service, DeleteQueue(str(state))))
 
 
 class Way:
@@ -222,14 +222,14 @@ class Thick(Way):
     def at_work(self) -> int:
         """The number of requests that it serves now."""
         assert self._daemon is not None
-        return self._daemon._crew.busy()
+        return self._daemon._pool.busy()
 
     def end(self) -> None:
         """End it as SIGTERM does."""
         if self.process != os.getpid():
             return
         assert self._daemon is not None
-        self._daemon.end()
+        self._daemon.stop()
         self._thread.join(30)
         assert not self._thread.is_alive(), "the daemon does not end"
         assert not self._failed, self._failed

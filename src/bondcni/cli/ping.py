@@ -1,4 +1,4 @@
-"""``bondctl ping``: does the daemon answer? For probes. Exit code 1: it does not."""
+"""``bondctl ping``: check that the daemon answers, for probes. Exit code 1: it does not."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PODS = "kubectl -n kube-system get pods -o wide -l app.kubernetes.io/name=bond-c
     envvar="BONDCNI_SOCKET",
     default=SOCKET,
     show_default=True,
-    help="Where the daemon listens.",
+    help="Socket of the daemon.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0.001),
     default=SECONDS,
     show_default=True,
-    help="Seconds to wait for its answer.",
+    help="Seconds to wait for the answer.",
 )
 def ping(path: str, timeout: float) -> None:
-    """Ask the daemon whether it is ready; root and the daemon's own user may."""
+    """Check that the daemon answers; run it as root or as the daemon's user."""
     try:
         spent = _asked(path, timeout)
     except (OSError, ProtocolError) as error:
@@ -45,20 +45,20 @@ def ping(path: str, timeout: float) -> None:
 
 
 def _next(error: Exception) -> list[str]:
-    """What to do about it. The names are those of ``deploy/``."""
+    """What to do about an error. The names are those of ``deploy/``."""
     if isinstance(error, PermissionError):
-        return ["root and the daemon's own user may ask: run this as one of them"]
+        return ["run bondctl ping as root or as the daemon's user"]
     lines = [
         "with systemd: systemctl status bond-cni, and journalctl -u bond-cni",
         f"with Kubernetes: {PODS}, and kubectl -n kube-system logs POD",
     ]
     if getattr(error, "errno", 0) in (errno.ENOENT, errno.ECONNREFUSED):
-        lines.append("no daemon is needed where bond was installed with --mode direct")
+        lines.append("after bondctl install --mode direct there is no daemon")
     return lines
 
 
 def _asked(path: str, timeout: float) -> float:
-    """The seconds it took. Raises ``OSError`` (``TimeoutError``) and ``ProtocolError``."""
+    """The seconds until the answer. Raises ``OSError`` (``TimeoutError``) and ``ProtocolError``."""
     since = time.monotonic()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -67,5 +67,5 @@ def _asked(path: str, timeout: float) -> float:
         connection.send(Type.PING, ())
         frame = connection.receive(since + timeout)
     if frame.type != Type.ANSWER or frame.number(Tag.STATUS, 1):
-        raise ProtocolError(f"it answered with a frame of type {frame.type}")
+        raise ProtocolError(f"unexpected frame of type {frame.type}, expected ANSWER")
     return time.monotonic() - since

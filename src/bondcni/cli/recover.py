@@ -6,7 +6,7 @@ import click
 
 from bondcni.cli.node import ELSEWHERE, ILL, STATE, UNKNOWN, WELL, recorded, told
 from bondcni.core.lifecycle import AttachmentState
-from bondcni.daemon.delete_queue import Backlog, recover_all
+from bondcni.daemon.delete_queue import DeleteQueue, recover_all
 from bondcni.service.reconcile import Recovered
 
 
@@ -16,7 +16,7 @@ from bondcni.service.reconcile import Recovered
 @told
 def recover(*, dry_run: bool, state: str) -> int:
     """Clean up after deleted pods and interrupted requests, and process the queued DELs."""
-    found = list(recover_all(recorded(state), Backlog(state), dry_run=dry_run))
+    found = list(recover_all(recorded(state), DeleteQueue(state), dry_run=dry_run))
     for one in found:
         messages = "".join(f"\n    {message}" for message in one.messages)
         outcome = _outcome(one, dry_run=dry_run)

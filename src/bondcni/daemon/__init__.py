@@ -1,1 +1,1 @@
-"""The resident server that the executable ``bond`` hands requests to."""
+"""The resident server that receives requests from the executable ``bond``."""

@@ -1,8 +1,8 @@
-"""One end of a connection between shim and daemon: frames with descriptors, as they come.
+"""One end of a connection between the shim and the daemon: frames, and descriptors with them.
 
-Reading never blocks in ``step``, so that many silent peers cost nothing; ``receive`` waits for
-a whole frame until a deadline. Descriptors that came belong to the connection and are closed
-with it. Whoever sends rubbish gets ``ProtocolError``; an end that went away is ``Gone``.
+``try_receive`` never blocks, so that many silent peers cost nothing; ``receive`` waits for a
+complete frame until a deadline. Received descriptors belong to the connection and are closed
+with it. Invalid bytes raise ``ProtocolError``, a closed connection ``Disconnected``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bondcni.daemon.protocol import (
 )
 
 DESCRIPTORS = 4
-"""A frame brings at most so many."""
+"""The most that may come with a frame."""
 
 CHUNK = 1 << 18
 SEND_SECONDS = 5.0
@@ -37,12 +37,12 @@ _ROOM = socket.CMSG_SPACE(DESCRIPTORS * _INT)
 _UCRED = struct.Struct("=iII")
 
 
-class Gone(ProtocolError):
-    """The other end closed the connection."""
+class Disconnected(ProtocolError):
+    """The peer closed the connection."""
 
 
 class Connection:
-    """A connected socket; a context manager that closes it and what came with it."""
+    """A connected socket; a context manager that closes it and the received descriptors."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003  its one parameter
@@ -57,29 +57,32 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the socket and the descriptors that nobody took."""
+        """Close the socket and the descriptors that are still in ``descriptors``."""
         self.socket.close()
-        self.drop(self.descriptors)
+        self.close_all(self.descriptors)
 
     @staticmethod
-    def drop(descriptors: list[int]) -> None:
-        """Close descriptors and forget them."""
+    def close_all(descriptors: list[int]) -> None:
+        """Close descriptors and empty the list."""
         while descriptors:
             os.close(descriptors.pop())
 
     def user(self) -> int:
-        """The user ID of the process at the other end, as it was when it connected."""
+        """The user ID of the peer when it connected."""
         size = _UCRED.size
         return int(
             _UCRED.unpack(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
         )
 
-    def step(self) -> Frame | None:
-        """Read what is there; the frame when it is whole. Raises ``ProtocolError``, ``Gone``."""
+    def try_receive(self) -> Frame | None:
+        """Read what has arrived; the frame when it is complete.
+
+        Raises ``ProtocolError`` and ``Disconnected``.
+        """
         while True:
             need = self._missing()
             if not need:
-                return self._whole()
+                return self._take_frame()
             try:
                 data, ancillary, flags, _ = self.socket.recvmsg(
                     min(need, CHUNK), _ROOM, socket.MSG_CMSG_CLOEXEC
@@ -87,26 +90,26 @@ class Connection:
             except BlockingIOError:
                 return None
             except OSError as error:
-                raise Gone(f"the other end is gone: {error.strerror}") from error
-            self._keep(ancillary)
+                raise Disconnected(f"connection lost: {error.strerror}") from error
+            self._keep_descriptors(ancillary)
             if flags & socket.MSG_CTRUNC:
-                raise ProtocolError(f"more than {DESCRIPTORS} descriptors, or no room for them")
+                raise ProtocolError(f"more than {DESCRIPTORS} descriptors, or too many open files")
             if not data:
-                raise Gone("the other end closed the connection")
+                raise Disconnected("the peer closed the connection")
             self._data += data
 
     def _missing(self) -> int:
-        """Bytes that the frame still lacks."""
+        """Bytes until the frame is complete."""
         have = len(self._data)
         return HEADER - have if have < HEADER else HEADER + header(self._data)[1] - have
 
-    def _whole(self) -> Frame:
+    def _take_frame(self) -> Frame:
         kind, _ = header(self._data)
         payload = bytes(memoryview(self._data)[HEADER:])
         self._data = bytearray()
         return unpack(kind, payload)
 
-    def _keep(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+    def _keep_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(value) - len(value) % _INT
@@ -115,14 +118,14 @@ class Connection:
             raise ProtocolError(f"more than {DESCRIPTORS} descriptors")
 
     def receive(self, deadline: float) -> Frame:
-        """The next frame. Raises ``TimeoutError`` past the deadline, and as ``step``."""
-        while (frame := self.step()) is None:
+        """The next frame. Raises ``TimeoutError`` at the deadline, and as ``try_receive``."""
+        while (frame := self.try_receive()) is None:
             self._wait(select.POLLIN, deadline)
         return frame
 
     def send(self, kind: int, fields: Iterable[Field], seconds: float = SEND_SECONDS) -> None:
-        """Send a frame. Raises ``Gone``, ``ProtocolError``, and ``TimeoutError`` where the other
-        end does not read within so many seconds.
+        """Send a frame. Raises ``Disconnected``, ``ProtocolError``, and ``TimeoutError`` if the
+        peer does not read it within ``seconds``.
         """
         data = memoryview(pack(kind, fields))
         deadline = time.monotonic() + seconds
@@ -132,10 +135,10 @@ class Connection:
             except BlockingIOError:
                 self._wait(select.POLLOUT, deadline)
             except OSError as error:
-                raise Gone(f"the other end is gone: {error.strerror}") from error
+                raise Disconnected(f"connection lost: {error.strerror}") from error
 
     def _wait(self, event: int, deadline: float) -> None:
         poll = select.poll()
         poll.register(self.socket, event)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError("the other end did not go on in time")
+            raise TimeoutError("timed out waiting for the peer")

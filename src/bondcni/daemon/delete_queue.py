@@ -1,8 +1,8 @@
-"""Deletions that were asked for while no daemon answered, one file for each attachment.
+"""Queued DELs: requests that arrived while no daemon answered, one file for each attachment.
 
-The shim wrote each as the REQUEST frame that it would have sent (``docs/protocol.md``). What is
-done is removed; what fails stays and is tried again. A file that is no such frame is set aside
-and told about.
+The shim stores the REQUEST frame that it would have sent (``docs/protocol.md``). A file is removed
+once its DEL is done; if it fails, the file stays and the DEL is tried again. A file that is not
+a valid frame is set aside and reported.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from bondcni.service.reconcile import Recovered, recover
 from bondcni.service.request import Request, read_request
 
 
-class Backlog(NamedTuple):
-    """The queue in a state folder."""
+class DeleteQueue(NamedTuple):
+    """The queue in a state directory."""
 
     state: str
 
     @property
-    def folder(self) -> str:
-        """Where the files are."""
+    def directory(self) -> str:
+        """The directory of the queue's files."""
         return f"{self.state}/{QUEUE}"
 
     def names(self) -> list[Name]:
-        """What is queued."""
+        """The attachments that have a queued DEL."""
         return Journal(self.state).queued()
 
-    def finish(self, service: Service, name: Name) -> str:
-        """Do one deletion; why it could not be done, or what else to tell, or ""."""
-        path = f"{self.folder}/{':'.join(name)}{QUEUED}"
+    def execute(self, service: Service, name: Name) -> str:
+        """Do one DEL. Returns "" if it is done, else what went wrong."""
+        path = f"{self.directory}/{':'.join(name)}{QUEUED}"
         try:
             request = _request(path, name)
             if request is not None:
                 verbs.serve(service, request)
                 _remove(path)
-        except (ProtocolError, InputError) as error:  # it would be no other the next time
-            return f"{path} is no deletion ({error}); {set_aside(path)}"
+        except (ProtocolError, InputError) as error:  # trying again would not help
+            return f"{path} is not a valid queued DEL: {error}; {set_aside(path)}"
         except BondError as error:
             return error.message
         except OSError as error:
@@ -66,20 +66,20 @@ class Backlog(NamedTuple):
 
 
 def recover_all(
-    service: Service, backlog: Backlog, *, dry_run: bool = False
+    service: Service, queue: DeleteQueue, *, dry_run: bool = False
 ) -> Iterator[Recovered]:
-    """As ``reconcile.recover``; the deletions that are queued come first."""
-    for name in backlog.names():
-        left = "" if dry_run else backlog.finish(service, name)
-        done = not dry_run and name not in backlog.names()
+    """As ``reconcile.recover``, after the queued DELs."""
+    for name in queue.names():
+        left = "" if dry_run else queue.execute(service, name)
+        done = not dry_run and name not in queue.names()
         yield Recovered(*name, AttachmentState.QUEUED, done, (left,) if left else ())
     yield from recover(service, dry_run=dry_run)
 
 
 def _request(path: str, name: Name) -> Request | None:
-    """What is asked for in a file; None: it is not there (any more).
+    """The request in a file; None if the file does not exist (any more).
 
-    Raises ``ProtocolError`` where it is no deletion of that attachment.
+    Raises ``ProtocolError`` if it is not a DEL of that attachment.
     """
     try:
         frame = _frame(read_file(path, HEADER + LIMIT, follow=False))
@@ -93,7 +93,7 @@ def _request(path: str, name: Name) -> Request | None:
     except EnvironError as error:
         raise ProtocolError(error.message) from error
     if (request.container_id, request.ifname) != name:
-        raise ProtocolError(f"it is about {request.container_id} {request.ifname}")
+        raise ProtocolError(f"it is for attachment {request.container_id} {request.ifname}")
     return request
 
 
@@ -104,8 +104,8 @@ def _remove(path: str) -> None:
 
 def _frame(content: bytes) -> Frame:
     if len(content) < HEADER:
-        raise ProtocolError(f"{len(content)} bytes")
+        raise ProtocolError(f"{len(content)} bytes, shorter than the header of a frame")
     kind, length = header(content)
     if kind != Type.REQUEST or length != len(content) - HEADER:
-        raise ProtocolError("not one whole REQUEST")
+        raise ProtocolError("not one complete REQUEST frame")
     return unpack(kind, content[HEADER:])

@@ -1,6 +1,6 @@
-"""The descriptors that came with a frame: each is what its letter says, or none is taken.
+"""The descriptors that came with a frame: each must be what its letter says, or all are refused.
 
-They are whatever the other end chose to send; looking at one changes nothing of it.
+A peer can send any descriptor; these checks do not change it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ LETTERS = b"hHpP"
 """Netlink socket and namespace: of the host, of the pod."""
 
 
-def named(letters: bytes, given: list[int]) -> dict[str, int]:
-    """By their letters. Raises ``ProtocolError`` where they are not what the letters say."""
+def by_letter(letters: bytes, given: list[int]) -> dict[str, int]:
+    """Map letters to descriptors. Raises ``ProtocolError`` if one is not what its letter says."""
     if len(letters) != len(given) or set(letters) - set(LETTERS) or len(set(letters)) < len(given):
         said = letters[:8].decode(errors="replace")
-        raise ProtocolError(f"{len(given)} descriptors for {said!r}")
+        raise ProtocolError(f"{len(given)} descriptors, but DESCRIPTORS is {said!r}")
     found = dict(zip(letters.decode(), given, strict=True))
     for letter, descriptor in found.items():
-        if not (_is_rtnetlink if letter in "hp" else _is_namespace)(descriptor):
-            raise ProtocolError(f"descriptor {letter} is not what it should be")
+        if letter in "hp" and not _is_rtnetlink(descriptor):
+            raise ProtocolError(f"descriptor {letter} is not a route netlink socket")
+        if letter in "HP" and not _is_namespace(descriptor):
+            raise ProtocolError(f"descriptor {letter} is not a network namespace")
     return found
 
 
 def side(found: dict[str, int], letters: str, held: ExitStack) -> Handle:
-    """A namespace by its two letters. ``held`` closes what is opened for it, and no more.
+    """The namespace of two letters, such as ``hH``. ``held`` closes what is opened for it.
 
-    Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left.
+    Raises ``ProtocolError``, and ``TryAgain`` if the process has no free descriptors.
     """
     if not found.keys() >= set(letters):
         raise ProtocolError(f"descriptors {letters} are missing")
@@ -43,7 +45,7 @@ def side(found: dict[str, int], letters: str, held: ExitStack) -> Handle:
         kind = (socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         return Handle(Rtnetlink.adopt(held.enter_context(socket.fromfd(rtnl, *kind))), namespace)
     except OSError as error:
-        raise TryAgain(f"a netlink socket cannot be taken: {error.strerror}") from error
+        raise TryAgain(f"cannot duplicate a netlink socket: {error.strerror}") from error
 
 
 def _is_rtnetlink(descriptor: int) -> bool:

@@ -1,10 +1,11 @@
-"""What is owed from before: deletions that were queued while no daemon answered, attachments
-that a crash or a caller that went away left.
+"""Pending cleanup: queued DELs, and attachments left by a crash, by an interrupted request or by a
+caller that went away.
 
-It is done with the help of whoever calls next, a bounded part before each request, what was not
-tried yet first. Whatever comes of it is told in the log and fails nobody else's request; what
-was not done is not tried again at once. The queued deletion of a request's own attachment, or of
-one that has the links it wants, is done before the request in any case.
+Entering pods and running IPAM plugins needs a caller's rights, so cleanup is done with the help of
+the next requests: before each one a bounded part, the least recently tried first. Its outcome is
+logged and never fails a request of another pod; what failed is tried again after
+``RETRY_SECONDS``. A queued DEL of the request's own attachment, or of one that claimed the links
+the request wants, is always done before the request.
 """
 
 from __future__ import annotations
@@ -18,136 +19,138 @@ from typing import NamedTuple
 
 from bondcni.core.errors import TryAgain
 from bondcni.core.lifecycle import AttachmentState, Operation, action_of
-from bondcni.daemon.delete_queue import Backlog
+from bondcni.daemon.delete_queue import DeleteQueue
 from bondcni.daemon.log import Event, Log
 from bondcni.service.attachment import Service
 from bondcni.service.index import Name
 from bondcni.service.reconcile import condition, reclaim, records
 
-AT_ONCE = 8
+BATCH = 8
 """How many attachments are cleaned up before one request, which waits for it."""
 
 
-class Waiting(NamedTuple):
-    """How many deletions are queued, how many dead attachments are to be taken down, and of how
-    many it is not known yet whether they are dead.
+class Counts(NamedTuple):
+    """The number of queued DELs, of stale attachments (to be taken down), and of attachments whose
+    state is not known yet.
     """
 
     queued: int
-    dead: int
+    stale: int
     unexamined: int
 
 
-class Due:
-    """What is owed in one state folder; for any number of threads."""
+class PendingCleanup:
+    """The pending cleanup of one state directory; can be used by several threads."""
 
-    def __init__(self, backlog: Backlog, log: Log) -> None:
-        self._backlog = backlog
+    def __init__(self, queue: DeleteQueue, log: Log) -> None:
+        self._queue = queue
         self._log = log
-        self._dead: set[Name] = set()
+        self._stale: set[Name] = set()
         self._unexamined: set[Name] = set()
         self._tried: dict[Name, float] = {}
         self._draining = threading.Lock()
-        self._at_work: set[Name] = set()
+        self._active: set[Name] = set()
         self._changed = threading.Condition()
 
-    def look(self, service: Service) -> None:
-        """Note what is not active, as far as it can be seen; ``drain`` looks again."""
+    def scan(self, service: Service) -> None:
+        """Note every attachment that is not active, as far as this process can see; ``drain``
+        examines the others.
+        """
         for one in records(service):
             self._note((one.container_id, one.ifname), condition(service, one).state)
 
     def _note(self, name: Name, state: AttachmentState) -> None:
-        """Note an attachment in this state, unless there is nothing to do about it."""
+        """Note what an attachment of that state needs."""
         self._drop(name)
         if state is AttachmentState.UNKNOWN:
             self._unexamined.add(name)
         elif action_of(Operation.CLEANUP, state).ends:
-            self._dead.add(name)
+            self._stale.add(name)
 
     def _drop(self, name: Name) -> None:
-        self._dead.discard(name)
+        self._stale.discard(name)
         self._unexamined.discard(name)
 
     def _is_noted(self, name: Name) -> bool:
-        return name in self._dead or name in self._unexamined
+        return name in self._stale or name in self._unexamined
 
     def add(self, name: Name) -> None:
-        """Note one attachment that is to be taken down."""
+        """Note one attachment that must be taken down."""
         self._note(name, AttachmentState.INTERRUPTED)
 
-    def waiting(self) -> Waiting:
-        """How much is owed."""
-        return Waiting(len(self._backlog.names()), len(self._dead), len(self._unexamined))
+    def counts(self) -> Counts:
+        """How much is pending."""
+        return Counts(len(self._queue.names()), len(self._stale), len(self._unexamined))
 
     def is_queued(self, name: Name) -> bool:
-        """Whether a deletion of this attachment is queued."""
-        return name in self._backlog.names()
+        """Whether a DEL of this attachment is queued."""
+        return name in self._queue.names()
 
     def drain(
         self, service: Service, own: Name, links: Callable[[], Collection[str]] = tuple
     ) -> None:
-        """Do a part; ``own`` is the attachment of the request that it is done before, ``links``
-        tells what it wants to take: each link's name, MAC or PCI address.
+        """Do a part before a request. ``own`` is the request's attachment; ``links`` returns the
+        links it wants to claim, each by name, MAC or PCI address.
 
-        Raises ``TryAgain`` where another request is at work on one of these and does not end.
+        Raises ``TryAgain`` if another request holds one that must come first for too long.
         """
-        queued = self._backlog.names()
-        first = self._in_its_way(service, own, links()) & set(queued) if queued else set()
+        queued = self._queue.names()
+        first = self._conflicting(service, own, links()) & set(queued) if queued else set()
         for name in sorted(first):
-            with self._alone(name, service.timeouts.queued_delete):
+            with self._exclusive(name, service.timeouts.queued_delete):
                 self._finish(service, name)
         known = {*first, own}
-        noted = (*queued, *list(self._dead), *list(self._unexamined))
-        others = self._ripe(
+        noted = (*queued, *list(self._stale), *list(self._unexamined))
+        others = self._ready_to_try(
             [name for name in noted if name not in known], service.timeouts.cleanup_retry
         )
         if not others or not self._draining.acquire(blocking=False):
             return
         try:
             until = time.monotonic() + service.timeouts.cleanup
-            for name in others[:AT_ONCE]:
-                if time.monotonic() < until:  # one that somebody is at work on needs no second
-                    with suppress(TryAgain), self._alone(name, 0.0):
+            for name in others[:BATCH]:
+                if time.monotonic() < until:  # one that another request works on is skipped
+                    with suppress(TryAgain), self._exclusive(name, 0.0):
                         self._finish(service, name)
         finally:
             self._draining.release()
 
     @staticmethod
-    def _in_its_way(service: Service, own: Name, links: Collection[str]) -> set[Name]:
-        """The attachment itself, and those that have its links. They may be at home already, for
-        the shim sends them as they are: whoever took them then would take that for their state.
+    def _conflicting(service: Service, own: Name, links: Collection[str]) -> set[Name]:
+        """The attachment itself, and those that claimed its links. The shim may have returned these
+        links without restoring them: an ADD before the DEL would record the wrong original state.
         """
         found = service.journal.naming(links, service.warn) if links else []
         return {own, *((record.container_id, record.ifname) for record in found)}
 
-    def _ripe(self, names: list[Name], retry: float) -> list[Name]:
-        """Those to try, each once: what was tried longest ago comes first."""
+    def _ready_to_try(self, names: list[Name], retry: float) -> list[Name]:
+        """Those not tried within ``retry`` seconds, each once; the least recently tried first."""
         before = time.monotonic() - retry
         tried = {name: self._tried.get(name, -math.inf) for name in names}
         return sorted((n for n in tried if tried[n] <= before), key=lambda n: (tried[n], n))
 
     @contextmanager
-    def _alone(self, name: Name, patience: float) -> Iterator[None]:
-        """Nobody else at work on ``name``: a deletion must not come late, after a new ADD."""
+    def _exclusive(self, name: Name, wait: float) -> Iterator[None]:
+        """Keep other threads from ``name``: a queued DEL must never run after a new ADD."""
         with self._changed:
-            if not self._changed.wait_for(lambda: name not in self._at_work, patience):
-                raise TryAgain(f"a deletion of {name[1]} that was queued goes on")
-            self._at_work.add(name)
+            if not self._changed.wait_for(lambda: name not in self._active, wait):
+                raise TryAgain(f"the queued DEL of {name[1]} is still in progress")
+            self._active.add(name)
         try:
             yield
         finally:
             with self._changed:
-                self._at_work.discard(name)
+                self._active.discard(name)
                 self._changed.notify_all()
 
     def _finish(self, service: Service, name: Name) -> None:
-        """Try one, and log what came of it."""
-        was_queued = name in self._backlog.names()
+        """Try one, and log the outcome."""
+        was_queued = name in self._queue.names()
         try:
             event, detail = self._attempt(service, name)
         except Exception as error:  # noqa: BLE001  it must not fail the request of another pod
             event, detail = Event.CLEANUP_DONE, f"{type(error).__name__}: {error}"
-        if self._is_noted(name) or name in self._backlog.names():
+        if self._is_noted(name) or name in self._queue.names():
             event = Event.CLEANUP_PENDING
             self._tried[name] = time.monotonic()
         else:
@@ -157,10 +160,10 @@ class Due:
             self._log(event, container=name[0], ifname=name[1], **said)
 
     def _attempt(self, service: Service, name: Name) -> tuple[Event, str]:
-        """The event to log, and its detail or ""."""
-        left = self._backlog.finish(service, name)
+        """Try one; the event to log, and its detail or ""."""
+        left = self._queue.execute(service, name)
         if left:
-            return Event.QUEUED_DEL_REJECTED, left  # still queued: then it is pending
+            return Event.QUEUED_DEL_REJECTED, left  # pending, if it is still queued
         if not self._is_noted(name):
             return Event.CLEANUP_DONE, ""
         messages: list[str] = []
@@ -168,7 +171,7 @@ class Due:
         if record is not None:
             found = reclaim(service, record, Operation.CLEANUP)
             if not found.done:
-                if found.state is not AttachmentState.BUSY:  # the record was not examined
+                if found.state is not AttachmentState.BUSY:  # then it was not examined
                     self._note(name, found.state)
                 return Event.CLEANUP_PENDING, "; ".join(found.messages) or found.state
             if found.state is not AttachmentState.ACTIVE:

@@ -1,7 +1,7 @@
-"""The policy file as the daemon keeps it: read when it changed, and when it is told to.
+"""The policy as the daemon caches it: the file is read again after it changed, and at SIGHUP.
 
-Only rules that hold are kept. That there is no file, that it cannot be read and that it has
-mistakes is found out anew each time, so that each ends with its cause.
+Only a valid policy is cached. A missing, unreadable or invalid file is looked at again each time,
+so that the error goes away with its cause.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from bondcni.core.policy import Policy
 from bondcni.service import policy
 
 
-class Rules:
-    """What the file says now, or its mistakes; for any number of threads."""
+class PolicyCache:
+    """The current policy, or its errors; can be used by several threads."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -22,23 +22,23 @@ class Rules:
         self._stamp: tuple[int, ...] = ()
         self._found = Policy()
 
-    def forget(self) -> None:
-        """Read it again at the next look."""
+    def invalidate(self) -> None:
+        """Read the file again at the next call."""
         with self._lock:
             self._stamp = ()
 
     def __call__(self) -> Policy:
-        """What it says now. Raises ``PolicyError``."""
+        """The current policy. Raises ``PolicyError``."""
         with self._lock:
             stamp = _stamp(self._path)
             if not stamp or stamp != self._stamp:
-                self._stamp = ()  # what is kept does not hold any more, whatever comes
+                self._stamp = ()  # the cached policy is outdated, even if load() fails
                 self._found, self._stamp = policy.load(self._path), stamp
             return self._found
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What changes when the file does, its owner and mode too; empty where it cannot be seen."""
+    """A value that changes with the file, its owner and mode; empty if stat() fails."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,9 +1,9 @@
-"""The frames that shim and daemon speak, as bytes and back.
+"""The frames between the shim and the daemon: packing and unpacking.
 
-A frame is a header (version, type, length) and a run of fields (tag, length, value).
-Nothing here knows a socket. What breaks the grammar raises ``ProtocolError``, whatever it
-is. A field that is not known is skipped, unless its tag says that it matters. The whole is
-told in ``docs/protocol.md``; ``shim/bond.c`` holds the same numbers.
+A frame is a header (version, type, length) followed by fields (tag, length, value). Pure: no
+socket is used here. Bytes that are not a valid frame raise ``ProtocolError``. An unknown field is
+ignored, unless its tag has the critical bit. ``docs/protocol.md`` is the specification;
+``shim/shim.h`` has the same numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 VERSION = 1
 LIMIT = 8 << 20
-"""Bytes of a payload."""
+"""The most bytes of a payload."""
 
 CRITICAL = 0x8000
-"""The bit of a tag that says: who does not know it must not go on."""
+"""The bit of a tag that must not be ignored by a receiver that does not know it."""
 
 _HEADER = struct.Struct("<BBHI")
 _FIELD = struct.Struct("<HI")
@@ -29,7 +29,7 @@ HEADER = _HEADER.size
 
 
 class Type(IntEnum):
-    """What a frame is."""
+    """The type of a frame."""
 
     REQUEST = 1
     ANSWER = 2
@@ -43,7 +43,7 @@ class Type(IntEnum):
 
 
 class Tag(IntEnum):
-    """What a field is."""
+    """The tag of a field."""
 
     DESCRIPTORS = 1
     HOST = 2
@@ -63,18 +63,18 @@ class Tag(IntEnum):
 
 
 class ProtocolError(ValueError):
-    """Bytes that are no frame of this protocol."""
+    """Bytes that are not a valid frame of this protocol."""
 
 
 class VersionUnknown(ProtocolError):
-    """A frame of a version that is not known here."""
+    """A frame of an unknown protocol version."""
 
 
 Field = tuple[int, bytes]
 
 
 class Frame(NamedTuple):
-    """One frame. ``type`` may be a number that is not known; the receiver decides."""
+    """One frame. ``type`` may be an unknown number; the receiver decides what to do."""
 
     type: int
     fields: tuple[Field, ...] = ()
@@ -84,15 +84,15 @@ class Frame(NamedTuple):
         return [value for found, value in self.fields if found == tag]
 
     def get(self, tag: int) -> bytes | None:
-        """The value of a field that may stand once; None where it is not there."""
+        """The value of a field that appears once (else the last); None if it is missing."""
         return next((value for found, value in reversed(self.fields) if found == tag), None)
 
     def text(self, tag: int) -> str:
-        """A field's text; "" where it is not there. Bytes that are not UTF-8 survive."""
+        """A field's text, "" if it is missing. Bytes that are not UTF-8 are kept as surrogates."""
         return (self.get(tag) or b"").decode("utf-8", "surrogateescape")
 
     def number(self, tag: int, missing: int = 0) -> int:
-        """A field's unsigned number. Raises ``ProtocolError`` where it has not 4 bytes."""
+        """A field's unsigned number. Raises ``ProtocolError`` unless it has 4 bytes."""
         return self._unpacked(_NUMBER, tag, missing)
 
     def signed(self, tag: int, missing: int = 0) -> int:
@@ -104,15 +104,15 @@ class Frame(NamedTuple):
         if value is None:
             return missing
         if len(value) != codec.size:
-            raise ProtocolError(f"field {tag}: {len(value)} bytes where a number of 4 should be")
+            raise ProtocolError(f"field {tag}: {len(value)} bytes, must be a number of 4 bytes")
         return int(codec.unpack(value)[0])
 
 
 def pack(kind: int, fields: Iterable[Field] = ()) -> bytes:
-    """A whole frame. Raises ``ProtocolError`` where it would be too long."""
+    """A complete frame. Raises ``ProtocolError`` if it would be too long."""
     payload = b"".join(_FIELD.pack(tag, len(value)) + value for tag, value in fields)
     if len(payload) > LIMIT:
-        raise ProtocolError(f"a frame of {len(payload)} bytes is more than {LIMIT}")
+        raise ProtocolError(f"a frame of {len(payload)} bytes exceeds the limit of {LIMIT}")
     return _HEADER.pack(VERSION, kind, 0, len(payload)) + payload
 
 
@@ -133,16 +133,16 @@ def header(data: bytes | bytearray) -> tuple[int, int]:
     """
     version, kind, _, length = _HEADER.unpack_from(data)
     if version != VERSION:
-        raise VersionUnknown(f"version {version} of the protocol is not known, {VERSION} is")
+        raise VersionUnknown(f"unknown protocol version {version} (supported: {VERSION})")
     if length > LIMIT:
-        raise ProtocolError(f"a payload of {length} bytes is more than {LIMIT}")
+        raise ProtocolError(f"a payload of {length} bytes exceeds the limit of {LIMIT}")
     return kind, length
 
 
 def unpack(kind: int, payload: bytes) -> Frame:
-    """A frame from its payload; fields that are not known are left out.
+    """A frame from its payload; unknown fields are left out.
 
-    Raises ``ProtocolError`` for a field that goes beyond it or one that matters.
+    Raises ``ProtocolError`` for a field beyond the payload and for an unknown critical one.
     """
     return Frame(kind, tuple(_fields(payload)))
 
@@ -151,15 +151,17 @@ def _fields(payload: bytes) -> Iterator[Field]:
     at = 0
     while at < len(payload):
         if len(payload) - at < _FIELD.size:
-            raise ProtocolError(f"{len(payload) - at} bytes where a field should be")
+            raise ProtocolError(f"incomplete field of {len(payload) - at} bytes")
         tag, length = _FIELD.unpack_from(payload, at)
         at += _FIELD.size
         if length > len(payload) - at:
-            raise ProtocolError(f"field {tag}: {length} bytes in {len(payload) - at}")
+            raise ProtocolError(
+                f"field {tag}: {length} bytes, but {len(payload) - at} are left in the frame"
+            )
         if tag in _KNOWN:
             yield tag, payload[at : at + length]
         elif tag & CRITICAL:
-            raise ProtocolError(f"field {tag} is not known and must not be skipped")
+            raise ProtocolError(f"unknown field {tag} must not be ignored")
         at += length
 
 

@@ -1,4 +1,4 @@
-"""The end of a conversation with the shim: ANSWER, with what to print and the exit status."""
+"""The last frame of a request, ANSWER: what the shim prints, and its exit status."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from bondcni.daemon.protocol import Field, ProtocolError, Tag, Type, encoded, nu
 from bondcni.service.answer import WARNING, Answer
 
 LONGEST = 4096
-"""Characters of a refusal: it fits into the buffer of a connection that nothing was sent by."""
+"""Characters of a refusal; it fits into the empty send buffer of a connection."""
 
 
 def refusal(why: str, stdin: bytes = b"") -> Answer:
-    """Code 11: the runtime may try again."""
+    """An answer with code 11: the runtime may try again."""
     return Answer.of_error(TryAgain(why[:LONGEST]), stdin)
 
 
@@ -22,12 +22,12 @@ def send(
     warnings: list[str] | None = None,
     seconds: float = SEND_SECONDS,
 ) -> bool:
-    """Send it; False where nobody took it within so many seconds, or it is too long to send."""
-    told = "".join(WARNING.format(text) + "\n" for text in warnings or ())
+    """Send an answer; False if the shim did not take it within ``seconds``, or it is too long."""
+    text = "".join(WARNING.format(warning) + "\n" for warning in warnings or ())
     fields: list[Field] = [
         (Tag.STATUS, number(1 if answer.code else 0)),
         (Tag.OUTPUT, encoded(answer.output)),
-        (Tag.WARNINGS, told.encode("utf-8", "backslashreplace")),
+        (Tag.WARNINGS, text.encode("utf-8", "backslashreplace")),
     ]
     try:
         pack(Type.ANSWER, fields)

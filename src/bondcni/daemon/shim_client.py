@@ -1,8 +1,9 @@
-"""The shim at the other end, as what a request can reach (``service/reach.py``).
+"""The shim as a client of the daemon: implements ``Reach`` (``service/reach.py``) for one request.
 
-It brought sockets and descriptors of the host's and the pod's namespace; what else must be done
-as root, inside a namespace or by a delegate, it is asked to do, call by call. Everything it
-brought is closed when the request ends: a descriptor kept would hold a dead pod's NICs.
+The shim passed sockets and descriptors of the host's and the pod's namespace with the request.
+What else needs root, another namespace or a delegate, the daemon asks the shim to do, one call at
+a time. All its descriptors are closed when the request ends: one that stays open would keep a
+dead pod's namespace, and the NICs in it, alive.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bondcni.core.errors import (
 )
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
-from bondcni.daemon.descriptors import named, side
+from bondcni.daemon.descriptors import by_letter, side
 from bondcni.daemon.log import LONGEST, Event, Log, log
 from bondcni.daemon.protocol import (
     Field,
@@ -42,66 +43,73 @@ from bondcni.service.answer import STDIN_LIMIT
 from bondcni.service.delegate import ERRORS_LIMIT, LIMIT, Ended
 from bondcni.service.reach import GONE, Presence, without_cni
 
-PATIENCE = 10.0
-"""Seconds for a call that runs no delegate; one that does has its own deadline besides."""
+CALL_SECONDS = 10.0
+"""Seconds for a call to the shim; a delegate's own deadline is added."""
 
 VARIABLES = 4096
 ENVIRONMENT = 2 << 20
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
-OPEN_TO_US = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS")
-"""Variables of a delegate that the shim lets us set (shim/delegate.c)."""
+SETTABLE = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS")
+"""Variables of a delegate that the shim lets the daemon set (shim/delegate.c)."""
+
 MAX_ERRNO = 4095  # include/linux/err.h
 
 
 def environment(frame: Frame) -> dict[str, str]:
-    """The environment that a frame tells. Raises ``ProtocolError`` above the limits."""
+    """The environment in a frame. Raises ``ProtocolError`` if it exceeds the limits."""
     entries = frame.all(Tag.ENV)
-    if len(entries) > VARIABLES or sum(map(len, entries)) > ENVIRONMENT:
-        raise ProtocolError(f"an environment of {len(entries)} variables is too large")
+    size = sum(map(len, entries))
+    if len(entries) > VARIABLES or size > ENVIRONMENT:
+        raise ProtocolError(
+            f"environment of {len(entries)} variables and {size} bytes exceeds the limit of "
+            f"{VARIABLES} variables or {ENVIRONMENT} bytes"
+        )
     parted = (entry.decode("utf-8", "surrogateescape").partition("=") for entry in entries)
     return {name: value for name, _, value in parted}
 
 
-class Caller:
-    """One shim and its request; a context manager that closes what the shim brought."""
+class ShimClient:
+    """One shim and its request; a context manager that closes the descriptors it passed."""
 
     def __init__(
         self,
         connection: Connection,
         request: Frame,
         env: dict[str, str],
-        patience: float = PATIENCE,
+        call_seconds: float = CALL_SECONDS,
         log: Log = log,
         watch: Watch | None = None,
     ) -> None:
-        """Raises ``ProtocolError``, and ``TryAgain`` where there are no descriptors left."""
+        """Raises ``ProtocolError``, and ``TryAgain`` if the process has no free descriptors."""
         self.env = env
         self.stdin = request.get(Tag.STDIN) or b""
         if len(self.stdin) > STDIN_LIMIT:
-            raise ProtocolError(f"standard input of {len(self.stdin)} bytes is too much")
+            raise ProtocolError(
+                f"standard input of {len(self.stdin)} bytes exceeds the limit of {STDIN_LIMIT}"
+            )
         self.host_id = request.text(Tag.HOST)
         self._pod_id = request.text(Tag.POD)
         self._pod_error = _errno(request, Tag.POD_ERROR, errno.ENOENT)
         self._connection = connection
-        self._patience = patience
+        self._call_seconds = call_seconds
         self._log = log
         self._watch = watch
-        self._unable = ""  # why nothing more can be asked
+        self._failure = ""  # why no more calls are possible
         given, connection.descriptors = connection.descriptors, []
         with ExitStack() as held:
-            held.callback(Connection.drop, given)
-            found = named(request.get(Tag.DESCRIPTORS) or b"", given)
+            held.callback(Connection.close_all, given)
+            found = by_letter(request.get(Tag.DESCRIPTORS) or b"", given)
             self._host = side(found, "hH", held)
             has_pod = not found.keys().isdisjoint("pP")
             self._pod = side(found, "pP", held) if has_pod else None
             if not self.host_id or bool(self._pod_id) != has_pod:
-                raise ProtocolError("the identity of a namespace is missing")
+                raise ProtocolError("the identity of a network namespace is missing")
             self._open = held.pop_all()
 
     def close(self) -> None:
-        """Close everything that the shim brought."""
+        """Close all descriptors that the shim passed."""
         self._open.close()
 
     def __enter__(self) -> Self:
@@ -110,39 +118,40 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What ``Reach`` promises.
+    # The methods of ``Reach``.
 
     @contextmanager
     def node(self, netns: str) -> Iterator[Namespaces]:
-        """Through what the shim brought; another namespace than the request's is asked for."""
+        """As ``Reach``. A namespace other than the request's is opened by the shim."""
         if not netns:
             yield Namespaces(self._host, None, netns, watch=self._watch)
-        elif self._is_asked_for(netns):
+        elif self._is_requested(netns):
             yield Namespaces(
                 self._host, self._own_pod(netns), netns, self._set_sysctls, self._watch
             )
         else:
-            with self._other(netns) as side:
+            with self._open_other(netns) as side:
                 yield Namespaces(self._host, side, netns, self._set_sysctls, self._watch)
 
     def presence(self, netns: str) -> Presence:
-        """As ``Reach``. What the shim does not see the runtime, whose process it is, does not see
-        either. Raises ``TryAgain`` where the shim cannot be asked.
+        """As ``Reach``. The shim is a process of the runtime and sees the same paths.
+
+        Raises ``TryAgain`` if the call to the shim fails.
         """
-        if self._is_asked_for(netns) and self._pod_id:
+        if self._is_requested(netns) and self._pod_id:
             return Presence(NamespaceState.PRESENT, self._pod_id)
         try:
-            if self._is_asked_for(netns):
-                raise _unopened(netns, self._pod_error)
+            if self._is_requested(netns):
+                raise _open_error(netns, self._pod_error)
             return Presence(NamespaceState.PRESENT, self._identify(netns))
-        except (NamespaceGone, NotANamespace):  # nothing else says that a pod is gone
+        except (NamespaceGone, NotANamespace):  # any other error does not show that the pod is gone
             return GONE
         except KernelError as error:
             return Presence(NamespaceState.UNKNOWN, why=error.message)
 
     def is_own(self, netns: str) -> bool:
         """As ``Reach``."""
-        if self._is_asked_for(netns):
+        if self._is_requested(netns):
             self._own_pod(netns)
             return self._pod_id == self.host_id
         return self._identify(netns) == self.host_id
@@ -151,7 +160,7 @@ class Caller:
         """As ``Reach``."""
         done = self._call(Type.FIND, [_delegate(name, self.env), *self._differences(env)])
         if status := done.number(Tag.STATUS):
-            raise _unstarted(name, self.env, status)
+            raise _start_error(name, self.env, status)
 
     def run(self, name: str, stdin: bytes, env: Mapping[str, str], deadline: float) -> Ended:
         """As ``Reach``."""
@@ -170,17 +179,17 @@ class Caller:
         if status == errno.EFBIG:
             return Ended(0, bytes(LIMIT + 1), errors)
         if status:
-            raise _unstarted(name, self.env, status)
+            raise _start_error(name, self.env, status)
         return Ended(done.signed(Tag.EXIT), done.get(Tag.OUTPUT) or b"", errors)
 
     def surroundings(self) -> Mapping[str, str]:
         """As ``Reach``."""
         return without_cni(self.env)
 
-    # How.
+    # Helpers.
 
     def _log_stderr(self, name: str, env: Mapping[str, str], errors: bytes) -> None:
-        """What a delegate wrote to standard error, whole lines in each of ours."""
+        """Log what a delegate wrote to standard error, in events of complete lines."""
         text = errors.decode(errors="replace")
         while text:
             cut = text.rfind("\n", 0, LONGEST) + 1 if len(text) > LONGEST else len(text)
@@ -194,32 +203,32 @@ class Caller:
             )
             text = text[cut or LONGEST :]
 
-    def _is_asked_for(self, netns: str) -> bool:
+    def _is_requested(self, netns: str) -> bool:
         return bool(netns) and netns == self.env.get("CNI_NETNS")
 
     def _own_pod(self, netns: str) -> Handle:
         if self._pod is None:
-            raise _unopened(netns, self._pod_error)
+            raise _open_error(netns, self._pod_error)
         return self._pod
 
     @contextmanager
-    def _other(self, netns: str) -> Iterator[Handle]:
+    def _open_other(self, netns: str) -> Iterator[Handle]:
         with ExitStack() as held:
             done = self._call(Type.OPEN, [(Tag.PATH, encoded(netns))], Tag.DESCRIPTORS)
             given, self._connection.descriptors = self._connection.descriptors, []
-            held.callback(Connection.drop, given)
+            held.callback(Connection.close_all, given)
             if status := done.number(Tag.STATUS):
-                raise _unopened(netns, status)
+                raise _open_error(netns, status)
             try:
-                found = side(named(done.get(Tag.DESCRIPTORS) or b"", given), "pP", held)
+                found = side(by_letter(done.get(Tag.DESCRIPTORS) or b"", given), "pP", held)
             except ProtocolError as error:
-                raise TryAgain(f"the namespace {netns} was not handed over: {error}") from error
+                raise TryAgain(f"cannot open network namespace {netns}: {error}") from error
             yield found
 
     def _identify(self, netns: str) -> str:
         done = self._call(Type.IDENTIFY, [(Tag.PATH, encoded(netns))], Tag.POD)
         if status := done.number(Tag.STATUS):
-            raise _unopened(netns, status)
+            raise _open_error(netns, status)
         return done.text(Tag.POD)
 
     def _set_sysctls(self, netns: str, link: str, values: Mapping[str, int]) -> None:
@@ -232,13 +241,13 @@ class Caller:
             raise KernelError(f"set net.ipv6.conf.{link}.{key}={values.get(key)}", status)
 
     def _differences(self, env: Mapping[str, str]) -> list[Field]:
-        """What ``env`` says else than the shim's own environment, of the attachment. The rest,
-        such as where delegates are, is the runtime's that called.
+        """The variables of ``SETTABLE`` that differ from the shim's environment. Everything else,
+        such as CNI_PATH, is the runtime's.
         """
-        said = {name: (self.env.get(name), env.get(name)) for name in OPEN_TO_US}
+        values = {name: (self.env.get(name), env.get(name)) for name in SETTABLE}
         entries = (
             name if wanted is None else f"{name}={wanted}"
-            for name, (own, wanted) in said.items()
+            for name, (own, wanted) in values.items()
             if own != wanted
         )
         return [(Tag.ENV, encoded(entry)) for entry in entries]
@@ -246,22 +255,22 @@ class Caller:
     def _call(
         self, kind: Type, fields: Iterable[Field], needs: Tag | None = None, seconds: float = 0.0
     ) -> Frame:
-        """Ask the shim; ``needs`` is what DONE must have where it was done.
+        """Send a call and wait for DONE; ``needs`` is a field that it must have on success.
 
-        Raises ``TryAgain`` where the shim went away, is late or makes no sense. It is asked
-        nothing more then: an answer that came late would be taken for the next one.
+        Raises ``TryAgain`` if the shim went away, is too slow or answers with an invalid frame.
+        Later calls then fail, too: a late answer would be taken for that of the next call.
         """
-        if self._unable:
-            raise TryAgain(self._unable)
+        if self._failure:
+            raise TryAgain(self._failure)
         since = time.monotonic()
         try:
             self._connection.send(kind, fields)
-            until = time.monotonic() + seconds + self._patience
+            until = time.monotonic() + seconds + self._call_seconds
             done = _done(self._connection.receive(until), needs)
         except (ProtocolError, TimeoutError) as error:
-            self._unable = f"what called the daemon cannot do {kind.name}: {error}"
+            self._failure = f"the call {kind.name} to the executable bond failed: {error}"
             self._log_call(kind, since, {"error": str(error)})
-            raise TryAgain(self._unable) from error
+            raise TryAgain(self._failure) from error
         status = done.number(Tag.STATUS)
         self._log_call(kind, since, {"error": os.strerror(status)} if status else {})
         return done
@@ -278,9 +287,9 @@ class Caller:
 
 
 def _done(frame: Frame, needs: Tag | None) -> Frame:
-    """The frame, which must be the answer to a call. Raises ``ProtocolError``."""
+    """Check the answer to a call. Raises ``ProtocolError``."""
     if frame.type != Type.DONE:
-        raise ProtocolError(f"a frame of type {frame.type} where DONE is due")
+        raise ProtocolError(f"unexpected frame of type {frame.type}, expected DONE")
     if frame.get(Tag.STATUS) is None:
         raise ProtocolError("DONE without STATUS")
     if not _errno(frame, Tag.STATUS) and needs is not None and not frame.get(needs):
@@ -290,36 +299,36 @@ def _done(frame: Frame, needs: Tag | None) -> Frame:
 
 
 def _errno(frame: Frame, tag: Tag, missing: int = 0) -> int:
-    """A field's errno. Raises ``ProtocolError`` for a number that is none."""
+    """A field's errno. Raises ``ProtocolError`` if the number is not an errno."""
     found = frame.number(tag, missing)
     if found > MAX_ERRNO:
-        raise ProtocolError(f"{tag.name} {found} is no errno")
+        raise ProtocolError(f"{tag.name} {found} is not an errno")
     return found
 
 
 def _delegate(name: str, env: Mapping[str, str]) -> Field:
-    """The NAME of a delegate. Raises ``DelegateUnstarted`` for what can be none."""
+    """The NAME of a delegate. Raises ``DelegateUnstarted`` for an invalid name."""
     if "/" in name:
         raise DelegateUnstarted(f"IPAM plugin {name}: must be the name of a plugin, not a path")
     try:
         return (Tag.NAME, encoded(name))
     except UnicodeEncodeError:
-        raise _unstarted(name, env, errno.ENOENT) from None
+        raise _start_error(name, env, errno.ENOENT) from None
 
 
-def _unstarted(name: str, env: Mapping[str, str], number_: int) -> DelegateError:
-    """Why a delegate could not be started, as direct mode says it."""
+def _start_error(name: str, env: Mapping[str, str], number_: int) -> DelegateError:
+    """Why a delegate could not be started, in the words of direct mode."""
     if number_ == errno.ENOENT:
         path = env.get("CNI_PATH") or "not set"
         return DelegateUnstarted(f"IPAM plugin {name} is not in CNI_PATH ({path})")
     words = f"IPAM plugin {name} cannot be started: {os.strerror(number_)}"
-    if number_ == errno.ENOMEM:  # the shim may have failed to wait for one that runs
+    if number_ == errno.ENOMEM:  # it may have been started, and waiting for it failed
         return DelegateError(words)
     return DelegateUnstarted(words)
 
 
-def _unopened(netns: str, number_: int) -> BondError:
-    """Why a namespace could not be opened, as direct mode says it."""
+def _open_error(netns: str, number_: int) -> BondError:
+    """Why a namespace could not be opened, in the words of direct mode."""
     if number_ in ABSENT:
         return NamespaceGone(netns)
     if number_ == errno.ENOTTY:

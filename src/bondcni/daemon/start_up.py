@@ -1,7 +1,7 @@
-"""How the daemon comes to its socket: one daemon for each, and a stale one is taken over.
+"""The daemon's socket: one daemon for each path; a stale socket is replaced.
 
-A lock beside the socket says who serves there; it dies with its holder. Also here: what the
-service manager is told (sd_notify(3)), and room for the descriptors that requests bring.
+A lock file beside the socket shows that a daemon serves there; the lock ends with its process.
+Also here: sd_notify(3), and the limit of open files.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import stat
 from collections.abc import Iterator, Mapping
 
 DESCRIPTORS = 16384
-"""Open files that are enough for every request that may wait."""
+"""Open files: enough for the largest number of waiting requests."""
 
 
 class CannotServe(Exception):
-    """The daemon cannot start; the text says why."""
+    """The daemon cannot start; the message says why."""
 
 
 @contextlib.contextmanager
 def listening(path: str) -> Iterator[socket.socket]:
-    """The socket, for root and ourselves only; removed at the end.
+    """The listening socket, for root and the daemon's own user; removed at the end.
 
-    Raises ``CannotServe`` where another daemon serves there.
+    Raises ``CannotServe``, also if another daemon listens there.
     """
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
@@ -38,7 +38,7 @@ def listening(path: str) -> Iterator[socket.socket]:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotServe(f"another daemon serves at {path}") from None
+            raise CannotServe(f"another daemon is listening on {path}") from None
         listener = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         _require_free(path)
         _listen(listener, path)
@@ -47,13 +47,13 @@ def listening(path: str) -> Iterator[socket.socket]:
 
 
 def _listen(listener: socket.socket, path: str) -> None:
-    """Put the socket in place when it can be connected to, over a stale one: who calls finds the
-    old one or the new one. Raises ``CannotServe``.
+    """Bind under another name, listen, then rename over a stale socket: a client never finds a
+    socket that is not listening. Raises ``CannotServe``.
     """
     fresh = f"{path}.new"
     before = os.umask(0o177)
     try:
-        _unlink(fresh)  # of one that was killed
+        _unlink(fresh)  # left by a daemon that was killed
         listener.bind(fresh)
         listener.listen(socket.SOMAXCONN)
         os.rename(fresh, path)
@@ -64,22 +64,22 @@ def _listen(listener: socket.socket, path: str) -> None:
 
 
 def _require_free(path: str) -> None:
-    """Raise ``CannotServe`` where somebody listens at a socket, and where it is no socket."""
+    """Raise ``CannotServe`` if a process listens at ``path``, or it is not a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # noqa: FBT003  its one parameter
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise CannotServe(f"{path} is there and is no socket") from None
+                raise CannotServe(f"{path} exists and is not a socket") from None
         except FileNotFoundError:
             pass
-        except BlockingIOError:  # so many wait there that no more can
-            raise CannotServe(f"another daemon serves at {path}") from None
+        except BlockingIOError:  # its backlog is full
+            raise CannotServe(f"another daemon is listening on {path}") from None
         except OSError as error:
             raise CannotServe(f"{path}: {error.strerror or error}") from error
         else:
-            raise CannotServe(f"another daemon serves at {path}")
+            raise CannotServe(f"another daemon is listening on {path}")
 
 
 def _unlink(path: str) -> None:
@@ -87,9 +87,9 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def make_room() -> None:
-    """As many open files as ``DESCRIPTORS``, where the hard limit allows: each request that
-    waits has up to five, and what systemd gives without being asked is 1,024.
+def raise_file_limit() -> None:
+    """Raise the soft limit of open files to ``DESCRIPTORS`` or the hard limit: each waiting request
+    has up to five, and the default under systemd is 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
@@ -98,7 +98,7 @@ def make_room() -> None:
 
 
 def notify(state: str, env: Mapping[str, str] = os.environ) -> None:
-    """Tell systemd, where it wants to know. Source: sd_notify(3)."""
+    """Notify systemd, if NOTIFY_SOCKET is set. Source: sd_notify(3)."""
     address = env.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,8 +1,9 @@
-"""What a worker does with one request: take it, do it, answer it, tell of it in one line.
+"""What a worker does with one request: prepare it, run the verb, answer, and log it.
 
-What was queued or is due is done before (``pending_cleanup.py``). An ADD whose caller went away before it
-was answered is undone: the runtime counts it as failed; what that, or the caller's own end,
-leaves is due. Everything that came with a request is closed when it ends.
+Pending cleanup is done first (``pending_cleanup.py``). An ADD whose caller went away before the
+answer is rolled back, because the runtime treats it as failed; what the rollback or a failed
+request leaves behind becomes pending cleanup. Everything that came with a request is closed when
+it ends.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from bondcni.core.config import parse_leniently
 from bondcni.core.errors import BondError, EnvironError, PolicyError, TryAgain
 from bondcni.core.result import Object
 from bondcni.daemon.connection import Connection
-from bondcni.daemon.delete_queue import Backlog
+from bondcni.daemon.delete_queue import DeleteQueue
 from bondcni.daemon.log import Event, Log
-from bondcni.daemon.pending_cleanup import Due
-from bondcni.daemon.policy_cache import Rules
+from bondcni.daemon.pending_cleanup import PendingCleanup
+from bondcni.daemon.policy_cache import PolicyCache
 from bondcni.daemon.protocol import Frame, ProtocolError, Tag
 from bondcni.daemon.reply import refusal, send
-from bondcni.daemon.shim_client import Caller, environment
+from bondcni.daemon.shim_client import ShimClient, environment
 from bondcni.kernel.watch import Watch
 from bondcni.service.answer import Answer, answered
 from bondcni.service.attachment import Service
@@ -35,11 +36,11 @@ from bondcni.service.request import Request, read_request
 from bondcni.service.timeouts import Timeouts
 
 Verb = Callable[[Service, Request], Object | None]
-"""Answers one request, as ``verbs.serve`` does."""
+"""Runs one request, as ``verbs.serve`` does."""
 
 
-class Visit(NamedTuple):
-    """One request on its way to a worker."""
+class IncomingRequest(NamedTuple):
+    """A complete request, before a worker runs it."""
 
     connection: Connection
     request: Frame
@@ -47,8 +48,8 @@ class Visit(NamedTuple):
     since: float
 
     @classmethod
-    def of(cls, connection: Connection, request: Frame) -> Visit:
-        """Raises ``ProtocolError`` where its environment is too large."""
+    def of(cls, connection: Connection, request: Frame) -> IncomingRequest:
+        """Raises ``ProtocolError`` if the environment is too large."""
         return cls(connection, request, environment(request), time.monotonic())
 
     @property
@@ -58,7 +59,7 @@ class Visit(NamedTuple):
 
     @property
     def container(self) -> str:
-        """Whose it is; "": nobody's."""
+        """The container ID, or ""."""
         return self.env.get("CNI_CONTAINERID", "")
 
     @property
@@ -68,34 +69,35 @@ class Visit(NamedTuple):
 
 
 class Worker:
-    """Does requests, in any number of threads at once."""
+    """Runs requests; can be used by several threads."""
 
-    def __init__(self, state: str, rules: Rules, log: Log, verb: Verb, timeouts: Timeouts) -> None:
+    def __init__(
+        self, state: str, policy: PolicyCache, log: Log, verb: Verb, timeouts: Timeouts
+    ) -> None:
         self._journal = Journal(state)
         self._watch = Watch()
-        self._rules = rules
+        self._policy = policy
         self._log = log
         self._verb = verb
         self._timeouts = timeouts
-        self._due = Due(Backlog(state), log)
-        self._strange = False
+        self._cleanup = PendingCleanup(DeleteQueue(state), log)
+        self._mismatch_logged = False
 
     def prepare(self) -> None:
-        """Put right what is at home, note what waits for a caller, and look at the policy."""
-        service = Service(self._journal, self._warn, self._rules, Unaided(), self._timeouts)
+        """Restore links that are back on the host, scan for pending cleanup, check the policy."""
+        service = Service(self._journal, self._warn, self._policy, Unaided(), self._timeouts)
         self._journal.stay()
         self._watch.begin()
         try:
             mend(service)
-            self._due.look(service)
+            self._cleanup.scan(service)
         except BondError as error:
             self._warn(error.message)
         try:
-            self._rules()
+            self._policy()
         except PolicyError as error:
             self._log(Event.POLICY_ERROR, error=error.message)
-        queued, dead, unexamined = self._due.waiting()
-        self._log(Event.READY, queued=queued, stale=dead, unexamined=unexamined)
+        self._log(Event.READY, **self._cleanup.counts()._asdict())
 
     def close(self) -> None:
         """Close what is open for all requests."""
@@ -104,54 +106,60 @@ class Worker:
     def _warn(self, text: str) -> None:
         self._log(Event.CLEANUP_WARNING, warning=text)
 
-    def refuse(self, visit: Visit, why: str, seconds: float = 0.0) -> None:
-        """Answer with code 11, and close. It waits so long for a caller that does not read."""
-        with visit.connection:
-            answer = refusal(why, visit.stdin)
-            send(visit.connection, answer, seconds=seconds)
-            self._line(visit, answer, [])
+    def refuse(self, incoming: IncomingRequest, why: str, seconds: float = 0.0) -> None:
+        """Answer with code 11 and close; wait at most ``seconds`` for a caller that does not read."""
+        with incoming.connection:
+            answer = refusal(why, incoming.stdin)
+            send(incoming.connection, answer, seconds=seconds)
+            self._log_request(incoming, answer, [])
 
-    def serve(self, visit: Visit) -> None:
-        """Do one request."""
-        with visit.connection:
+    def serve(self, incoming: IncomingRequest) -> None:
+        """Run one request."""
+        with incoming.connection:
             try:
-                caller = Caller(
-                    visit.connection, visit.request, visit.env, log=self._log, watch=self._watch
+                shim = ShimClient(
+                    incoming.connection,
+                    incoming.request,
+                    incoming.env,
+                    log=self._log,
+                    watch=self._watch,
                 )
             except (ProtocolError, TryAgain) as error:
-                self.refuse(visit, str(error))
+                self.refuse(incoming, str(error))
                 return
-            with caller:
-                self._serve(visit, caller)
+            with shim:
+                self._serve(incoming, shim)
 
-    def _serve(self, visit: Visit, caller: Caller) -> None:
+    def _serve(self, incoming: IncomingRequest, shim: ShimClient) -> None:
         warnings: list[str] = []
-        defects = io.StringIO()
-        service = Service(self._journal, warnings.append, self._rules, caller, self._timeouts)
-        work = partial(self._work, service, caller)
-        answer = answered(work, lambda: visit.stdin, defects)
-        delivered = send(visit.connection, answer, warnings)
-        self._line(visit, answer, warnings)
-        if defects.getvalue():
-            self._log(Event.INTERNAL_ERROR, traceback=defects.getvalue())
-        if not delivered and visit.command in ("ADD", "DEL"):
-            self._unheard(service, visit, answer)
+        traceback = io.StringIO()
+        service = Service(self._journal, warnings.append, self._policy, shim, self._timeouts)
+        work = partial(self._work, service, shim)
+        answer = answered(work, lambda: incoming.stdin, traceback)
+        delivered = send(incoming.connection, answer, warnings)
+        self._log_request(incoming, answer, warnings)
+        if traceback.getvalue():
+            self._log(Event.INTERNAL_ERROR, traceback=traceback.getvalue())
+        if not delivered and incoming.command in ("ADD", "DEL"):
+            self._undelivered(service, incoming, answer)
 
-    def _work(self, service: Service, caller: Caller) -> Object | None:
-        request = read_request(caller.env, caller.stdin)
-        self._look_at_host(caller)
+    def _work(self, service: Service, shim: ShimClient) -> Object | None:
+        request = read_request(shim.env, shim.stdin)
+        self._check_host_namespace(shim)
         name = request.container_id, request.ifname
-        self._due.drain(service._replace(warn=self._warn), name, partial(_links, request))
-        if request.command == "ADD" and self._due.is_queued(name):  # it would undo this ADD later
-            raise TryAgain(f"a deletion of {name[1]} is queued that cannot be done yet")
+        self._cleanup.drain(service._replace(warn=self._warn), name, partial(_links, request))
+        if request.command == "ADD" and self._cleanup.is_queued(name):  # it would undo this ADD
+            raise TryAgain(
+                f"the queued DEL of {name[1]} must be done first, but failed: see the daemon's log"
+            )
         if request.command == "STATUS":
-            self._tell_waiting(service)
+            self._warn_pending(service)
         return self._verb(service, request)
 
-    def _look_at_host(self, caller: Caller) -> None:
+    def _check_host_namespace(self, shim: ShimClient) -> None:
         own = Direct().presence("/proc/self/ns/net").identity
-        if caller.host_id != own and not self._strange:
-            self._strange = True
+        if shim.host_id != own and not self._mismatch_logged:
+            self._mismatch_logged = True
             self._log(
                 Event.NAMESPACE_MISMATCH,
                 warning="the daemon is not in the network namespace of the container runtime: "
@@ -159,57 +167,58 @@ class Worker:
                 "hostNetwork: true",
             )
 
-    def _tell_waiting(self, service: Service) -> None:
-        queued, dead, unexamined = self._due.waiting()
+    def _warn_pending(self, service: Service) -> None:
+        queued, stale, unexamined = self._cleanup.counts()
         for what, count in (
-            ("deletions are queued", queued),
-            ("dead attachments wait to be taken down", dead),
-            ("attachments could not be examined yet", unexamined),
+            ("queued DELs", queued),
+            ("stale attachments", stale),
+            ("attachments not examined yet", unexamined),
         ):
             if count:
-                service.warn(f"{count} {what}: the next requests do it, or bondctl recover")
+                service.warn(
+                    f"{what}: {count}; the next requests or `bondctl recover` will clean up"
+                )
 
-    def _unheard(self, service: Service, visit: Visit, answer: Answer) -> None:
-        """The caller went away: an ADD is undone; what one that failed left, or a DEL, is due."""
+    def _undelivered(self, service: Service, incoming: IncomingRequest, answer: Answer) -> None:
+        """The caller went away: roll back an ADD; what a failed request left is pending cleanup."""
         try:
-            request = read_request({**visit.env, "CNI_COMMAND": "DEL"}, visit.stdin)
+            request = read_request({**incoming.env, "CNI_COMMAND": "DEL"}, incoming.stdin)
         except EnvironError:  # then nothing was done
             return
         if answer.code:
-            self._due.add((request.container_id, request.ifname))
-        elif visit.command == "ADD":
-            self._undo(service, request)
+            self._cleanup.add((request.container_id, request.ifname))
+        elif incoming.command == "ADD":
+            self._roll_back(service, request)
 
-    def _undo(self, service: Service, request: Request) -> None:
-        """Undo an ADD."""
+    def _roll_back(self, service: Service, request: Request) -> None:
+        """Roll back an ADD. ``request`` is its DEL."""
         name = request.container_id, request.ifname
         try:
             self._verb(service._replace(warn=self._warn), request)
         except BondError as error:
-            self._due.add(name)
+            self._cleanup.add(name)
             self._log(
                 Event.CLEANUP_PENDING, container=name[0], ifname=name[1], detail=error.message
             )
         else:
             self._log(Event.ADD_ROLLED_BACK, container=name[0], ifname=name[1])
 
-    def _line(self, visit: Visit, answer: Answer, warnings: list[str]) -> None:
-        """The line of a request."""
+    def _log_request(self, incoming: IncomingRequest, answer: Answer, warnings: list[str]) -> None:
         self._log(
             Event.REQUEST,
-            verb=visit.command,
-            container=visit.container,
-            ifname=visit.env.get("CNI_IFNAME", ""),
-            network=_network(visit.stdin),
+            verb=incoming.command,
+            container=incoming.container,
+            ifname=incoming.env.get("CNI_IFNAME", ""),
+            network=_network(incoming.stdin),
             code=answer.code,
-            ms=(time.monotonic() - visit.since) * 1000,
+            ms=(time.monotonic() - incoming.since) * 1000,
             **({"error": answer.message} if answer.message else {}),
             **({"warnings": "; ".join(warnings)} if warnings else {}),
         )
 
 
 def _links(request: Request) -> Collection[str]:
-    """What it wants to take."""
+    """The links that an ADD wants to claim."""
     if request.command != "ADD":
         return ()
     return {link.value for link in parse_leniently(request.stdin).links}

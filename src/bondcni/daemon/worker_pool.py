@@ -1,4 +1,4 @@
-"""Threads that do jobs: a bounded number at once, and those of one key in their order."""
+"""Threads that run jobs: a bounded number at a time, those of one key in their order."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Callable
 Job = Callable[[], None]
 
 
-class Crew:
-    """Workers; they start when they are needed first and live as long as the process.
+class WorkerPool:
+    """Threads that start when they are first needed and run until the process ends.
 
-    A job that raises ends neither its worker nor the others: the error is handed on.
+    A job that raises ends no thread: the error is passed to ``failed``.
     """
 
     def __init__(
         self, size: int, room: int, wake: Job, failed: Callable[[Exception], None]
     ) -> None:
-        """``room`` bounds the jobs that wait; ``wake`` is called when one has ended."""
+        """``room`` is the most jobs that may wait; ``wake`` is called after each job."""
         self._size = size
         self._room = room
         self._wake = wake
         self._failed = failed
         self._waiting: deque[tuple[str, Job]] = deque()
-        self._keys: set[str] = set()  # of the jobs that run
+        self._keys: set[str] = set()  # of the running jobs
         self._running = 0
         self._idle = 0
         self._started = 0
         self._changed = threading.Condition()
 
     def submit(self, key: str, job: Job) -> bool:
-        """Take a job; False where there is no room. Those without a key ("") have no order."""
+        """Add a job; False if there is no room. Jobs without a key ("") have no order."""
         with self._changed:
             if len(self._waiting) >= self._room:
                 return False
             self._waiting.append((key, job))
             self._changed.notify()
-            # Who is idle may have been called for another job and not have come yet.
+            # An idle thread may have been notified of another job and not run yet.
             if len(self._waiting) > self._idle and self._started < self._size:
                 self._start()
             if not self._started:
@@ -53,7 +53,7 @@ class Crew:
         name = f"worker-{self._started + 1}"
         try:
             threading.Thread(target=self._work, name=name, daemon=True).start()
-        except RuntimeError:  # no more threads: those that are there do it
+        except RuntimeError:  # no more threads: the existing ones do it
             return
         self._started += 1
 
@@ -70,10 +70,10 @@ class Crew:
                     self._keys.discard(key)
                     self._changed.notify()
                 self._wake()
-            del job  # and with it what it holds, until the next one comes
+            del job  # else it would keep its objects alive until the next job
 
     def _next(self) -> tuple[str, Job]:
-        """The first job of whose key none runs."""
+        """The first job whose key has no running job."""
         with self._changed:
             while True:
                 for number, (key, job) in enumerate(self._waiting):

@@ -1,7 +1,8 @@
-"""The executable ``bond``: one CNI request in one process.
+"""The executable ``bond`` of direct mode: one CNI request in one process.
 
-Environment and standard input in; one JSON document on standard output, warnings and
-nothing else on standard error; exit code 0 or 1. It starts with few imports: the runtime starts it anew for each request.
+Input: the environment and standard input. Output: one JSON document on standard output, warnings
+on standard error, exit code 0 or 1. It imports few modules, because the runtime starts it for
+each request.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from bondcni.service.request import Request, read_request
 from bondcni.service.timeouts import DEFAULT, Timeouts
 from bondcni.service.version import version
 
-USAGE = """bond is a CNI plugin (bonded network interfaces for containers): a container runtime
-runs it with CNI_COMMAND and the other CNI variables in its environment and the network
-configuration on standard input. CNI versions: {versions}. People want bondctl."""
+USAGE = """bond is a CNI plugin for bonded network interfaces. A container runtime runs it with
+CNI_COMMAND and the other CNI variables in the environment and the network configuration on
+standard input. CNI versions: {versions}. The command line is bondctl."""
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     status = run(dict(os.environ), 0, sys.stdout, sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # nothing is left to tear down, and tearing down takes 4 ms
+    os._exit(status)  # skips the clean-up of the interpreter, which takes 4 ms
 
 
 def run(
@@ -57,7 +58,7 @@ def run(
 
 
 def _answer(request: Request, stderr: TextIO, timeouts: Timeouts) -> Object | None:
-    """The service's answer; VERSION and a bad environment need not import it."""
+    """The service's answer. VERSION and an invalid environment do not import the service."""
     if request.command == "VERSION":
         return version(request)
     from bondcni.service import policy, verbs  # noqa: PLC0415
@@ -81,9 +82,9 @@ def _read(descriptor: int) -> bytes:
             chunks.append(chunk)
             size += len(chunk)
             if size > STDIN_LIMIT:
-                raise InputError(f"standard input is more than {STDIN_LIMIT} bytes")
+                raise InputError(f"standard input exceeds {STDIN_LIMIT} bytes")
     except OSError as error:
-        raise InputError(f"standard input cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read standard input: {error.strerror}") from error
     return b"".join(chunks)
 
 

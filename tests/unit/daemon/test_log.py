@@ -155,7 +155,7 @@ def test_a_request_cannot_forge_a_line(
     try:
         assert served.ask("ADD", config, CNI_CONTAINERID=evil).code == 4
         served.wait(verb="ADD")
-        wait_until(lambda: served.daemon._crew.busy() == 0)
+        wait_until(lambda: served.daemon._pool.busy() == 0)
     finally:
         served.end()
     lines = capfd.readouterr().err.splitlines()

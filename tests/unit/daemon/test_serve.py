@@ -108,9 +108,9 @@ def test_from_beginning_to_end(start: Start) -> None:
     served.ping()
     lock = os.stat(f"{served.path}.lock")
     assert lock.st_mode & 0o777 == os.stat(served.path).st_mode & 0o777 == 0o600
-    assert again(served) == (2, f"bondctl: error: another daemon serves at {served.path}\n")
+    assert again(served) == (2, f"bondctl: error: another daemon is listening on {served.path}\n")
     os.unlink(f"{served.path}.lock")  # who cleans /run all too well must not make two of one
-    assert again(served) == (2, f"bondctl: error: another daemon serves at {served.path}\n")
+    assert again(served) == (2, f"bondctl: error: another daemon is listening on {served.path}\n")
     served.ping()
     served.signal(signal.SIGHUP)
     wait_until(lambda: any("event=policy_reloaded" in line for line in served.lines()))
@@ -293,7 +293,7 @@ def test_one_where_nobody_is_accepted_any_more_is_of_a_daemon(tmp_path: Path) ->
         other.listen(0)
         held.enter_context(Shim.to(path))
         started = time.monotonic()
-        with pytest.raises(CannotServe, match="another daemon serves at"), listening(path):
+        with pytest.raises(CannotServe, match="another daemon is listening on"), listening(path):
             pass
         assert time.monotonic() - started < 5
     assert os.path.exists(path)
@@ -304,7 +304,7 @@ def test_what_is_no_socket_is_not_removed(tmp_path: Path, what: str) -> None:
     path, target = tmp_path / "bond.sock", tmp_path / "precious"
     target.write_text("precious", encoding="ascii")
     path.symlink_to(target) if what == "link" else path.write_text("precious", encoding="ascii")
-    with pytest.raises(CannotServe, match="is no socket"), listening(str(path)):
+    with pytest.raises(CannotServe, match="is not a socket"), listening(str(path)):
         pass
     assert path.read_text(encoding="ascii") == target.read_text(encoding="ascii") == "precious"
 

@@ -37,9 +37,9 @@ from tests.unit.daemon.shim import (
 
 from bondcni.core.errors import Incomplete
 from bondcni.daemon.log import Event
-from bondcni.daemon.policy_cache import Rules
+from bondcni.daemon.policy_cache import PolicyCache
 from bondcni.daemon.protocol import Field, Tag, Type, encoded, number, pack
-from bondcni.daemon.server import SILENT, Daemon, Settings
+from bondcni.daemon.server import MAX_INCOMPLETE, Daemon, Settings
 from bondcni.daemon.start_up import listening
 from bondcni.daemon.worker import Verb
 from bondcni.service import verbs
@@ -98,7 +98,7 @@ class Served:
         return self.lines(**said)[0]
 
     def end(self) -> None:
-        self.daemon.end()
+        self.daemon.stop()
         self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
         self._listening.__exit__(None, None, None)
@@ -259,15 +259,21 @@ def test_an_answer_that_is_too_long_is_an_error_and_undone(serve: Serve) -> None
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "version 71 of the protocol is not known, 1 is"),
-        (struct.pack("<BBHI", 2, 1, 0, 0), "version 2 of the protocol is not known"),
-        (struct.pack("<BBHI", 1, 1, 0, 0xFFFFFFFF), "4294967295 bytes is more than 8388608"),
-        (pack(Type.DONE, [DONE]), "a frame of type 4 where REQUEST is due"),
-        (pack(Type.ANSWER), "a frame of type 2 where REQUEST is due"),
-        (pack(99), "a frame of type 99 where REQUEST is due"),
-        (struct.pack("<BBHI", 1, 1, 0, 3) + b"abc", "3 bytes where a field should be"),
-        (pack(Type.REQUEST, [(0x8000, b"")]), "must not be skipped"),
-        (pack(Type.REQUEST, [(Tag.ENV, b"A=b")] * 4097), "4097 variables is too large"),
+        (b"GET / HTTP/1.1\r\n\r\n", "unknown protocol version 71 (supported: 1)"),
+        (struct.pack("<BBHI", 2, 1, 0, 0), "unknown protocol version 2 "),
+        (
+            struct.pack("<BBHI", 1, 1, 0, 0xFFFFFFFF),
+            "4294967295 bytes exceeds the limit of 8388608",
+        ),
+        (pack(Type.DONE, [DONE]), "unexpected frame of type 4, expected REQUEST"),
+        (pack(Type.ANSWER), "unexpected frame of type 2, expected REQUEST"),
+        (pack(99), "unexpected frame of type 99, expected REQUEST"),
+        (struct.pack("<BBHI", 1, 1, 0, 3) + b"abc", "incomplete field of 3 bytes"),
+        (pack(Type.REQUEST, [(0x8000, b"")]), "must not be ignored"),
+        (
+            pack(Type.REQUEST, [(Tag.ENV, b"A=b")] * 4097),
+            "environment of 4097 variables and 12291 bytes exceeds the limit",
+        ),
     ],
 )
 def test_rubbish_is_refused(serve: Serve, data: bytes, said: str) -> None:
@@ -285,10 +291,10 @@ def test_rubbish_is_refused(serve: Serve, data: bytes, said: str) -> None:
     ("said", "letters", "brought"),
     [
         ("descriptors hH are missing", "", ""),
-        ("0 descriptors for 'hH'", "hH", ""),
-        ("2 descriptors for ''", "", "hH"),
-        ("2 descriptors for 'hX'", "hX", "hH"),
-        ("descriptor h is not what it should be", "hH", "Hh"),
+        ("0 descriptors, but DESCRIPTORS is 'hH'", "hH", ""),
+        ("2 descriptors, but DESCRIPTORS is ''", "", "hH"),
+        ("2 descriptors, but DESCRIPTORS is 'hX'", "hX", "hH"),
+        ("descriptor h is not a route netlink socket", "hH", "Hh"),
         ("descriptors hH are missing", "pP", "pP"),
         ("descriptors pP are missing", "hHp", "hHp"),
     ],
@@ -333,7 +339,7 @@ def test_a_refusal_of_something_huge_is_short(serve: Serve) -> None:
 
 @pytest.mark.parametrize("sent", [0, 1, 8, 50])
 def test_half_a_frame_is_dropped_after_a_while(serve: Serve, sent: int) -> None:
-    served = serve(silence=0.2)
+    served = serve(request_timeout=0.2)
     whole = pack(Type.REQUEST, fields("ADD"))
     with served.shim() as shim, descriptors() as brought:
         if sent:
@@ -345,7 +351,7 @@ def test_half_a_frame_is_dropped_after_a_while(serve: Serve, sent: int) -> None:
 
 
 def test_trickling_gains_no_time(serve: Serve) -> None:
-    served = serve(silence=0.3)
+    served = serve(request_timeout=0.3)
     started = time.monotonic()
     with served.shim() as shim, suppress(BrokenPipeError, ConnectionResetError):
         for byte in pack(Type.REQUEST, fields("ADD")):
@@ -417,7 +423,7 @@ def test_whatever_comes_first_the_next_good_one_is_answered(
 
 @pytest.fixture
 def hardy(serve: Serve) -> Served:
-    return serve(silence=1.0)
+    return serve(request_timeout=1.0)
 
 
 # Who may.
@@ -472,15 +478,15 @@ def test_the_own_user_may(serve: Serve) -> None:
 
 
 def test_those_who_say_nothing_hold_nobody_up(serve: Serve) -> None:
-    served = serve(answers(None), silence=1.0)
+    served = serve(answers(None), request_timeout=1.0)
     with ExitStack() as held:
         silent = [held.enter_context(served.shim()) for _ in range(200)]
         assert served.ping() < 0.9
         assert served.ask("DEL") == (0, None, "")
-        assert len(served.lines(event="connection_dropped")) >= 200 - SILENT
+        assert len(served.lines(event="connection_dropped")) >= 200 - MAX_INCOMPLETE
         assert all(one.is_closed() for one in silent)
         wait_until(lambda: len(served.lines(event="connection_dropped")) == 200)
-    assert not served.daemon._pending
+    assert not served.daemon._incomplete
 
 
 def test_one_that_is_dropped_while_it_begins_to_speak(serve: Serve) -> None:
@@ -495,8 +501,8 @@ def test_one_that_is_dropped_while_it_begins_to_speak(serve: Serve) -> None:
 
     served.held = hold
     with ExitStack() as held:
-        *silent, rubbish = [held.enter_context(served.shim()) for _ in range(SILENT)]
-        wait_until(lambda: len(served.daemon._pending) == SILENT)
+        *silent, rubbish = [held.enter_context(served.shim()) for _ in range(MAX_INCOMPLETE)]
+        wait_until(lambda: len(served.daemon._incomplete) == MAX_INCOMPLETE)
         rubbish.send(Type.DONE)
         assert busy.wait(PATIENCE)
         more = [held.enter_context(served.shim()) for _ in range(3)]
@@ -560,7 +566,7 @@ def test_of_one_container_in_their_order_of_others_together(serve: Serve) -> Non
         for command in mine:
             shims.append(held.enter_context(served.shim()))
             shims[-1].request(command)
-            wait_until(lambda: served.daemon._crew.busy() == len(shims))
+            wait_until(lambda: served.daemon._pool.busy() == len(shims))
         for one in others:
             command, container = one.split()
             shims.append(held.enter_context(served.shim()))
@@ -574,15 +580,15 @@ def test_of_one_container_in_their_order_of_others_together(serve: Serve) -> Non
 
 def test_there_is_no_room_without_end(serve: Serve) -> None:
     slow = Slow()
-    served = serve(slow, workers=1, waiting=2)
+    served = serve(slow, workers=1, max_waiting=2)
     with ExitStack() as held:
         shims = []
         for command in ("ADD", "DEL", "DEL"):
             shims.append(held.enter_context(served.shim()))
             shims[-1].request(command)
-            wait_until(lambda: served.daemon._crew.busy() == len(shims) and slow.entered)
+            wait_until(lambda: served.daemon._pool.busy() == len(shims) and slow.entered)
         answer = served.ask("STATUS")
-        assert (answer.code, answer.document["msg"]) == (11, "more than 2 requests wait")
+        assert (answer.code, answer.document["msg"]) == (11, "too many waiting requests (limit: 2)")
         served.wait(verb="STATUS", code=11)
         served.ping()
         slow.opened.set()
@@ -595,11 +601,11 @@ def test_the_end_lets_what_runs_finish_and_takes_deletions_only(serve: Serve) ->
     with served.shim() as running:
         running.request("ADD")
         wait_until(lambda: slow.entered)
-        served.daemon.end()
-        wait_until(lambda: served.daemon._ending)
+        served.daemon.stop()
+        wait_until(lambda: served.daemon._stopping)
         for command in ("ADD", "CHECK", "STATUS", "GC"):
             answer = served.ask(command, CNI_CONTAINERID="c2")
-            assert (answer.code, answer.document["msg"]) == (11, "the bond daemon is ending")
+            assert (answer.code, answer.document["msg"]) == (11, "the bond daemon is shutting down")
             assert answer.document["cniVersion"] == "1.1.0"
         assert served.ask("DEL", CNI_CONTAINERID="c2") == (0, None, "")
         assert served.thread.is_alive()
@@ -677,7 +683,7 @@ def test_a_caller_that_goes_away_while_its_delegate_runs(serve: Serve) -> None:
         assert shim.receive().type == Type.EXEC
     line = served.wait(verb="DEL")
     assert line["code"] == 106
-    assert "what called the daemon cannot do EXEC: the other end closed" in line["error"]
+    assert "the call EXEC to the executable bond failed: the peer closed" in line["error"]
     served.ping()
 
 
@@ -693,7 +699,7 @@ def test_replies_that_make_no_sense(serve: Serve, reply: bytes) -> None:
         shim.raw(reply)
         answer = shim.answer()
     assert answer.code == 11
-    assert "what called the daemon cannot do FIND" in answer.document["msg"]
+    assert "the call FIND to the executable bond failed" in answer.document["msg"]
 
 
 # What waits.
@@ -732,7 +738,7 @@ def test_status_tells_what_waits(serve: Serve) -> None:
         shim.request("STATUS", CNI_NETNS="")
         while (frame := shim.receive()).type != Type.ANSWER:
             shim.send(Type.DONE, [(Tag.STATUS, number(errno.EACCES))])
-    assert b"bond: warning: 1 deletions are queued" in (frame.get(Tag.WARNINGS) or b"")
+    assert b"bond: warning: queued DELs: 1; " in (frame.get(Tag.WARNINGS) or b"")
     assert frame.number(Tag.STATUS) == 0
     assert path.exists()
     assert served.wait(event="cleanup_pending")["container"] == "c9"
@@ -796,12 +802,12 @@ def test_the_policy_is_read_again_when_it_changed_and_when_told_to(serve: Serve)
 def test_rules_are_the_same_for_many_threads(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("links: [{name: eth1}]\n", encoding="ascii")
-    rules, found = Rules(str(path)), []
+    rules, found = PolicyCache(str(path)), []
 
     def look() -> None:
         for _ in range(10):
             found.append(rules())
-            rules.forget()
+            rules.invalidate()
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:

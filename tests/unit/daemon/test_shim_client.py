@@ -39,7 +39,7 @@ from bondcni.core.lifecycle import NamespaceState
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.log import LONGEST, Event, Log, log
 from bondcni.daemon.protocol import Field, Frame, ProtocolError, Tag, Type, number
-from bondcni.daemon.shim_client import Caller, environment
+from bondcni.daemon.shim_client import ShimClient, environment
 from bondcni.kernel.reading import all_links
 from bondcni.service.attachment import Service
 from bondcni.service.delegate import LIMIT, Ended
@@ -65,19 +65,19 @@ def pair() -> Iterator[tuple[Connection, Shim]]:
         yield connection, shim
 
 
-def taken(connection: Connection, patience: float = 10.0, log_: Log = log) -> Caller:
+def taken(connection: Connection, call_seconds: float = 10.0, log_: Log = log) -> ShimClient:
     frame = connection.receive(time.monotonic() + 10)
-    return Caller(connection, frame, environment(frame), patience, log_)
+    return ShimClient(connection, frame, environment(frame), call_seconds, log_)
 
 
 @contextmanager
 def calling(
     letters: str = "hHpP",
     *replies: Reply,
-    patience: float = 10.0,
+    call_seconds: float = 10.0,
     log_: Log = log,
     **env: str,
-) -> Iterator[Caller]:
+) -> Iterator[ShimClient]:
     """A caller whose shim answers so, call by call; then it goes away."""
 
     def answer() -> None:
@@ -89,7 +89,7 @@ def calling(
     asked: list[Frame] = []
     with pair() as (connection, shim):
         shim.request("ADD", None, letters, **env)
-        with taken(connection, patience, log_) as found:
+        with taken(connection, call_seconds, log_) as found:
             thread = threading.Thread(target=answer)
             thread.start()
             try:
@@ -249,7 +249,7 @@ def test_fields_beyond_what_they_may_be(said: Field) -> None:
         frame = connection.receive(time.monotonic() + 10)
         sending.join(10)
         with pytest.raises(ProtocolError):
-            Caller(connection, frame, environment(frame))
+            ShimClient(connection, frame, environment(frame))
 
 
 def test_no_descriptors_left_is_told_and_leaks_none() -> None:
@@ -263,7 +263,7 @@ def test_no_descriptors_left_is_told_and_leaks_none() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
             try:
                 with pytest.raises(TryAgain, match="Too many open files"):
-                    Caller(connection, frame, environment(frame))
+                    ShimClient(connection, frame, environment(frame))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert connection.descriptors == []
@@ -273,7 +273,7 @@ def test_no_descriptors_left_is_told_and_leaks_none() -> None:
 def test_a_large_environment() -> None:
     assert len(environment(Frame(1, ((Tag.ENV, b"A=" + bytes(1 << 20)),)))) == 1
     for entries in ([b"A=b"] * 4097, [bytes(1 << 20)] * 3):
-        with pytest.raises(ProtocolError, match="too large"):
+        with pytest.raises(ProtocolError, match="exceeds the limit of 4096 variables"):
             environment(Frame(1, tuple((Tag.ENV, entry) for entry in entries)))
 
 
@@ -286,7 +286,9 @@ def test_an_environment_is_taken_as_it_is() -> None:
 # What it is asked.
 
 
-def asked(connection: Connection, shim: Shim, work: Callable[[Caller], Any], reply: Reply) -> Frame:
+def asked(
+    connection: Connection, shim: Shim, work: Callable[[ShimClient], Any], reply: Reply
+) -> Frame:
     """The call that ``work`` makes."""
     found = taken(connection)
     thread = threading.Thread(target=lambda: work(found))
@@ -394,7 +396,7 @@ def test_a_namespace_that_is_not_handed_over(reply: Reply) -> None:
         before = open_descriptors("net:")
         with pytest.raises((TryAgain, NamespaceGone)), found.node(OTHER):
             pass
-        Connection.drop(found._connection.descriptors)
+        Connection.close_all(found._connection.descriptors)
         wait_until(lambda: open_descriptors("net:") == before)
 
 
@@ -460,10 +462,12 @@ def test_an_answer_that_makes_no_sense(reply: Reply) -> None:
     """No success is made of it, and nothing is asked any more."""
     with calling("hH", reply) as found:
         for _ in range(2):
-            with pytest.raises(TryAgain, match="what called the daemon cannot do EXEC") as error:
+            with pytest.raises(
+                TryAgain, match="the call EXEC to the executable bond failed"
+            ) as error:
                 found.run("ipam", b"", {}, 1)
             assert error.value.code == 11
-        with pytest.raises(TryAgain, match="cannot do EXEC"):
+        with pytest.raises(TryAgain, match="the call EXEC to"):
             found.find("ipam", {})
 
 
@@ -475,12 +479,12 @@ def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
         assert late.wait(10)
         shim.send(Type.DONE, [DONE, (Tag.EXIT, number(0))])
 
-    with calling("hH", reply, patience=0.1) as found:
-        with pytest.raises(TryAgain, match="did not go on in time"):
+    with calling("hH", reply, call_seconds=0.1) as found:
+        with pytest.raises(TryAgain, match="timed out waiting for the peer"):
             found.run("ipam", b"", {}, 0.1)
         late.set()
         assert select.select([found._connection.socket], [], [], 10)[0]
-        with pytest.raises(TryAgain, match="did not go on in time"):
+        with pytest.raises(TryAgain, match="timed out waiting for the peer"):
             found.run("ipam", b"", {}, 0.1)
 
 
@@ -498,7 +502,7 @@ def test_a_file_that_is_no_namespace_is_not_opened_as_one(tmp_path: Path) -> Non
         descriptors("h") as given,
     ):
         shim.send(Type.REQUEST, fields("ADD"), [*given, file.fileno()])
-        with pytest.raises(ProtocolError, match="descriptor H is not what it should be"):
+        with pytest.raises(ProtocolError, match="descriptor H is not a network namespace"):
             taken(connection)
 
 

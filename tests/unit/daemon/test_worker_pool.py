@@ -9,20 +9,20 @@ from functools import partial
 
 from tests.unit.daemon.shim import PATIENCE, wait_until
 
-from bondcni.daemon.worker_pool import Crew, Job
+from bondcni.daemon.worker_pool import Job, WorkerPool
 
 
 def crew(
     size: int = 4, room: int = 100, failed: Callable[[Exception], None] = lambda _: None
-) -> Crew:
-    return Crew(size, room, lambda: None, failed)
+) -> WorkerPool:
+    return WorkerPool(size, room, lambda: None, failed)
 
 
-def is_done(team: Crew) -> bool:
+def is_done(team: WorkerPool) -> bool:
     return not team.busy()
 
 
-def is_idle(team: Crew) -> bool:
+def is_idle(team: WorkerPool) -> bool:
     return is_done(team) and team._idle == 1
 
 
@@ -163,7 +163,7 @@ def test_a_job_that_raises_ends_no_worker_and_keeps_no_key() -> None:
 
 def test_it_wakes_when_it_is_not_busy_any_more() -> None:
     seen: list[int] = []
-    team = Crew(1, 1, lambda: seen.append(team.busy()), lambda _: None)
+    team = WorkerPool(1, 1, lambda: seen.append(team.busy()), lambda _: None)
     team.submit("a", lambda: None)
     wait_until(lambda: seen == [0])
 

@@ -135,7 +135,7 @@ def test_an_interface_name_that_is_not_utf8(bond: Bond) -> None:
         (b"\xff\xfe", "not JSON"),
         (b"[1]", "not a JSON object"),
         (b"[" * 100_000, "nested too deeply"),
-        (b" " * ((4 << 20) + 1), "standard input is more than 4194304 bytes"),
+        (b" " * ((4 << 20) + 1), "standard input exceeds 4194304 bytes"),
     ],
     ids=["empty", "cut", "no text", "list", "deep", "large"],
 )
@@ -152,7 +152,7 @@ def test_a_standard_input_that_is_closed(bond: Bond) -> None:
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert document["code"] == 6
-    assert document["msg"] == "standard input cannot be read: Bad file descriptor"
+    assert document["msg"] == "cannot read standard input: Bad file descriptor"
     assert done.stderr == b""
 
 

@@ -13,8 +13,8 @@ from bondcni.core.errors import ErrorList, TryAgain
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Claimed, Member, Wanted
 from bondcni.core.state import Link, Location
-from bondcni.daemon.delete_queue import Backlog
-from bondcni.daemon.pending_cleanup import Due
+from bondcni.daemon.delete_queue import DeleteQueue
+from bondcni.daemon.pending_cleanup import PendingCleanup
 from bondcni.service import reach
 from bondcni.service.attachment import Service, boot_id
 from bondcni.service.garbage import collect
@@ -174,17 +174,18 @@ def test_9_add_of_the_same_attachment_waits(blind: Service) -> None:
 
 def test_9_it_is_counted_apart_until_it_is_known(blind: Service) -> None:
     told: list[dict[str, object]] = []
-    due = Due(
-        Backlog(blind.journal.folder), lambda event, **said: told.append({"event": event, **said})
+    due = PendingCleanup(
+        DeleteQueue(blind.journal.folder),
+        lambda event, **said: told.append({"event": event, **said}),
     )
-    due.look(blind)
-    assert due.waiting() == (0, 0, 1)
+    due.scan(blind)
+    assert due.counts() == (0, 0, 1)
     due.drain(blind, ("", ""))
-    assert due.waiting() == (0, 0, 1)
+    assert due.counts() == (0, 0, 1)
     assert [(one["event"], WHY in str(one["detail"])) for one in told] == [
         ("cleanup_pending", True)
     ]
     due._tried.clear()
     due.drain(blind._replace(reach=Seen(Presence(NamespaceState.PRESENT, "4:1"))), ("", ""))
-    assert due.waiting() == (0, 0, 0)
+    assert due.counts() == (0, 0, 0)
     assert len(told) == 1

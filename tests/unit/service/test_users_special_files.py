@@ -16,8 +16,8 @@ from tests.unit.daemon.shim import fields
 from tests.unit.service.heard import heard
 
 from bondcni.core.errors import DelegateError, JournalError, NotANamespace, PolicyError
-from bondcni.daemon.delete_queue import Backlog
-from bondcni.daemon.policy_cache import Rules
+from bondcni.daemon.delete_queue import DeleteQueue
+from bondcni.daemon.policy_cache import PolicyCache
 from bondcni.daemon.protocol import Type, pack
 from bondcni.install.installer import is_ours
 from bondcni.kernel.namespace import namespace_fd, same_namespace
@@ -118,7 +118,7 @@ def test_8_the_policy(place: Place, kind: str) -> None:
     with pytest.raises(PolicyError, match=said):
         load(str(path))
     with pytest.raises(PolicyError, match=said):
-        Rules(str(path))()
+        PolicyCache(str(path))()
 
 
 def test_8_a_record(tmp_path: Path, place: Place) -> None:
@@ -147,8 +147,8 @@ def test_8_a_record_that_the_index_looks_at(tmp_path: Path, place: Place) -> Non
 def test_8_a_deletion_that_is_queued(tmp_path: Path, place: Place) -> None:
     path = place("queue/c1:net1.del")
     service = Service(Journal(str(tmp_path)), print)
-    word = Backlog(str(tmp_path)).finish(service, ("c1", "net1"))
-    assert "is no deletion (it is " in word
+    word = DeleteQueue(str(tmp_path)).execute(service, ("c1", "net1"))
+    assert "is not a valid queued DEL: it is " in word
     assert f"renamed to {path}.unreadable" in word
     assert not os.path.lexists(path)
 
@@ -159,7 +159,7 @@ def test_8_a_deletion_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "frame").write_bytes(pack(Type.REQUEST, fields("DEL", {}, "")))
     (tmp_path / "queue" / "c1:net1.del").symlink_to(tmp_path / "frame")
     service = Service(Journal(str(tmp_path)), print)
-    word = Backlog(str(tmp_path)).finish(service, ("c1", "net1"))
+    word = DeleteQueue(str(tmp_path)).execute(service, ("c1", "net1"))
     assert "it is a symbolic link" in word
 
 
@@ -179,7 +179,7 @@ def test_8_the_state_directory(place: Place, kind: str) -> None:
     journal = Journal(str(path))
     assert journal.unusable()
     assert heard(journal.all) == ([], [])
-    assert Backlog(str(path)).names() == []
+    assert DeleteQueue(str(path)).names() == []
     with pytest.raises(JournalError), hold(str(path), ["a"], 30):
         pass
 
