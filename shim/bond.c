@@ -1,13 +1,13 @@
 /*
- * bond: what a container runtime executes, one CNI request in one process.
+ * bond: the executable that a container runtime runs for one CNI request (thick mode).
  *
- * It is static and starts within a millisecond, for it decides nothing: it opens what only
- * the runtime's process can open, hands the request with it to the daemon `bondctl serve`,
- * does what that asks for, and prints the answer. Without the daemon it says so in an error
- * document; only DEL succeeds then, for it is stored and done later, and VERSION, which it
- * answers alone. docs/protocol.md is the contract; the letters and numbers are in shim.h.
+ * It opens what only a process of the runtime can open, sends the request with these descriptors
+ * to the daemon `bondctl serve`, executes the daemon's calls, and prints the answer. Without the
+ * daemon it prints an error document, but DEL is queued and succeeds, and VERSION is answered by
+ * the shim itself. The protocol is specified in docs/protocol.md; its numbers are in shim.h.
  *
- * It ends in time, whatever runtime, daemon and delegate do, and prints one document or none.
+ * It ends within BOND_DEADLINE_MS whatever the runtime, the daemon and the delegate do, and prints
+ * one document or none. It is static and starts within a millisecond.
  */
 #include "shim.h"
 
@@ -40,24 +40,25 @@ extern char **environ;
 static struct {
     int64_t until;
     struct bytes input;
-    struct place home, pod;
-    int pod_error; /* an errno: why there is no pod; -1: none was named */
+    struct netns own, pod;
+    int pod_error; /* errno of opening the pod's namespace; -1: CNI_NETNS is not set */
     struct bytes frame;
-} request = {.home = {-1, -1, ""}, .pod = {-1, -1, ""}, .pod_error = -1};
+} request = {.own = {-1, -1, ""}, .pod = {-1, -1, ""}, .pod_error = -1};
 
-/* Set and not empty, or what stands for it. */
-static const char *setting(const char *name, const char *otherwise)
+/* The environment variable, or the default if it is not set or empty. */
+static const char *setting(const char *name, const char *fallback)
 {
     const char *value = getenv(name);
-    return value && *value ? value : otherwise;
+    return value && *value ? value : fallback;
 }
 
-/* ---- what it prints ---- */
+/* ---- output ---- */
 
 static _Noreturn void finish(int descriptor, const struct bytes *text, int status)
 {
-    enum end end = write_all(descriptor, (struct span){text->at, text->size}, now() + BOND_STEP_MS);
-    _exit(end == FINE ? status : 1);
+    enum outcome outcome =
+        write_all(descriptor, (struct span){text->at, text->size}, now() + BOND_STEP_MS);
+    _exit(outcome == SUCCESS ? status : 1);
 }
 
 static const char *asked_version(void)
@@ -78,26 +79,26 @@ static _Noreturn void fail(unsigned code, const char *sentence)
     finish(STDOUT_FILENO, &text, 1);
 }
 
-void stranded(void)
+void cannot_return(void)
 {
-    fail(IO_FAILURE, "the network namespace of this process cannot be entered again");
+    fail(IO_FAILURE, "cannot return to the network namespace of this process");
 }
 
-static _Noreturn void tell_usage(void)
+static _Noreturn void print_usage(void)
 {
     struct bytes text = {0};
-    put_text(&text, "bond is a CNI plugin (bonded network interfaces for containers): "
-                    "a container runtime\nruns it with CNI_COMMAND and the other CNI variables "
-                    "in its environment and the network\nconfiguration on standard input. "
+    put_text(&text, "bond is a CNI plugin for bonded network interfaces. A container "
+                    "runtime runs it with\nCNI_COMMAND and the other CNI variables in the "
+                    "environment and the network configuration on\nstandard input. "
                     "CNI versions: ");
     for (const char *const *each = SUPPORTED; *each; each++) {
         put_text(&text, *each);
-        put_text(&text, each[1] ? ", " : ". People want bondctl.\n");
+        put_text(&text, each[1] ? ", " : ". The command line is bondctl.\n");
     }
     finish(STDERR_FILENO, &text, 0);
 }
 
-static _Noreturn void tell_version(void)
+static _Noreturn void print_version(void)
 {
     struct bytes text = {0};
     put_text(&text, "{\n    \"cniVersion\": \"");
@@ -111,9 +112,9 @@ static _Noreturn void tell_version(void)
     finish(STDOUT_FILENO, &text, 0);
 }
 
-/* ---- what it is given ---- */
+/* ---- input ---- */
 
-/* A descriptor that the kernel gives out later must not be taken for one of these three. */
+/* Open the three standard descriptors, so that no later descriptor gets one of their numbers. */
 static void fill_standard(void)
 {
     struct pollfd each[3] = {{.fd = 0}, {.fd = 1}, {.fd = 2}};
@@ -126,23 +127,22 @@ static void fill_standard(void)
 static void read_input(void)
 {
     struct bytes sentence = {0};
-    put_text(&sentence, "standard input ");
-    const int64_t until = sooner(request.until, BOND_STDIN_MS);
+    const int64_t until = earlier(request.until, BOND_STDIN_MS);
     switch (read_all(STDIN_FILENO, &request.input, STDIN_LIMIT, until)) {
-    case FINE:
+    case SUCCESS:
         release(&sentence);
         return;
-    case LATE:
-        put_text(&sentence, "did not end in time: the runtime keeps it open");
+    case TIMED_OUT:
+        put_text(&sentence, "standard input was not closed in time by the container runtime");
         break;
     default:
         if (errno == EFBIG) {
-            put_text(&sentence, "is more than ");
+            put_text(&sentence, "standard input exceeds ");
             put_decimal(&sentence, STDIN_LIMIT);
             put_text(&sentence, " bytes");
             request.input.size = 0;
         } else {
-            put_text(&sentence, "cannot be read: ");
+            put_text(&sentence, "cannot read standard input: ");
             put_text(&sentence, strerror(errno));
         }
     }
@@ -159,17 +159,17 @@ static void put_environment(struct bytes *frame)
         count++;
         all += size;
         if (count > ENV_COUNT || all > ENV_LIMIT)
-            fail(BAD_ENVIRONMENT, "the environment is more than 4096 variables or 2 MiB");
+            fail(BAD_ENVIRONMENT, "the environment exceeds 4096 variables or 2 MiB");
         frame_field(frame, ENV, *each, size);
     }
 }
 
-/* The REQUEST, with the letters of the descriptors that come with it. */
+/* The REQUEST frame. `letters` describe the descriptors that are sent with it. */
 static void make_request(const char *letters)
 {
     frame_begin(&request.frame, REQUEST);
     frame_field(&request.frame, DESCRIPTORS, letters, strlen(letters));
-    frame_field(&request.frame, HOST, request.home.identity, strlen(request.home.identity));
+    frame_field(&request.frame, HOST, request.own.identity, strlen(request.own.identity));
     if (!request.pod_error)
         frame_field(&request.frame, POD, request.pod.identity, strlen(request.pod.identity));
     else if (request.pod_error > 0)
@@ -179,39 +179,42 @@ static void make_request(const char *letters)
     frame_end(&request.frame);
 }
 
-static void open_places(void)
+static void open_namespaces(void)
 {
-    if (!open_home(&request.home))
-        fail(IO_FAILURE, "no netlink socket can be opened in this process's network namespace");
+    if (!open_own_netns(&request.own))
+        fail(IO_FAILURE, "cannot open a netlink socket in the network namespace of this process");
     const char *path = setting("CNI_NETNS", "");
     if (*path)
-        request.pod_error = open_place(path, &request.home, &request.pod);
+        request.pod_error = open_netns(path, &request.own, &request.pod);
 }
 
 /* ---- the daemon ---- */
 
-/* How a conversation ended other than by an answer: `why` says it as the end of a sentence. */
-struct trouble {
-    enum end end;
+/* Why there is no answer; `why` is part of the message. */
+struct failure {
+    enum outcome outcome;
     const char *why;
 };
 
-static const struct trouble
-    ANSWERED = {FINE, NULL},
-    WENT_AWAY = {GONE, "it went away before it answered"},
-    TOO_LATE = {LATE, "it took too long"},
-    STRANGE = {WRONG, "what it said is no frame of the protocol of this release"};
+static const struct failure
+    ANSWERED = {SUCCESS, NULL},
+    CONNECTION_CLOSED = {DISCONNECTED, "connection closed before the answer"},
+    TIMEOUT = {TIMED_OUT, "timed out"},
+    INVALID_FRAME = {FAILED, "invalid frame for this version of the protocol"};
 
-static struct trouble trouble_of(enum end end)
+static struct failure failure_of(enum outcome outcome)
 {
-    return end == FINE ? ANSWERED : end == GONE ? WENT_AWAY : end == LATE ? TOO_LATE : STRANGE;
+    return outcome == SUCCESS        ? ANSWERED
+           : outcome == DISCONNECTED ? CONNECTION_CLOSED
+           : outcome == TIMED_OUT    ? TIMEOUT
+                                     : INVALID_FRAME;
 }
 
-/* Root, or who owns the folder that the socket is in: nobody else can have put it there. */
+/* Whether the peer is root or the owner of the socket's directory; others cannot create it. */
 static bool trusted(int peer, const char *path)
 {
     struct ucred other;
-    struct stat folder;
+    struct stat directory;
     socklen_t size = sizeof other;
     if (getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &other, &size))
         return false;
@@ -222,54 +225,56 @@ static bool trusted(int peer, const char *path)
     put(&above, path, slash ? (size_t)(slash - path + 1) : 0);
     if (!slash)
         put_text(&above, ".");
-    bool good = !stat(text_of(&above), &folder) && folder.st_uid == other.uid;
+    bool good = !stat(text_of(&above), &directory) && directory.st_uid == other.uid;
     release(&above);
     return good;
 }
 
-static struct trouble call_daemon(const char *path, int *peer)
+static struct failure call_daemon(const char *path, int *peer)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const struct timeval within = {BOND_STEP_MS / 1000, BOND_STEP_MS % 1000 * 1000};
     if (!span_text(span_of(path), address.sun_path, sizeof address.sun_path))
-        return (struct trouble){GONE, strerror(ENAMETOOLONG)};
+        return (struct failure){DISCONNECTED, strerror(ENAMETOOLONG)};
     *peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (*peer < 0)
-        return (struct trouble){WRONG, strerror(errno)};
-    setsockopt(*peer, SOL_SOCKET, SO_SNDTIMEO, &within, sizeof within); /* connect heeds it */
+        return (struct failure){FAILED, strerror(errno)};
+    setsockopt(*peer, SOL_SOCKET, SO_SNDTIMEO, &within, sizeof within); /* applies to connect() */
     if (connect(*peer, (const struct sockaddr *)&address, sizeof address))
-        return errno == EAGAIN ? TOO_LATE : (struct trouble){GONE, strerror(errno)};
+        return errno == EAGAIN ? TIMEOUT : (struct failure){DISCONNECTED, strerror(errno)};
     if (!trusted(*peer, path))
-        return (struct trouble){WRONG, "its socket is of neither root nor the owner of its folder"};
+        return (struct failure){FAILED, 
+                                "it runs neither as root nor as the owner of its directory"};
     return ANSWERED;
 }
 
-static enum end send_request(int peer)
+static enum outcome send_request(int peer)
 {
-    const int fds[] = {request.home.netlink, request.home.namespace, request.pod.netlink,
+    const int fds[] = {request.own.netlink, request.own.namespace, request.pod.netlink,
                        request.pod.namespace};
     return send_frame(peer, &request.frame, fds, request.pod_error ? 2 : 4,
-                      sooner(request.until, BOND_STEP_MS));
+                      earlier(request.until, BOND_STEP_MS));
 }
 
-static enum end receive_frame(int peer, unsigned *type, struct bytes *payload)
+static enum outcome receive_frame(int peer, unsigned *type, struct bytes *payload)
 {
     unsigned char header[HEADER];
     size_t size;
-    enum end end = receive(peer, header, 1, request.until); /* it may think before it speaks */
-    if (end == FINE)
-        end = receive(peer, header + 1, HEADER - 1, sooner(request.until, BOND_STEP_MS));
-    if (end != FINE)
-        return end;
+    /* The daemon may work on the request until the deadline before the next frame. */
+    enum outcome outcome = receive(peer, header, 1, request.until);
+    if (outcome == SUCCESS)
+        outcome = receive(peer, header + 1, HEADER - 1, earlier(request.until, BOND_STEP_MS));
+    if (outcome != SUCCESS)
+        return outcome;
     if (!frame_header(header, type, &size))
-        return WRONG;
+        return FAILED;
     payload->size = 0;
     reserve(payload, size);
-    end = receive(peer, payload->at, size, sooner(request.until, BOND_STEP_MS));
+    outcome = receive(peer, payload->at, size, earlier(request.until, BOND_STEP_MS));
     payload->size = size;
-    if (end == FINE && !frame_check((struct span){payload->at, size}))
-        end = WRONG;
-    return end;
+    if (outcome == SUCCESS && !frame_check((struct span){payload->at, size}))
+        outcome = FAILED;
+    return outcome;
 }
 
 static int answer_find(struct span call)
@@ -283,88 +288,89 @@ static int answer_find(struct span call)
 static int answer_sysctl(struct span call, struct bytes *reply)
 {
     struct span key;
-    int error = set_sysctls(call, &request.home, &key);
+    int error = set_sysctls(call, &request.own, &key);
     if (error && key.size)
         frame_field(reply, NAME, key.at, key.size);
     return error;
 }
 
-/* IDENTIFY, and OPEN where the place is wanted, too. */
-static int answer_path(struct span call, struct bytes *reply, struct place *place)
+/* IDENTIFY if netns is NULL, else OPEN. */
+static int answer_path(struct span call, struct bytes *reply, struct netns *netns)
 {
     struct span value;
     char path[PATH_ROOM], identity[IDENTITY];
     if (!frame_get(call, PATH, &value) || !span_text(value, path, sizeof path))
         return EINVAL;
-    int error = place ? open_place(path, &request.home, place) : identify(path, identity);
+    int error = netns ? open_netns(path, &request.own, netns) : netns_identity(path, identity);
     if (error)
         return error;
-    const char *found = place ? place->identity : identity;
+    const char *found = netns ? netns->identity : identity;
     frame_field(reply, POD, found, strlen(found));
-    if (place)
+    if (netns)
         frame_field(reply, DESCRIPTORS, "pP", 2);
     return 0;
 }
 
-/* Do one call and tell. */
-static enum end answer_call(int peer, unsigned type, struct span call)
+/* Execute one call and send DONE. */
+static enum outcome answer_call(int peer, unsigned type, struct span call)
 {
     struct bytes reply = {0};
-    struct place place = {-1, -1, ""};
-    enum end end = FINE;
+    struct netns netns = {-1, -1, ""};
+    enum outcome outcome = SUCCESS;
     int error = ENOSYS;
     frame_begin(&reply, DONE);
     if (type == EXEC)
-        end = run_delegate(call, peer, request.until, &reply);
+        outcome = run_delegate(call, peer, request.until, &reply);
     else if (type == FIND)
         error = answer_find(call);
     else if (type == SYSCTL)
         error = answer_sysctl(call, &reply);
     else if (type == IDENTIFY || type == OPEN)
-        error = answer_path(call, &reply, type == OPEN ? &place : NULL);
+        error = answer_path(call, &reply, type == OPEN ? &netns : NULL);
     if (type != EXEC)
         frame_number(&reply, STATUS, (uint32_t)error);
     frame_end(&reply);
-    if (end == FINE) {
-        const int fds[] = {place.netlink, place.namespace};
-        end = send_frame(peer, &reply, fds, place.namespace < 0 ? 0 : 2,
-                         sooner(request.until, BOND_STEP_MS));
+    if (outcome == SUCCESS) {
+        const int fds[] = {netns.netlink, netns.namespace};
+        outcome = send_frame(peer, &reply, fds, netns.namespace < 0 ? 0 : 2,
+                         earlier(request.until, BOND_STEP_MS));
     }
-    close_place(&place);
+    close_netns(&netns);
     release(&reply);
-    return end;
+    return outcome;
 }
 
-/* A frame of a type that a daemon may send before ANSWER, in this release or a later one. */
+/* Whether a daemon of this or a later release may send this type before ANSWER. */
 static bool is_call(unsigned type)
 {
     return type != REQUEST && type != ANSWER && type != DONE && type != PING;
 }
 
-/* Until the daemon answers. One that refuses the request may close before it has all of it. */
-static struct trouble converse(int peer, struct bytes *answer)
+/* Send the request and execute calls until the answer. A daemon that refuses the request may close
+ * the connection before it has read all of it, so an answer is read even then. */
+static struct failure converse(int peer, struct bytes *answer)
 {
-    enum end end = send_request(peer);
-    if (end != FINE && end != GONE)
-        return trouble_of(end);
+    enum outcome outcome = send_request(peer);
+    if (outcome != SUCCESS && outcome != DISCONNECTED)
+        return failure_of(outcome);
     for (;;) {
         unsigned type;
         uint32_t status;
-        end = receive_frame(peer, &type, answer);
-        if (end != FINE)
-            return trouble_of(end);
+        outcome = receive_frame(peer, &type, answer);
+        if (outcome != SUCCESS)
+            return failure_of(outcome);
         struct span payload = {answer->at, answer->size};
         if (type == ANSWER)
-            return frame_get_number(payload, STATUS, &status) ? ANSWERED : STRANGE;
+            return frame_get_number(payload, STATUS, &status) ? ANSWERED : INVALID_FRAME;
         if (!is_call(type))
-            return STRANGE;
-        end = answer_call(peer, type, payload);
-        if (end != FINE)
-            return trouble_of(end);
+            return INVALID_FRAME;
+        outcome = answer_call(peer, type, payload);
+        if (outcome != SUCCESS)
+            return failure_of(outcome);
     }
 }
 
-static _Noreturn void tell_answer(struct span payload)
+static _Noreturn void print_answer(struct span payload)
 {
     uint32_t status = 1;
     struct span output = {0}, warnings = {0};
@@ -372,22 +378,22 @@ static _Noreturn void tell_answer(struct span payload)
     frame_get(payload, OUTPUT, &output);
     frame_get(payload, WARNINGS, &warnings);
     write_all(STDERR_FILENO, warnings, now() + BOND_STEP_MS);
-    enum end end = write_all(STDOUT_FILENO, output, now() + BOND_STEP_MS);
-    _exit(end != FINE ? 1 : status > 255 ? 255 : (int)status);
+    enum outcome outcome = write_all(STDOUT_FILENO, output, now() + BOND_STEP_MS);
+    _exit(outcome != SUCCESS ? 1 : status > 255 ? 255 : (int)status);
 }
 
 /* ---- without the daemon ---- */
 
-static void put_trouble(struct bytes *sentence, const char *path, struct trouble trouble)
+static void put_failure(struct bytes *sentence, const char *path, struct failure failure)
 {
     put_text(sentence, "the bond daemon does not answer at ");
     put_text(sentence, path);
     put_text(sentence, " (");
-    put_text(sentence, trouble.why);
+    put_text(sentence, failure.why);
     put_text(sentence, ")");
 }
 
-/* They make the name of a file, so they are looked at here; the daemon looks at the rest. */
+/* The two names make a file name, so they are checked here; the daemon checks everything else. */
 static void check_names(const char *container, const char *ifname)
 {
     struct bytes sentence = {0};
@@ -397,12 +403,12 @@ static void check_names(const char *container, const char *ifname)
         put_text(&sentence, *container ? "" : "CNI_CONTAINERID");
         put_text(&sentence, *container || *ifname ? "" : ", ");
         put_text(&sentence, *ifname ? "" : "CNI_IFNAME");
-    } else if (!good_container(container)) {
+    } else if (!valid_container_id(container)) {
         put_text(&sentence, "CNI_CONTAINERID '");
         put_text(&sentence, container);
         put_text(&sentence, "': must start with a letter or digit, then letters, digits, "
                             "'_', '.', '-'");
-    } else if ((why = bad_ifname(ifname))) {
+    } else if ((why = ifname_error(ifname))) {
         put_text(&sentence, "CNI_IFNAME '");
         put_text(&sentence, ifname);
         put_text(&sentence, "': ");
@@ -412,18 +418,18 @@ static void check_names(const char *container, const char *ifname)
     fail(BAD_ENVIRONMENT, text_of(&sentence));
 }
 
-static void mend(const char *state, const char *attachment)
+static void return_links(const char *state, const char *attachment)
 {
     struct bytes record = {0};
     put_text(&record, state);
     put_text(&record, "/");
     put_text(&record, attachment);
     put_text(&record, ".json");
-    emergency_return(text_of(&record), &request.home, &request.pod, request.until);
+    emergency_return(text_of(&record), &request.own, &request.pod, request.until);
     release(&record);
 }
 
-static _Noreturn void store_del(struct bytes *sentence, struct trouble trouble)
+static _Noreturn void queue_del(struct bytes *sentence, struct failure failure)
 {
     const char *container = setting("CNI_CONTAINERID", ""), *ifname = setting("CNI_IFNAME", "");
     const char *state = setting("BONDCNI_STATE", DEFAULT_STATE);
@@ -435,10 +441,10 @@ static _Noreturn void store_del(struct bytes *sentence, struct trouble trouble)
     put_text(&name, text_of(&attachment));
     put_text(&name, ".del");
     make_request("");
-    const char *failed = enqueue(state, text_of(&name), &request.frame);
+    const char *failed = queue_request(state, text_of(&name), &request.frame);
     if (failed) {
         const char *error = strerror(errno);
-        put_text(sentence, ", and DEL cannot be stored in ");
+        put_text(sentence, ", and DEL cannot be queued in ");
         put_text(sentence, state);
         put_text(sentence, "/queue (");
         put_text(sentence, failed);
@@ -447,25 +453,25 @@ static _Noreturn void store_del(struct bytes *sentence, struct trouble trouble)
         put_text(sentence, "): is `bondctl serve` running?");
         fail(TRY_AGAIN, text_of(sentence));
     }
-    if (trouble.end == GONE && !request.pod_error)
-        mend(state, text_of(&attachment));
+    if (failure.outcome == DISCONNECTED && !request.pod_error)
+        return_links(state, text_of(&attachment));
     put_text(&warning, "bond: warning: ");
     put(&warning, sentence->at, sentence->size);
-    put_text(&warning, ": DEL is stored in ");
+    put_text(&warning, ": DEL is queued in ");
     put_text(&warning, state);
     put_text(&warning, "/queue and will be done when `bondctl serve` runs\n");
     write_all(STDERR_FILENO, (struct span){warning.at, warning.size}, now() + BOND_STEP_MS);
     _exit(0);
 }
 
-static _Noreturn void no_daemon(const char *command, const char *path, struct trouble trouble)
+static _Noreturn void no_daemon(const char *command, const char *path, struct failure failure)
 {
     struct bytes sentence = {0};
     if (!*command)
         fail(BAD_ENVIRONMENT, "CNI_COMMAND is not set: " ALLOWED);
-    put_trouble(&sentence, path, trouble);
+    put_failure(&sentence, path, failure);
     if (!strcmp(command, "DEL"))
-        store_del(&sentence, trouble);
+        queue_del(&sentence, failure);
     put_text(&sentence, ": is `bondctl serve` running?");
     if (!strcmp(command, "STATUS"))
         fail(NOT_AVAILABLE, text_of(&sentence));
@@ -486,19 +492,19 @@ int main(void)
     fill_standard();
     signal(SIGPIPE, SIG_IGN);
     if (!command && isatty(STDIN_FILENO))
-        tell_usage();
+        print_usage();
     if (!command)
         command = "";
     request.until = now() + BOND_DEADLINE_MS;
     read_input();
     if (!strcmp(command, "VERSION"))
-        tell_version();
-    open_places();
+        print_version();
+    open_namespaces();
     make_request(request.pod_error ? "hH" : "hHpP");
-    struct trouble trouble = call_daemon(path, &peer);
-    if (trouble.end == FINE)
-        trouble = converse(peer, &answer);
-    if (trouble.end == FINE)
-        tell_answer((struct span){answer.at, answer.size});
-    no_daemon(command, path, trouble);
+    struct failure failure = call_daemon(path, &peer);
+    if (failure.outcome == SUCCESS)
+        failure = converse(peer, &answer);
+    if (failure.outcome == SUCCESS)
+        print_answer((struct span){answer.at, answer.size});
+    no_daemon(command, path, failure);
 }

@@ -1,10 +1,11 @@
 /*
- * The delegate: a plugin, found by its name in CNI_PATH and run as the CNI specification says.
+ * Delegates: plugins that are found by name in CNI_PATH and run as the CNI specification says.
  *
- * It has a process group of its own, which ends with it, at the deadline, with the daemon's
- * connection, and (the delegate itself) with the shim. Its output is bounded. The end of the
- * process counts and not that of its output: what it left in the background may hold the pipe.
- * What it writes to standard error goes to the shim's when it has ended, and to the daemon.
+ * A delegate runs in a process group of its own. The group is killed when the delegate ends, at the
+ * deadline, and when the daemon closes the connection; the delegate also dies with the shim. Its
+ * output is bounded. The shim waits for the end of the process, not of its output, because a
+ * background process may keep the pipe open. Standard error is passed on to the shim's own and to
+ * the daemon after the delegate has ended.
  *
  * Source: CNI SPEC 1.1.0, section "Plugin Delegation".
  */
@@ -24,23 +25,23 @@
 #include <unistd.h>
 
 enum {
-    NAME_ROOM = 256, /* a file's name has at most 255 bytes */
-    BUSY_TRIES = 5,  /* a plugin that is just being replaced: ETXTBSY */
-    BUSY_PAUSE = 200,
-    REAP = 2000, /* milliseconds that a killed process has to end */
+    NAME_ROOM = 256, /* a file name has at most 255 bytes */
+    BUSY_TRIES = 5,  /* retries while a plugin is being replaced (ETXTBSY) */
+    BUSY_PAUSE_MS = 200,
+    REAP_MS = 2000, /* the time that a killed process has to end */
     CHUNK = 1 << 16
 };
 
 extern char **environ;
 
-/* ---- its environment ---- */
+/* ---- environment ---- */
 
 struct environment {
-    char **each;  /* NULL ends them */
-    char *copies; /* of those that the daemon gave */
+    char **each;  /* ends with NULL */
+    char *copies; /* of the variables that the daemon sent */
 };
 
-/* Whether two variables, with or without a value, are of one name. */
+/* Whether two variables, with or without a value, have the same name. */
 static bool same_name(struct span one, struct span other)
 {
     const unsigned char *end = memchr(one.at, '=', one.size);
@@ -49,7 +50,7 @@ static bool same_name(struct span one, struct span other)
         && (other.size == size || other.at[size] == '=');
 }
 
-/* Whether one of the differences is of this variable. */
+/* Whether an ENV field in rest sets or unsets this variable. */
 static bool differs(struct span variable, struct span rest)
 {
     unsigned tag;
@@ -60,15 +61,15 @@ static bool differs(struct span variable, struct span rest)
     return false;
 }
 
-/* What the daemon may say about another attachment than the shim's own. Not where delegates are
- * (CNI_PATH), nor what a loader or an interpreter reads: it would be root by that. */
-static const char *const OPEN_TO_DAEMON[] = {
+/* The variables that the daemon may change, to name another attachment. CNI_PATH and the variables
+ * of loaders and interpreters are not among them: with those the daemon could run code as root. */
+static const char *const DAEMON_MAY_SET[] = {
     "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", NULL
 };
 
 static bool may_differ(struct span variable)
 {
-    for (const char *const *name = OPEN_TO_DAEMON; *name; name++)
+    for (const char *const *name = DAEMON_MAY_SET; *name; name++)
         if (same_name(span_of(*name), variable))
             return true;
     return false;
@@ -84,8 +85,8 @@ static bool all_may_differ(struct span rest)
     return true;
 }
 
-/* Bounds on the differences, with NULs; false: too many, too long, or one has a NUL in it. */
-static bool measured(struct span rest, size_t *count, size_t *size)
+/* Upper bounds of the number and size of the changes; false: above the limits, or one has a NUL. */
+static bool within_limits(struct span rest, size_t *count, size_t *size)
 {
     unsigned tag;
     struct span value;
@@ -96,14 +97,14 @@ static bool measured(struct span rest, size_t *count, size_t *size)
             if (memchr(value.at, 0, value.size))
                 return false;
         }
-    return *count <= ENV_COUNT && *size <= ENV_LIMIT; /* the fields of a call are few besides */
+    return *count <= ENV_COUNT && *size <= ENV_LIMIT; /* other fields are few */
 }
 
-/* Ours, and the differences on it. Of two differences of one name the last counts. */
+/* The shim's environment with the changes applied. The last change of a variable counts. */
 static int make_environment(struct span call, struct environment *made)
 {
     size_t count, size, own = 0, filled = 0;
-    if (!measured(call, &count, &size))
+    if (!within_limits(call, &count, &size))
         return E2BIG;
     if (!all_may_differ(call))
         return EPERM;
@@ -144,7 +145,7 @@ static const char *variable(const struct environment *made, const char *name)
     return "";
 }
 
-/* ---- its file ---- */
+/* ---- program ---- */
 
 static bool is_program(const char *path)
 {
@@ -160,13 +161,13 @@ static int find_in(const struct environment *made, struct span call, struct byte
         return EINVAL;
     if (!span_text(value, name, sizeof name))
         return ENOENT;
-    const char *folders = variable(made, "CNI_PATH");
-    for (size_t size; *folders; folders += size + (folders[size] == ':')) {
-        size = strcspn(folders, ":");
+    const char *path_list = variable(made, "CNI_PATH");
+    for (size_t size; *path_list; path_list += size + (path_list[size] == ':')) {
+        size = strcspn(path_list, ":");
         if (!size)
             continue;
         path->size = 0;
-        put(path, folders, size);
+        put(path, path_list, size);
         put_text(path, "/");
         put_text(path, name);
         if (is_program(text_of(path)))
@@ -185,16 +186,16 @@ int find_delegate(struct span call, struct bytes *path)
     return error;
 }
 
-/* ---- its process ---- */
+/* ---- process ---- */
 
 struct process {
     pid_t pid;
-    int handle, output, errors; /* pidfd, and the pipes' ends */
+    int handle, output, errors; /* pidfd; the read ends of the pipes */
 };
 
-/* In the child. What it inherits besides its three descriptors is closed by exec. */
-static _Noreturn void become(const char *path, char **env, const int streams[3], int trouble,
-                             pid_t parent)
+/* In the child. execve() closes all descriptors but the three standard ones. */
+static _Noreturn void exec_delegate(const char *path, char **env, const int streams[3],
+                                    int exec_pipe, pid_t parent)
 {
     sigset_t none;
     char *const args[] = {(char *)(uintptr_t)path, NULL};
@@ -208,27 +209,27 @@ static _Noreturn void become(const char *path, char **env, const int streams[3],
         && dup2(streams[2], STDERR_FILENO) >= 0)
         execve(path, args, env);
     int error = errno;
-    ssize_t told = write(trouble, &error, sizeof error);
-    _exit(told > 0 ? 127 : 126);
+    ssize_t written = write(exec_pipe, &error, sizeof error);
+    _exit(written > 0 ? 127 : 126);
 }
 
 static void end_group(const struct process *process)
 {
     kill(-process->pid, SIGKILL);
-    kill(process->pid, SIGKILL); /* it may not have come to its group yet */
+    kill(process->pid, SIGKILL); /* setpgid() in the child may not have run yet */
 }
 
-/* Its status. One that the kernel does not let go of is left to init, as killed. */
+/* The exit status, or minus the signal. A process that cannot be killed is left to init. */
 static int reap(const struct process *process)
 {
     int status = SIGKILL;
-    ready(process->handle, POLLIN, now() + REAP);
+    wait_for(process->handle, POLLIN, now() + REAP_MS);
     while (waitpid(process->pid, &status, WNOHANG) < 0 && errno == EINTR)
         ;
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* The end of the process, whatever it does, and of all that it left in its group. */
+/* Kill the process and its group, and reap it. */
 static int finish(const struct process *process)
 {
     end_group(process);
@@ -239,13 +240,13 @@ static int finish(const struct process *process)
     return status;
 }
 
-/* Why it did not start; 0: it runs. Its end of the pipe is closed by exec. */
-static int started(int trouble, int64_t until)
+/* The errno of execve() in the child; 0: it succeeded, which closed the child's end of the pipe. */
+static int exec_error(int exec_pipe, int64_t until)
 {
     int error = 0;
-    if (ready(trouble, POLLIN, until) != FINE)
+    if (wait_for(exec_pipe, POLLIN, until) != SUCCESS)
         return ETIMEDOUT;
-    return read(trouble, &error, sizeof error) == sizeof error ? error : 0;
+    return read(exec_pipe, &error, sizeof error) == sizeof error ? error : 0;
 }
 
 static void close_pipe(const int pair[2])
@@ -259,34 +260,34 @@ static void close_pipe(const int pair[2])
 static int fork_delegate(const char *path, char **env, int input, struct process *process,
                          int64_t until)
 {
-    int output[2] = {-1, -1}, errors[2] = {-1, -1}, trouble[2] = {-1, -1}, error = 0;
+    int output[2] = {-1, -1}, errors[2] = {-1, -1}, exec_pipe[2] = {-1, -1}, error = 0;
     pid_t parent = getpid();
-    if (pipe2(output, O_CLOEXEC) || pipe2(errors, O_CLOEXEC) || pipe2(trouble, O_CLOEXEC)
+    if (pipe2(output, O_CLOEXEC) || pipe2(errors, O_CLOEXEC) || pipe2(exec_pipe, O_CLOEXEC)
         || (process->pid = fork()) < 0) {
         error = errno;
         close_pipe(output);
         close_pipe(errors);
-        close_pipe(trouble);
+        close_pipe(exec_pipe);
         return error;
     }
     if (!process->pid) {
         const int streams[] = {input, output[1], errors[1]};
-        become(path, env, streams, trouble[1], parent);
+        exec_delegate(path, env, streams, exec_pipe[1], parent);
     }
     close(output[1]);
     close(errors[1]);
-    close(trouble[1]);
+    close(exec_pipe[1]);
     process->output = output[0];
     process->errors = errors[0];
     process->handle = (int)syscall(SYS_pidfd_open, process->pid, 0);
-    error = process->handle < 0 ? errno : started(trouble[0], until);
+    error = process->handle < 0 ? errno : exec_error(exec_pipe[0], until);
     if (error)
         finish(process);
-    close(trouble[0]);
+    close(exec_pipe[0]);
     return error;
 }
 
-/* The configuration as a file without a name: the delegate may read it or not. */
+/* Standard input as an unnamed file, so that the shim need not wait for the delegate to read it. */
 static int input_of(struct span call)
 {
     struct span value = {0};
@@ -305,23 +306,23 @@ static int input_of(struct span call)
     return fd;
 }
 
-static bool hung_up(int peer, int64_t until)
+static bool daemon_closed(int peer, int64_t until)
 {
-    return ready(peer, POLLRDHUP, until) == FINE;
+    return wait_for(peer, POLLRDHUP, until) == SUCCESS;
 }
 
-/* An errno; GONE in *end where the daemon went away meanwhile. */
+/* Start the delegate; an errno. *outcome is DISCONNECTED if the daemon went away meanwhile. */
 static int start(const char *path, char **env, struct span call, struct process *process, int peer,
-                 int64_t until, enum end *end)
+                 int64_t until, enum outcome *outcome)
 {
     int error = ETXTBSY;
     int input = input_of(call);
     if (input < 0)
         return errno;
-    signal(SIGCHLD, SIG_DFL); /* where it is ignored, no status is kept */
+    signal(SIGCHLD, SIG_DFL); /* if it is ignored, the kernel keeps no exit status */
     for (int left = BUSY_TRIES; error == ETXTBSY && left; left--) {
-        if (left < BUSY_TRIES && hung_up(peer, sooner(until, BUSY_PAUSE))) {
-            *end = GONE;
+        if (left < BUSY_TRIES && daemon_closed(peer, earlier(until, BUSY_PAUSE_MS))) {
+            *outcome = DISCONNECTED;
             break;
         }
         lseek(input, 0, SEEK_SET);
@@ -331,7 +332,7 @@ static int start(const char *path, char **env, struct span call, struct process 
     return error;
 }
 
-/* What is there to be read; false at its end. */
+/* Read what is available; false at the end. */
 static bool read_some(int output, struct bytes *out)
 {
     reserve(out, CHUNK);
@@ -351,10 +352,10 @@ static void keep_last(struct bytes *said)
     }
 }
 
-/* Read until the process has ended and nothing is left to read; an errno. Of standard error no more
- * is read then than a pipe holds: what it left in the background may write there for ever. */
+/* Read until the process has ended and the output is read; an errno. After the end of the process
+ * standard error is read once more at most: a background process may write to it without end. */
 static int collect(const struct process *process, int peer, int64_t until, struct bytes *out,
-                   struct bytes *said, enum end *end)
+                   struct bytes *said, enum outcome *outcome)
 {
     struct pollfd each[] = {{.fd = process->output, .events = POLLIN},
                             {.fd = process->handle, .events = POLLIN},
@@ -371,11 +372,11 @@ static int collect(const struct process *process, int peer, int64_t until, struc
             continue;
         if (each[3].revents) {
             if (!read_some(process->errors, said))
-                each[3].fd = -1; /* poll() passes over it and leaves no event */
+                each[3].fd = -1; /* poll() ignores it from now on */
             keep_last(said);
         }
         if (each[2].revents) {
-            *end = GONE;
+            *outcome = DISCONNECTED;
             return 0;
         }
         if (each[0].revents) {
@@ -390,24 +391,24 @@ static int collect(const struct process *process, int peer, int64_t until, struc
     }
 }
 
-/* The DONE of a delegate that was asked for; GONE where the daemon went away meanwhile. */
-enum end run_delegate(struct span call, int peer, int64_t until, struct bytes *reply)
+/* Run a delegate and add the fields of DONE; DISCONNECTED if the daemon went away meanwhile. */
+enum outcome run_delegate(struct span call, int peer, int64_t until, struct bytes *reply)
 {
     struct environment made = {0};
     struct bytes path = {0}, out = {0}, said = {0};
     struct process process = {0};
-    enum end end = FINE;
+    enum outcome outcome = SUCCESS;
     uint32_t within = BOND_EXEC_MS;
     int status = 0, error = make_environment(call, &made);
     if (frame_get_number(call, DEADLINE, &within) && within > BOND_EXEC_MS)
         within = BOND_EXEC_MS;
-    until = sooner(until, within);
+    until = earlier(until, within);
     if (!error)
         error = find_in(&made, call, &path);
     if (!error)
-        error = start(text_of(&path), made.each, call, &process, peer, until, &end);
-    if (!error && end == FINE) {
-        error = collect(&process, peer, until, &out, &said, &end);
+        error = start(text_of(&path), made.each, call, &process, peer, until, &outcome);
+    if (!error && outcome == SUCCESS) {
+        error = collect(&process, peer, until, &out, &said, &outcome);
         status = finish(&process);
         write_all(STDERR_FILENO, (struct span){said.at, said.size}, now() + BOND_STEP_MS);
     }
@@ -422,5 +423,5 @@ enum end run_delegate(struct span call, int peer, int64_t until, struct bytes *r
     release(&path);
     release(&out);
     release(&said);
-    return end;
+    return outcome;
 }

@@ -1,9 +1,9 @@
 /*
- * Bytes that grow, and the frames of docs/protocol.md in them: written, checked, read.
+ * Growing buffers, and the frames of docs/protocol.md: writing, checking, reading.
  *
- * Pure: no descriptor, no clock. A payload that frame_check() took has only whole fields,
- * and none that says that it matters and is not known; whatever else the bytes are, nothing
- * here reads beyond them. Numbers are little-endian on every machine.
+ * Pure: no descriptor, no clock. A payload that frame_check() accepts has only complete fields and
+ * no unknown critical one. No function reads beyond the given bytes, whatever they contain.
+ * Numbers are little-endian on every machine.
  */
 #include "shim.h"
 
@@ -13,8 +13,8 @@
 
 enum { FIELD = 6, FIRST_ROOM = 4096 };
 
-/* The sizes are bounded by the callers, so this is a machine without memory. */
-static _Noreturn void exhausted(void)
+/* The callers bound the sizes, so this happens only if the machine has no memory left. */
+static _Noreturn void out_of_memory(void)
 {
     static const char document[] =
         "{\"cniVersion\": \"1.1.0\", \"code\": 11, \"msg\": \"out of memory\"}\n";
@@ -31,7 +31,7 @@ void reserve(struct bytes *bytes, size_t more)
         return;
     unsigned char *at = realloc(bytes->at, room);
     if (!at)
-        exhausted();
+        out_of_memory();
     bytes->at = at;
     bytes->room = room;
 }
@@ -100,7 +100,7 @@ static uint32_t load(const unsigned char *at, size_t size)
     return number;
 }
 
-/* A frame begins at the beginning of its bytes. */
+/* Start a frame at the beginning of the buffer. */
 void frame_begin(struct bytes *frame, enum type type)
 {
     const unsigned char header[HEADER] = {VERSION, (unsigned char)type};
@@ -136,8 +136,8 @@ bool frame_header(const unsigned char header[HEADER], unsigned *type, size_t *si
     return header[0] == VERSION && *size <= FRAME_LIMIT;
 }
 
-/* The next field as it stands; false at the end, and where there is less than a field. */
-static bool raw(struct span *rest, unsigned *tag, struct span *value)
+/* The next field; false at the end, and if what is left is not a complete field. */
+static bool next_field(struct span *rest, unsigned *tag, struct span *value)
 {
     if (rest->size < FIELD)
         return false;
@@ -155,16 +155,16 @@ bool frame_check(struct span payload)
 {
     unsigned tag;
     struct span value;
-    while (raw(&payload, &tag, &value))
+    while (next_field(&payload, &tag, &value))
         if (tag & CRITICAL)
             return false;
     return payload.size == 0;
 }
 
-/* Tags that are not known are passed on; who looks for one does not see them. */
+/* Unknown tags are returned, too; callers ignore them. */
 bool frame_next(struct span *rest, unsigned *tag, struct span *value)
 {
-    return raw(rest, tag, value);
+    return next_field(rest, tag, value);
 }
 
 bool frame_get(struct span payload, enum tag tag, struct span *value)
@@ -172,7 +172,7 @@ bool frame_get(struct span payload, enum tag tag, struct span *value)
     unsigned found;
     struct span each;
     bool there = false;
-    while (raw(&payload, &found, &each))
+    while (next_field(&payload, &found, &each))
         if (found == tag) {
             *value = each;
             there = true;

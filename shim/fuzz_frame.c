@@ -1,13 +1,13 @@
 /*
- * What libFuzzer calls (tools/fuzz): one of the three readers of others' bytes, chosen by
- * -DTARGET=. Each is given exactly the bytes there are, so that a read beyond them is seen,
- * and what it says of them is used as the shim would use it.
+ * The entry point for libFuzzer (tools/fuzz): one of the three parsers of untrusted bytes, chosen
+ * by -DTARGET=. Each gets exactly the input, so that a read beyond it is detected, and its results are
+ * used as the shim uses them.
  */
 #include "scan.c"
 
 #include <stdlib.h>
 
-void stranded(void)
+void cannot_return(void)
 {
     abort();
 }
@@ -18,7 +18,7 @@ static void require(bool holds)
         abort();
 }
 
-static uint64_t sum; /* of every byte that was given out, so that each is read */
+static uint64_t sum; /* of every byte of the results, so that each is read */
 
 static void use(struct span span)
 {
@@ -33,7 +33,7 @@ static void frame(struct span data)
     uint32_t number;
     struct span value, key, rest;
     struct bytes path = {0};
-    struct place home = {-1, -1, ""};
+    struct netns own = {-1, -1, ""};
     if (data.size < HEADER || !frame_header(data.at, &type, &size))
         return;
     require(size <= FRAME_LIMIT);
@@ -51,7 +51,7 @@ static void frame(struct span data)
     if (type == FIND || type == EXEC)
         find_delegate(payload, &path);
     else if (type == SYSCTL && !frame_get(payload, PATH, &value))
-        require(set_sysctls(payload, &home, &key)); /* there is no path: an error */
+        require(set_sysctls(payload, &own, &key)); /* without PATH it must fail */
     release(&path);
 }
 
@@ -67,17 +67,17 @@ static void json(struct span data)
     if (data.size)
         memcpy(text, data.at, data.size);
     text[data.size] = 0;
-    put_json(&quoted, text); /* which must be a string to take_string() */
+    put_json(&quoted, text); /* which take_string() must accept */
     struct scan scan = {quoted.at + 1, quoted.at + quoted.size};
     char word[WORD];
     require(take_string(&scan, word) && scan.at == scan.end);
-    good_container(text);
-    bad_ifname(text);
+    valid_container_id(text);
+    ifname_error(text);
     free(text);
     release(&quoted);
 }
 
-/* A run that is ready: its messages as they are sent, one by one, to the end. */
+/* Go through prepared messages as they are sent. */
 static void walk(const struct bytes *run)
 {
     size_t at = 0;
@@ -93,14 +93,14 @@ static void walk(const struct bytes *run)
     }
 }
 
-static void home(struct span data)
+static void record(struct span data)
 {
     struct bytes run = {0}, exact = {.at = malloc(data.size ? data.size : 1), .size = data.size};
-    if (way_home(data, "4:4026532561", 9, &run))
+    if (return_messages(data, "4:4026532561", 9, &run))
         walk(&run);
     if (data.size)
         memcpy(exact.at, data.at, data.size);
-    if (prepare(&exact, 9)) /* as if the bytes were what a record's digits say */
+    if (prepare_messages(&exact, 9)) /* the bytes as the decoded messages of a record */
         walk(&exact);
     release(&run);
     release(&exact);
@@ -109,7 +109,7 @@ static void home(struct span data)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const targets[])(struct span) = {frame, json, home};
+    static void (*const targets[])(struct span) = {frame, json, record};
     (void)targets; /* each build uses one */
     TARGET((struct span){data, size});
     return 0;

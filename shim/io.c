@@ -1,7 +1,7 @@
 /*
- * Waiting: every read and write of the shim, each with a deadline on the monotonic clock.
+ * Reading and writing, each with a deadline on the monotonic clock.
  *
- * No descriptor has to be non-blocking; poll() is asked first, and a pipe that is ready
+ * Descriptors need not be non-blocking: poll() comes first, and a pipe that is ready for writing
  * takes PIPE_BUF bytes without blocking.
  */
 #include "shim.h"
@@ -23,34 +23,34 @@ int64_t now(void)
     return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-/* The deadline that comes first: until, or so many milliseconds from now. */
-int64_t sooner(int64_t until, int64_t within)
+/* The earlier deadline: until, or `within` milliseconds from now. */
+int64_t earlier(int64_t until, int64_t within)
 {
     int64_t other = now() + within;
     return other < until ? other : until;
 }
 
-enum end ready(int descriptor, short events, int64_t until)
+enum outcome wait_for(int descriptor, short events, int64_t until)
 {
     struct pollfd poll_of = {.fd = descriptor, .events = events};
     for (;;) {
         int64_t left = until - now();
         int count = poll(&poll_of, 1, left < 0 ? 0 : (int)left);
         if (count > 0)
-            return poll_of.revents & POLLNVAL ? WRONG : FINE;
+            return poll_of.revents & POLLNVAL ? FAILED : SUCCESS;
         if (count == 0)
-            return LATE;
+            return TIMED_OUT;
         if (errno != EINTR)
-            return WRONG;
+            return FAILED;
     }
 }
 
-static bool again(void)
+static bool may_retry(void)
 {
     return errno == EAGAIN || errno == EINTR;
 }
 
-/* The descriptors go with the first bytes, once. */
+/* Send some bytes, with the descriptors. */
 static ssize_t send_some(int peer, struct span what, const int *fds, size_t count)
 {
     union {
@@ -70,7 +70,7 @@ static ssize_t send_some(int peer, struct span what, const int *fds, size_t coun
     return sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t count,
+enum outcome send_frame(int peer, const struct bytes *frame, const int *fds, size_t count,
                     int64_t until)
 {
     struct span rest = {frame->at, frame->size};
@@ -82,69 +82,69 @@ enum end send_frame(int peer, const struct bytes *frame, const int *fds, size_t 
             count = 0;
             continue;
         }
-        if (!again())
-            return GONE;
-        enum end end = ready(peer, POLLOUT, until);
-        if (end != FINE)
-            return end;
+        if (!may_retry())
+            return DISCONNECTED;
+        enum outcome outcome = wait_for(peer, POLLOUT, until);
+        if (outcome != SUCCESS)
+            return outcome;
     }
-    return FINE;
+    return SUCCESS;
 }
 
-/* Descriptors that come with bytes are closed by the kernel: there is no room for them. */
-enum end receive(int peer, unsigned char *at, size_t size, int64_t until)
+/* The kernel closes descriptors that come with the bytes: recv() has no room for them. */
+enum outcome receive(int peer, unsigned char *at, size_t size, int64_t until)
 {
     while (size) {
-        enum end end = ready(peer, POLLIN, until);
-        if (end != FINE)
-            return end;
+        enum outcome outcome = wait_for(peer, POLLIN, until);
+        if (outcome != SUCCESS)
+            return outcome;
         ssize_t got = recv(peer, at, size, MSG_DONTWAIT);
-        if (got < 0 && again())
+        if (got < 0 && may_retry())
             continue;
         if (got <= 0)
-            return GONE;
+            return DISCONNECTED;
         at += got;
         size -= (size_t)got;
     }
-    return FINE;
+    return SUCCESS;
 }
 
-/* To the end; WRONG with errno EFBIG where there is more than limit. */
-enum end read_all(int descriptor, struct bytes *into, size_t limit, int64_t until)
+/* Read to the end; FAILED with errno EFBIG above limit. */
+enum outcome read_all(int descriptor, struct bytes *into, size_t limit, int64_t until)
 {
     for (;;) {
-        enum end end = ready(descriptor, POLLIN, until);
-        if (end != FINE)
-            return end;
+        enum outcome outcome = wait_for(descriptor, POLLIN, until);
+        if (outcome != SUCCESS)
+            return outcome;
         reserve(into, CHUNK);
         ssize_t got = read(descriptor, into->at + into->size, CHUNK);
-        if (got < 0 && again())
+        if (got < 0 && may_retry())
             continue;
         if (got < 0)
-            return WRONG;
+            return FAILED;
         if (got == 0)
-            return FINE;
+            return SUCCESS;
         into->size += (size_t)got;
         if (into->size > limit) {
             errno = EFBIG;
-            return WRONG;
+            return FAILED;
         }
     }
 }
 
-enum end write_all(int descriptor, struct span what, int64_t until)
+enum outcome write_all(int descriptor, struct span what, int64_t until)
 {
     while (what.size) {
-        enum end end = ready(descriptor, POLLOUT, until);
-        if (end != FINE)
-            return end;
+        enum outcome outcome = wait_for(descriptor, POLLOUT, until);
+        if (outcome != SUCCESS)
+            return outcome;
         ssize_t done = write(descriptor, what.at, what.size < PIPE_BUF ? what.size : PIPE_BUF);
-        if (done < 0 && again())
+        if (done < 0 && may_retry())
             continue;
         if (done < 0)
-            return GONE;
+            return DISCONNECTED;
         what.at += done;
         what.size -= (size_t)done;
     }
-    return FINE;
+    return SUCCESS;
 }

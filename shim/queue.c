@@ -1,9 +1,10 @@
 /*
- * The queue: a DEL that is stored for the daemon, durable before the runtime hears of it.
+ * The queue: a DEL that is stored for the daemon, on disk before the runtime gets its answer.
  *
- * The file is written beside under another name, flushed, renamed. It and its folder belong
- * to who owns the state folder, for the daemon may not be root. That owner may put links
- * into its folder: below it none is followed, and no file that is there is written to.
+ * The file is written under a temporary name, flushed and renamed. The file and its directory get
+ * the owner of the state directory, because the daemon may not be root. That owner can create
+ * symbolic links there: none below the state directory is followed, and no existing file is
+ * written to.
  */
 #include "shim.h"
 
@@ -15,20 +16,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The folder and those above it; only the last is private. */
-static bool make_folders(const char *path)
+/* Create a directory and its parents; only the last is private. */
+static bool make_directories(const char *path)
 {
     struct bytes above = {0};
     for (const char *slash = path; *slash && (slash = strchr(slash + 1, '/'));) {
         above.size = 0;
         put(&above, path, (size_t)(slash - path));
-        mkdir(text_of(&above), 0755); /* what is missing in the end is told below */
+        mkdir(text_of(&above), 0755); /* an error shows up in the last mkdir() */
     }
     release(&above);
     return !mkdir(path, 0700) || errno == EEXIST;
 }
 
-static bool given_to(int fd, const struct stat *owner)
+static bool give_to(int fd, const struct stat *owner)
 {
     struct stat own;
     if (fstat(fd, &own))
@@ -37,10 +38,10 @@ static bool given_to(int fd, const struct stat *owner)
     return same || !fchown(fd, owner->st_uid, owner->st_gid);
 }
 
-/* The folder queue in the state folder; -1 with errno. */
+/* Open the directory `queue` in the state directory; -1 with errno. */
 static int open_queue(const char *state, struct stat *owner)
 {
-    if (!make_folders(state))
+    if (!make_directories(state))
         return -1;
     int above = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (above < 0)
@@ -50,7 +51,7 @@ static int open_queue(const char *state, struct stat *owner)
     if (!fstat(above, owner) && (made || errno == EEXIST))
         queue = openat(above, "queue", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int error = errno;
-    if (queue >= 0 && (!given_to(queue, owner) || (made && fsync(above)))) {
+    if (queue >= 0 && (!give_to(queue, owner) || (made && fsync(above)))) {
         error = errno;
         close(queue);
         queue = -1;
@@ -60,19 +61,19 @@ static int open_queue(const char *state, struct stat *owner)
     return queue;
 }
 
-/* Whether there is room for one more; one of the same name is replaced and needs none. */
+/* Whether one more file is allowed; a file of the same name is replaced and does not count. */
 static bool has_room(int queue, const char *name)
 {
     size_t count = 0;
-    DIR *folder = fdopendir(openat(queue, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder)
+    DIR *directory = fdopendir(openat(queue, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory)
         return false;
-    for (struct dirent *entry; (entry = readdir(folder));) {
+    for (struct dirent *entry; (entry = readdir(directory));) {
         size_t size = strlen(entry->d_name);
         if (size > 4 && !strcmp(entry->d_name + size - 4, ".del") && strcmp(entry->d_name, name))
             count++;
     }
-    closedir(folder);
+    closedir(directory);
     errno = ENOSPC;
     return count < QUEUE_LIMIT;
 }
@@ -91,15 +92,15 @@ static bool write_file(int fd, struct span what)
     return !fsync(fd);
 }
 
-/* A file of our own: what another process of this number left there is removed first. */
-static bool store(int queue, const char *name, const char *temporary, const struct stat *owner,
-                  const struct bytes *frame)
+/* Write a new file; one that a killed process with the same PID left is removed first. */
+static bool write_entry(int queue, const char *name, const char *temporary,
+                        const struct stat *owner, const struct bytes *frame)
 {
     unlinkat(queue, temporary, 0);
     int fd = openat(queue, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return false;
-    bool good = given_to(fd, owner) && write_file(fd, (struct span){frame->at, frame->size});
+    bool good = give_to(fd, owner) && write_file(fd, (struct span){frame->at, frame->size});
     int error = errno;
     if (close(fd) && good) {
         good = false;
@@ -114,21 +115,21 @@ static bool store(int queue, const char *name, const char *temporary, const stru
     return false;
 }
 
-/* NULL: it is stored. Else the name of what failed, with errno. */
-const char *enqueue(const char *state, const char *name, const struct bytes *frame)
+/* Queue a DEL; NULL, or what failed, with errno. */
+const char *queue_request(const char *state, const char *name, const struct bytes *frame)
 {
     struct stat owner;
     struct bytes temporary = {0};
     int queue = open_queue(state, &owner);
     if (queue < 0)
-        return "its folder";
+        return "open the directory";
     put_decimal(&temporary, (uint64_t)getpid());
     put_text(&temporary, ".tmp");
     const char *failed = NULL;
     if (!has_room(queue, name))
-        failed = "room for one more";
-    else if (!store(queue, name, text_of(&temporary), &owner, frame))
-        failed = "its file";
+        failed = "limit of 4096";
+    else if (!write_entry(queue, name, text_of(&temporary), &owner, frame))
+        failed = "write the file";
     int error = errno;
     release(&temporary);
     close(queue);

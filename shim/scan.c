@@ -1,6 +1,6 @@
 /*
- * Text that others wrote, read as far as the shim must: the cniVersion of a configuration,
- * the names that become a file's name, the way home in a record.
+ * Parsing of untrusted text, as far as the shim needs it: the cniVersion of a configuration, the
+ * names that make a file name, the netlink messages at the beginning of a record.
  *
  * Pure, bounded, and without recursion.
  */
@@ -12,8 +12,8 @@ const char *const SUPPORTED[] = {
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", NULL};
 
 enum {
-    WORD = 16,      /* room for the longest text that is looked for, and its NUL */
-    FOREIGN = 0xff  /* stands for a character that is in no text that is looked for */
+    WORD = 16,      /* room for the longest text to compare with, and its NUL */
+    FOREIGN = 0xff  /* stands for a character that no such text contains */
 };
 
 struct scan {
@@ -37,7 +37,7 @@ static int hex(unsigned char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* The character of an escape, after its backslash; -1: it is none. */
+/* The character of an escape sequence, after its backslash; -1: invalid. */
 static int escape(struct scan *scan)
 {
     static const char names[] = "\"\\/bfnrt", means[] = "\"\\/\b\f\n\r\t";
@@ -59,7 +59,7 @@ static int escape(struct scan *scan)
     return number && number < 0x80 ? number : FOREIGN;
 }
 
-/* A string after its first quote. What it says is put into text; "" where that is too long. */
+/* Read a string after its first quote. text gets its value, or "" if it is too long. */
 static bool take_string(struct scan *scan, char text[WORD])
 {
     size_t size = 0;
@@ -82,16 +82,16 @@ static bool take_string(struct scan *scan, char text[WORD])
 }
 
 /*
- * The cniVersion at the top level of a configuration, the last one where there are several. Only
- * brackets, colons and strings are looked at. Whether the text is JSON is not checked: where it is
- * not, the daemon's parser says so, and any supported version will do for the answer.
+ * The cniVersion at the top level of a configuration; the last one, if there are several. Only
+ * brackets, colons and strings are parsed; the text is not checked to be JSON. If it is not, the
+ * daemon's parser reports it, and any supported version is right for the answer.
  */
 const char *cni_version(struct span json)
 {
     struct scan scan = {json.at, json.at + json.size};
     char text[WORD] = "", version[WORD] = "";
     size_t depth = 0;
-    bool named = false; /* the value that follows is the cniVersion */
+    bool named = false; /* the next value is the cniVersion */
     while (scan.at < scan.end) {
         unsigned char c = *scan.at++;
         if (memchr(" \t\n\r", c, 4))
@@ -112,8 +112,8 @@ const char *cni_version(struct span json)
     return *each;
 }
 
-/* Source: RFC 3629, section 4: the bounds of the second byte, by the first. */
-size_t utf8(struct span text)
+/* Source: RFC 3629, section 4: the first byte determines the bounds of the second. */
+size_t utf8_size(struct span text)
 {
     if (!text.size)
         return 0;
@@ -142,7 +142,7 @@ void put_json(struct bytes *bytes, const char *text)
     struct span rest = span_of(text);
     put_text(bytes, "\"");
     while (rest.size) {
-        size_t size = utf8(rest);
+        size_t size = utf8_size(rest);
         if (*rest.at < 0x20 || *rest.at == '"' || *rest.at == '\\') {
             const char digits[] = "0123456789abcdef";
             const char code[] = {'\\', 'u', '0', '0', digits[*rest.at >> 4], digits[*rest.at & 15]};
@@ -163,7 +163,7 @@ static bool letter_or_digit(char c)
 }
 
 /* Source: CNI SPEC 1.1.0, section "Parameters". */
-bool good_container(const char *id)
+bool valid_container_id(const char *id)
 {
     if (!letter_or_digit(*id))
         return false;
@@ -173,8 +173,8 @@ bool good_container(const char *id)
     return true;
 }
 
-/* As service/request.py says it. Source: net/core/dev.c, dev_valid_name(). */
-const char *bad_ifname(const char *name)
+/* The messages are those of service/request.py. Source: net/core/dev.c, dev_valid_name(). */
+const char *ifname_error(const char *name)
 {
     struct span rest = span_of(name);
     if (rest.size >= IFNAMSIZ)
@@ -182,14 +182,14 @@ const char *bad_ifname(const char *name)
     if (!strcmp(name, ".") || !strcmp(name, "..") || strpbrk(name, "/:% \t\n\r\f\v\xa0"))
         return "an interface name has no '/', ':', '%' or white space, and is not '.' or '..'";
     for (size_t size; rest.size; rest.at += size, rest.size -= size)
-        if (!(size = utf8(rest)))
+        if (!(size = utf8_size(rest)))
             return "an interface name is UTF-8 here";
     return NULL;
 }
 
 /*
- * Netlink, as much as a way home has. Source: include/uapi/linux/netlink.h, if_link.h,
- * rtnetlink.h. In host order, so memcpy.
+ * The part of netlink that the messages of a record use, in host byte order. Source:
+ * include/uapi/linux/netlink.h, if_link.h, rtnetlink.h.
  */
 enum {
     NLMSGHDR = 16, IFINFOMSG = 16, RTATTR = 4,
@@ -205,11 +205,11 @@ struct rtattr {
 static size_t aligned(size_t size, size_t all)
 {
     size = (size + 3) & ~(size_t)3;
-    return size < all ? size : all; /* the last needs no padding */
+    return size < all ? size : all; /* the last one need not be padded */
 }
 
-/* Put the host's descriptor into each IFLA_NET_NS_FD of a message's attributes. */
-static bool aim(unsigned char *at, size_t size, int32_t host)
+/* Write the descriptor of the host's namespace into each IFLA_NET_NS_FD attribute. */
+static bool set_target(unsigned char *at, size_t size, int32_t host)
 {
     while (size) {
         struct rtattr attr;
@@ -230,21 +230,21 @@ static bool aim(unsigned char *at, size_t size, int32_t host)
     return true;
 }
 
-/* Check every message, number it, ask for its acknowledgement. */
-static bool prepare(struct bytes *run, int32_t host)
+/* Check each message, number it, and request an acknowledgement. */
+static bool prepare_messages(struct bytes *messages, int32_t host)
 {
     uint32_t number = 0;
-    for (size_t at = 0; at < run->size;) {
+    for (size_t at = 0; at < messages->size;) {
         struct nlmsghdr head;
-        unsigned char *message = run->at + at;
-        size_t rest = run->size - at;
+        unsigned char *message = messages->at + at;
+        size_t rest = messages->size - at;
         if (rest < NLMSGHDR)
             return false;
         memcpy(&head, message, sizeof head);
         if (head.size < NLMSGHDR + IFINFOMSG || head.size > rest || head.flags & NLM_F_CREATE
             || (head.type != RTM_NEWLINK && head.type != RTM_DELLINK
                 && head.type != RTM_DELLINKPROP)
-            || !aim(message + NLMSGHDR + IFINFOMSG, head.size - NLMSGHDR - IFINFOMSG, host))
+            || !set_target(message + NLMSGHDR + IFINFOMSG, head.size - NLMSGHDR - IFINFOMSG, host))
             return false;
         head.flags = NLM_F_REQUEST | NLM_F_ACK;
         head.number = ++number;
@@ -255,29 +255,29 @@ static bool prepare(struct bytes *run, int32_t host)
     return true;
 }
 
-static bool take_hex(struct scan *scan, struct bytes *run)
+static bool take_hex(struct scan *scan, struct bytes *messages)
 {
     while (scan->end - scan->at >= 2 && *scan->at != '"') {
         int high = hex(scan->at[0]), low = hex(scan->at[1]);
         if (high < 0 || low < 0)
             return false;
         unsigned char byte = (unsigned char)(high << 4 | low);
-        put(run, &byte, 1);
+        put(messages, &byte, 1);
         scan->at += 2;
     }
     return true;
 }
 
 /*
- * The messages at the head of a record whose namespace is pod's, made ready to be sent with
- * host as the namespace that they name. Only the very first bytes of the file count: what a
- * user says in a configuration comes later in it.
+ * The messages at the beginning of a record for the pod's namespace, ready to be sent; they move
+ * links to the namespace of the descriptor host. Only the very beginning of the file is parsed:
+ * what a user can write, the configuration, comes later.
  */
-bool way_home(struct span record, const char *pod, int32_t host, struct bytes *run)
+bool return_messages(struct span record, const char *pod, int32_t host, struct bytes *messages)
 {
     struct scan scan = {record.at, record.at + record.size};
-    run->size = 0;
-    return *pod && take_word(&scan, "{\n \"way_home\": \"") && take_hex(&scan, run)
+    messages->size = 0;
+    return *pod && take_word(&scan, "{\n \"way_home\": \"") && take_hex(&scan, messages)
         && take_word(&scan, "\",\n \"namespace\": \"") && take_word(&scan, pod)
-        && take_word(&scan, "\",") && prepare(run, host);
+        && take_word(&scan, "\",") && prepare_messages(messages, host);
 }

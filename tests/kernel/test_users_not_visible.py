@@ -80,8 +80,8 @@ def test_9_status_tells_what_nobody_can_examine(node: Node, closed: Space) -> No
     record.write_text(document.replace(real, path))
     restarted(node)
     said = status(node)
-    assert "1 attachments could not be examined yet" in said
-    assert "dead" not in said
+    assert "attachments not examined yet: 1; " in said
+    assert "stale" not in said
     assert node.cni("GC", gc(), container="", ifname="").stderr.count("is unknown") == 1
     assert closed.members("bond0") == set(LINKS)
     record.write_text(document)

@@ -175,7 +175,7 @@ def queued(answer: Answer) -> None:
     assert (answer.status, answer.stdout) == (0, b"")
     assert answer.stderr.startswith("bond: warning: the bond daemon does not answer at bond.sock (")
     assert answer.stderr.endswith(
-        "DEL is stored in state/queue and will be done when `bondctl serve` runs\n"
+        "DEL is queued in state/queue and will be done when `bondctl serve` runs\n"
     )
     assert answer.stderr.count("\n") == 1
 
@@ -223,7 +223,7 @@ def test_no_link_is_followed(bond: Bond, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "queue").symlink_to(elsewhere)
     code, message = bond.run("DEL").error
-    assert (code, "its folder: " in message) == (11, True)
+    assert (code, "open the directory: " in message) == (11, True)
     assert [*elsewhere.iterdir()] == []
 
 
@@ -256,7 +256,7 @@ def test_it_is_full(bond: Bond, tmp_path: Path) -> None:
     queued(bond.run("DEL"))
     code, message = bond.run("DEL", CNI_IFNAME="net2").error
     assert code == 11
-    assert "cannot be stored in state/queue (room for one more: No space left on device)" in message
+    assert "cannot be queued in state/queue (limit of 4096: No space left on device)" in message
     queued(bond.run("DEL"))  # takes no more room
 
 
@@ -265,12 +265,12 @@ def test_it_cannot_be_stored(bond: Bond, tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     code, message = bond.run("DEL").error
-    assert (code, "(its folder: Not a directory)" in message) == (11, True)
+    assert (code, "(open the directory: Not a directory)" in message) == (11, True)
 
 
 def test_a_name_that_is_too_long(bond: Bond, tmp_path: Path) -> None:
     code, message = bond.run("DEL", CNI_CONTAINERID="a" * 250).error
-    assert (code, "(its file: Filename too long)" in message) == (11, True)
+    assert (code, "(write the file: Filename too long)" in message) == (11, True)
     assert [*(tmp_path / "state" / "queue").iterdir()] == []
 
 

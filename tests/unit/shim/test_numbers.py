@@ -85,4 +85,4 @@ def test_versions_of_the_specification() -> None:
 
 
 def test_variables_that_the_daemon_may_set() -> None:
-    assert strings("delegate.c", "OPEN_TO_DAEMON") == shim_client.SETTABLE
+    assert strings("delegate.c", "DAEMON_MAY_SET") == shim_client.SETTABLE

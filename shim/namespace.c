@@ -1,9 +1,10 @@
 /*
- * Network namespaces: what a process must enter to get, and a daemon without their paths
- * cannot. A socket stays in the namespace that it was opened in; the shim goes there and back.
+ * Network namespaces: what needs a process that can enter them and sees the runtime's paths,
+ * neither of which the daemon can. A socket stays in the namespace in which it was opened; the shim
+ * enters that namespace and returns.
  *
- * Only network namespaces are entered or handed over, whatever stands at a path: it is
- * opened without waiting for a FIFO's writer and asked for its kind first.
+ * Only network namespaces are entered or passed on, whatever is at a path: it is opened without
+ * waiting (for the writer of a FIFO), and its type is checked first.
  */
 #include "shim.h"
 
@@ -33,8 +34,8 @@ static void identity_of(const struct stat *stat, char identity[IDENTITY])
     release(&text);
 }
 
-/* The namespace at path, and which it is; -1 with errno. What is no regular file, as a namespace
- * is, is not even opened: opening a device may do anything. */
+/* Open the namespace at path and get its identity; -1 with errno. A namespace is a regular file;
+ * anything else is not opened, because opening a device can have any effect. */
 static int open_namespace(const char *path, char identity[IDENTITY])
 {
     struct stat found;
@@ -61,37 +62,37 @@ static int netlink_here(void)
     return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
 
-static void go_back(const struct place *home)
+static void return_to_own(const struct netns *own)
 {
-    if (setns(home->namespace, CLONE_NEWNET))
-        stranded();
+    if (setns(own->namespace, CLONE_NEWNET))
+        cannot_return();
 }
 
-bool open_home(struct place *home)
+bool open_own_netns(struct netns *own)
 {
-    home->namespace = open_namespace("/proc/self/ns/net", home->identity);
-    home->netlink = home->namespace < 0 ? -1 : netlink_here();
-    return home->netlink >= 0;
+    own->namespace = open_namespace("/proc/self/ns/net", own->identity);
+    own->netlink = own->namespace < 0 ? -1 : netlink_here();
+    return own->netlink >= 0;
 }
 
-int open_place(const char *path, const struct place *home, struct place *place)
+int open_netns(const char *path, const struct netns *own, struct netns *netns)
 {
-    place->netlink = -1;
-    place->namespace = open_namespace(path, place->identity);
-    if (place->namespace < 0)
+    netns->netlink = -1;
+    netns->namespace = open_namespace(path, netns->identity);
+    if (netns->namespace < 0)
         return errno;
-    int error = setns(place->namespace, CLONE_NEWNET) ? errno : 0;
+    int error = setns(netns->namespace, CLONE_NEWNET) ? errno : 0;
     if (!error) {
-        place->netlink = netlink_here();
-        error = place->netlink < 0 ? errno : 0;
-        go_back(home);
+        netns->netlink = netlink_here();
+        error = netns->netlink < 0 ? errno : 0;
+        return_to_own(own);
     }
     if (error)
-        close_place(place);
+        close_netns(netns);
     return error;
 }
 
-int identify(const char *path, char identity[IDENTITY])
+int netns_identity(const char *path, char identity[IDENTITY])
 {
     int fd = open_namespace(path, identity);
     if (fd < 0)
@@ -100,19 +101,19 @@ int identify(const char *path, char identity[IDENTITY])
     return 0;
 }
 
-void close_place(struct place *place)
+void close_netns(struct netns *netns)
 {
-    if (place->netlink >= 0)
-        close(place->netlink);
-    if (place->namespace >= 0)
-        close(place->namespace);
-    place->netlink = place->namespace = -1;
+    if (netns->netlink >= 0)
+        close(netns->netlink);
+    if (netns->namespace >= 0)
+        close(netns->namespace);
+    netns->netlink = netns->namespace = -1;
 }
 
 /* ---- SYSCTL ---- */
 
-/* A setting that the daemon may ask for; its key ends at *equals. */
-static bool good_setting(struct span setting, size_t *equals)
+/* Whether the daemon may ask for this setting; *equals is the size of its key. */
+static bool valid_setting(struct span setting, size_t *equals)
 {
     static const char *const keys[] = {"disable_ipv6", "keep_addr_on_down"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -128,8 +129,8 @@ static bool good_setting(struct span setting, size_t *equals)
     return false;
 }
 
-/* Names of a folder below conf/ that are one interface. */
-static bool good_interface(struct span name, char text[IFNAMSIZ])
+/* Whether a name is a directory below conf/ that belongs to one interface. */
+static bool valid_interface(struct span name, char text[IFNAMSIZ])
 {
     return name.size && span_text(name, text, IFNAMSIZ) && !strchr(text, '/') && strcmp(text, ".")
         && strcmp(text, "..") && strcmp(text, "all") && strcmp(text, "default");
@@ -152,7 +153,7 @@ static int write_setting(const char *interface, struct span key, const unsigned 
     return error;
 }
 
-/* Each setting of the call checked, or written; the first error, with the key it was at. */
+/* Check or write each setting of the call; the first error, and its key. */
 static int each_setting(struct span rest, const char *interface, bool writing, struct span *key)
 {
     unsigned tag;
@@ -161,7 +162,7 @@ static int each_setting(struct span rest, const char *interface, bool writing, s
     while (frame_next(&rest, &tag, &value)) {
         if (tag != SETTING)
             continue;
-        int error = good_setting(value, &equals) ? 0 : EINVAL;
+        int error = valid_setting(value, &equals) ? 0 : EINVAL;
         *key = (struct span){value.at, equals};
         if (!error && writing)
             error = write_setting(interface, *key, value.at + equals + 1);
@@ -171,13 +172,13 @@ static int each_setting(struct span rest, const char *interface, bool writing, s
     return 0;
 }
 
-int set_sysctls(struct span call, const struct place *home, struct span *key)
+int set_sysctls(struct span call, const struct netns *own, struct span *key)
 {
     struct span value;
     char path[PATH_ROOM], interface[IFNAMSIZ], identity[IDENTITY];
     *key = (struct span){0};
     if (!frame_get(call, PATH, &value) || !span_text(value, path, sizeof path)
-        || !frame_get(call, NAME, &value) || !good_interface(value, interface))
+        || !frame_get(call, NAME, &value) || !valid_interface(value, interface))
         return EINVAL;
     int error = each_setting(call, interface, false, key);
     if (error)
@@ -191,17 +192,17 @@ int set_sysctls(struct span call, const struct place *home, struct span *key)
     if (error)
         return error;
     error = each_setting(call, interface, true, key);
-    go_back(home);
+    return_to_own(own);
     return error;
 }
 
 /* ---- emergency return ---- */
 
-/* Whether the kernel's acknowledgement of this number came in time, whatever it says. */
+/* Whether the kernel answered the message of this number in time, with success or an error. */
 static bool acknowledged(int netlink, uint32_t number, int64_t until)
 {
     struct nlmsghdr head = {0};
-    while (ready(netlink, POLLIN, until) == FINE) {
+    while (wait_for(netlink, POLLIN, until) == SUCCESS) {
         ssize_t got = recv(netlink, &head, sizeof head, MSG_DONTWAIT | MSG_TRUNC);
         if (got < 0 && errno != EAGAIN && errno != EINTR)
             return false;
@@ -211,21 +212,21 @@ static bool acknowledged(int netlink, uint32_t number, int64_t until)
     return false;
 }
 
-/* What fails is left to the daemon, which looks at the whole and mends it. */
-static void send_run(int netlink, const struct bytes *run, int64_t until)
+/* Errors are ignored: the daemon restores the links later, from their state at that time. */
+static void send_messages(int netlink, const struct bytes *messages, int64_t until)
 {
-    for (size_t at = 0; at < run->size;) {
+    for (size_t at = 0; at < messages->size;) {
         struct nlmsghdr head;
-        memcpy(&head, run->at + at, sizeof head);
-        if (send(netlink, run->at + at, head.size, 0) < 0
-            || !acknowledged(netlink, head.number, sooner(until, BOND_ACK_MS)))
+        memcpy(&head, messages->at + at, sizeof head);
+        if (send(netlink, messages->at + at, head.size, 0) < 0
+            || !acknowledged(netlink, head.number, earlier(until, BOND_ACK_MS)))
             return;
         at += (head.size + 3) & ~(size_t)3;
     }
 }
 
-/* A socket of our own in the pod's namespace, connected: a pod's process cannot answer it. */
-static int clean_netlink(const struct place *home, const struct place *pod)
+/* A new socket in the pod's namespace, connected to the kernel: no process of the pod can answer. */
+static int open_connected_netlink(const struct netns *own, const struct netns *pod)
 {
     static const struct {
         sa_family_t family;
@@ -235,7 +236,7 @@ static int clean_netlink(const struct place *home, const struct place *pod)
     if (setns(pod->namespace, CLONE_NEWNET))
         return -1;
     int netlink = netlink_here();
-    go_back(home);
+    return_to_own(own);
     if (netlink >= 0 && connect(netlink, (const struct sockaddr *)&kernel, sizeof kernel)) {
         close(netlink);
         return -1;
@@ -244,26 +245,28 @@ static int clean_netlink(const struct place *home, const struct place *pod)
 }
 
 /*
- * The daemon is gone and the pod's namespace will be, too, with every link in it that has no
- * hardware. The record says how they come home.
+ * No daemon runs, and the pod's namespace will be destroyed, with every virtual link in it. Send
+ * the messages in the record, which move the links to the host.
  */
-void emergency_return(const char *record, const struct place *home, const struct place *pod, int64_t until)
+void emergency_return(const char *record, const struct netns *own, const struct netns *pod,
+                      int64_t until)
 {
-    struct bytes text = {0}, run = {0};
+    struct bytes text = {0}, messages = {0};
     struct stat found;
     int file = open(record, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
     if (file < 0)
         return;
-    if (!fstat(file, &found) && S_ISREG(found.st_mode)) /* a FIFO may have a silent writer */
+    if (!fstat(file, &found) && S_ISREG(found.st_mode)) /* reading a FIFO could block */
         read_all(file, &text, RECORD_LIMIT, until);
     close(file);
     if (text.size > RECORD_LIMIT)
         text.size = RECORD_LIMIT;
-    if (way_home((struct span){text.at, text.size}, pod->identity, home->namespace, &run)) {
-        int netlink = clean_netlink(home, pod);
+    const struct span content = {text.at, text.size};
+    if (return_messages(content, pod->identity, own->namespace, &messages)) {
+        int netlink = open_connected_netlink(own, pod);
         if (netlink >= 0)
-            send_run(netlink, &run, until);
+            send_messages(netlink, &messages, until);
     }
     release(&text);
-    release(&run);
+    release(&messages);
 }
