@@ -223,7 +223,7 @@ def test_d16_an_mtu_that_nobody_asked_for(node: Node, pod: Space) -> None:
     answer = node.cni("ADD", both(), pod)
     answer.ok()
     assert pod.link("bond0")["mtu"] == 1400
-    assert "mtu: 1400 instead of 1500, for eth1" in answer.stderr
+    assert "mtu is 1400, the MTU of eth1, instead of 1500" in answer.stderr
     node.cni("DEL", both(), pod).ok()
     assert node.everything(pod) == before
 

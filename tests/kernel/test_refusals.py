@@ -47,27 +47,27 @@ def pair(node: Node) -> None:
 
 
 def link_missing(node: Node, _pod: Space) -> tuple[Document, Words]:
-    return config(["eth1", "nope"], ipam=node.host_local()), ["name nope", "none on the host"]
+    return config(["eth1", "nope"], ipam=node.host_local()), ["name nope", "not found on the host"]
 
 
 def link_missing_by_mac(_node: Node, _pod: Space) -> tuple[Document, Words]:
     links: list[str | Document] = ["eth1", {"mac": "02:00:00:00:00:99"}]
-    return config(links), ["mac 02:00:00:00:00:99", "none on the host"]
+    return config(links), ["mac 02:00:00:00:00:99", "not found on the host"]
 
 
 def link_missing_by_pci(_node: Node, _pod: Space) -> tuple[Document, Words]:
     links: list[str | Document] = ["eth1", {"pci": "0000:3b:02.1"}]
-    return config(links), ["pci 0000:3b:02.1", "none on the host"]
+    return config(links), ["pci 0000:3b:02.1", "not found on the host"]
 
 
 def link_is_the_bond(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "add", "bond0", "type", "dummy")
-    return config(["eth1", "bond0"]), ["link bond0 has the name that the bond itself"]
+    return config(["eth1", "bond0"]), ["link bond0 has the same name as the bond"]
 
 
 def link_is_the_bond_by_altname(node: Node, _pod: Space) -> tuple[Document, Words]:
     node.space.ip("link", "property", "add", "dev", "eth2", "altname", "bond0")
-    return config(["eth1", "eth2"]), ["link eth2 has the name that the bond itself"]
+    return config(["eth1", "eth2"]), ["link eth2 has the same name as the bond"]
 
 
 def in_a_bond(node: Node, _pod: Space) -> tuple[Document, Words]:
@@ -174,7 +174,7 @@ def link_name_taken(_node: Node, pod: Space) -> tuple[Document, Words]:
 
 def pod_link_missing(node: Node, pod: Space) -> tuple[Document, Words]:
     node.veth("net1", pod)
-    return config(["net1", "eth1"], linksInContainer=True), ["name eth1", "none in the pod"]
+    return config(["net1", "eth1"], linksInContainer=True), ["name eth1", "not found in the pod"]
 
 
 def pod_link_in_a_bridge(node: Node, pod: Space) -> tuple[Document, Words]:
