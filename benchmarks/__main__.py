@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: build, boot each guest, measure there, print tables and the rows."""
+"""``python -m benchmarks``: build, boot each guest, measure in it, print tables and rows."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ LIMIT_SECONDS = 3600.0
 MEMORY_MB = 2048
 CYCLES, FEW_CYCLES, QUICK_CYCLES = 10_000, 500, 200
 CYCLED = "7.2"
-"""The kernel on which all cycles are run; on others it is few."""
+"""The kernel on which all cycles run; on the others a few do."""
 
 Found = dict[str, Any]
 
 
 def progress(text: str) -> None:
-    """Tell a person what goes on."""
+    """Print the progress to standard error."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def machine() -> Found:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -51,13 +51,13 @@ def machine() -> Found:
 
 
 def noted(guest: str, kernel: str, found: Found) -> Found:
-    """A measurement with where it is from, and the machine's load when it ended."""
+    """A measurement with its guest and kernel, and the machine's load at its end."""
     progress(f"{guest} {kernel} {found['suite']} {found.get('case', '')}")
     return {"guest": guest, "kernel": kernel, "load": os.getloadavg()[0], **found}
 
 
 def measurements(guest: Guest, plan: Plan, note: Callable[[Found], Found]) -> list[Found]:
-    """What the guest measured. Raises RuntimeError when it failed, LostGuest."""
+    """Yield what the guest measured. Raises RuntimeError if it failed, and LostGuest."""
     found: list[Found] = []
 
     def on_line(line: str) -> None:
@@ -74,22 +74,22 @@ def measurements(guest: Guest, plan: Plan, note: Callable[[Found], Found]) -> li
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--kernels", default=KERNELS, help=f"default: {KERNELS!r}")
     parser.add_argument("--suites", default=" ".join(SUITES), help="default: all")
     parser.add_argument("--pairs", type=int, default=25, help="requests of each kind and party")
     parser.add_argument("--quick", action="store_true", help="few requests, fewer cases")
-    parser.add_argument("--keep-samples", type=Path, help="a file for every single sample")
+    parser.add_argument("--keep-samples", type=Path, help="write every sample to this file")
     parser.add_argument(
-        "--from-samples", type=Path, nargs="+", help="measure nothing; kept samples, added up"
+        "--from-samples", type=Path, nargs="+", help="measure nothing; evaluate these kept samples"
     )
-    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--write-readme", action="store_true", help="write the tables to README.md")
     return parser.parse_args()
 
 
 def main() -> int:
-    """0: measured; 2: something is missing or was lost."""
+    """Return 0 if all was measured, 2 if something is missing or a guest was lost."""
     args = arguments()
     try:
         raw = kept(args.from_samples) if args.from_samples else list(measured(args))
@@ -113,13 +113,13 @@ def main() -> int:
 
 
 def kept(files: Sequence[Path]) -> list[Found]:
-    """The samples of earlier runs; the machine is told once."""
+    """Read the samples of earlier runs; the machine is printed once."""
     every = [one for file in files for one in json.loads(file.read_text(encoding="utf-8"))]
     return [one for n, one in enumerate(every) if not n or one["suite"] != "machine"]
 
 
 def measured(args: argparse.Namespace) -> Iterator[Found]:
-    """Everything, with its guest and kernel."""
+    """Yield all measurements, each with its guest and kernel."""
     tools = programs(progress)
     suites = args.suites.split()
     yield machine()
@@ -134,7 +134,7 @@ def measured(args: argparse.Namespace) -> Iterator[Found]:
 def planned(
     args: argparse.Namespace, kernel: str, tools: dict[str, str], suites: list[str]
 ) -> Plan:
-    """What is measured on a kernel."""
+    """The plan of what to measure on a kernel."""
     slow = kernel == "smp"
     pairs, warm = (5, 1) if args.quick else (min(args.pairs, 20), 2) if slow else (args.pairs, 3)
     full = CYCLES if kernel == CYCLED else FEW_CYCLES
@@ -142,7 +142,7 @@ def planned(
 
 
 def on_kernel(kernel: str, plan: Plan) -> list[Found]:
-    """Every measurement on one kernel."""
+    """Yield all measurements on one kernel."""
     kind = "qemu" if plan.slow else "uml"
     with open_guest(kernel, memory_mb=MEMORY_MB, progress=progress) as guest:
         return measurements(guest, plan, lambda found: noted(kind, kernel, found))

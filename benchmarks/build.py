@@ -1,4 +1,4 @@
-"""The programs that are measured, as files of this machine."""
+"""The measured programs, as files of this machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ IPAM = ("static", "host-local")
 
 
 class Missing(Exception):
-    """Something that is needed is not there; the text says what would help."""
+    """Something required is missing; the text has the remedy."""
 
 
 def compiled(name: str, compiler: str = "gcc") -> str:
-    """A program of this folder, compiled under build/bench if its source is newer.
+    """Compile a program of this directory to build/bench if its source is newer.
 
     Raises Missing.
     """
@@ -36,7 +36,7 @@ def compiled(name: str, compiler: str = "gcc") -> str:
 
 
 def incumbent() -> Path | None:
-    """The incumbent's executable, as BONDCNI_INCUMBENT names it; None: it is not measured."""
+    """The executable of the other plugin, from BONDCNI_INCUMBENT; None: it is not measured."""
     named = os.environ.get("BONDCNI_INCUMBENT")
     if named and not os.access(named, os.X_OK):
         raise Missing(f"BONDCNI_INCUMBENT: {named} is not an executable")
@@ -44,7 +44,7 @@ def incumbent() -> Path | None:
 
 
 def thick() -> Path:
-    """The thick mode's executable. Raises Missing."""
+    """The executable of thick mode. Raises Missing."""
     try:
         return shim()
     except NoExecutable as error:
@@ -52,7 +52,7 @@ def thick() -> Path:
 
 
 def programs(progress: Callable[[str], None]) -> dict[str, str]:
-    """Every program by its place in the guest, see `parties`. Raises Missing."""
+    """Every program by its path in the guest, see `parties`. Raises Missing."""
     found = {name: compiled(name) for name in ("driver", "floor")}
     folders = [Path(folder) for folder in session.plugin_directories(progress)]
     for name in IPAM:

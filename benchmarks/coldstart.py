@@ -1,4 +1,4 @@
-"""How long the daemon takes from its start until it answers; beside it, an interpreter alone."""
+"""The time from the start of the daemon to its first answer, and that of a bare interpreter."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.namespaces import Space
 from benchmarks.resident import AS_USER, PYTHON, USER, Place, daemon
 
 Starts = dict[str, list[float]]
-"""Milliseconds by what was started."""
+"""Milliseconds by the program that was started."""
 
 
 def measure(lib: Path, folder: Path, space: Space, times: int) -> Starts:
-    """In a namespace, as the user without rights."""
+    """Start the daemon in a namespace, as the unprivileged user."""
     return _turns(lib, folder, space, times, AS_USER, USER)
 
 
 def natively(lib: Path, folder: Path, times: int) -> Starts:
-    """Here, as who asks: it does nothing to the machine."""
+    """Start the daemon on this machine, as the current user; it changes nothing."""
     return _turns(lib, folder, None, times, (), os.geteuid())
 
 

@@ -1,5 +1,5 @@
-/* connect: a program that only connects, says PING and waits for the answer: the zero of
- * native.c. The socket's path is in BONDCNI_SOCKET.
+/* connect: a program that only connects, sends PING and waits for the answer: the baseline
+ * of native.c. The socket's path is in BONDCNI_SOCKET.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-"""What a request costs inside the daemon: system calls and messages counted, time divided.
+"""The cost of a request inside the daemon: numbers of system calls and messages, and its time.
 
-Calls are counted by strace(1), attached to the daemon after it is warm; time by ``wrapped.py``
-in another daemon, for strace makes it many times as slow.
+strace(1), attached to the daemon after it is warm, counts the calls; ``wrapped.py`` measures the
+time in another daemon, because strace makes it many times slower.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ VERBS = ("ADD", "DEL")
 
 
 def calls(case: Case) -> dict[str, Any]:
-    """By verb: how often each system call, and the types of the netlink messages that were sent.
+    """By verb: the number of each system call, and the types of the netlink messages sent.
 
-    Empty where there is no strace.
+    Empty if strace is not installed.
     """
     if not shutil.which("strace"):
         return {}
@@ -48,7 +48,7 @@ def calls(case: Case) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def traced(process: int) -> Iterator[Path]:
-    """Let strace look at a process; the file that it writes to."""
+    """Attach strace to a process; return the file that it writes to."""
     with tempfile.NamedTemporaryFile() as log:
         argv = ["strace", "-f", "-yy", "-s", "4096", "-o", log.name, "-p", str(process)]
         with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as tracer:
@@ -58,7 +58,7 @@ def traced(process: int) -> Iterator[Path]:
 
 
 def request(one: Runner, verb: str, log: Path) -> list[str]:
-    """The lines that one request brings."""
+    """The lines that one request adds."""
     before = log.stat().st_size
     one.request(verb, check=False)
     time.sleep(SETTLE_SECONDS)
@@ -66,7 +66,7 @@ def request(one: Runner, verb: str, log: Path) -> list[str]:
 
 
 def counted(lines: list[str]) -> dict[str, Any]:
-    """Pure: what strace said, as counts."""
+    """Pure: the counts in strace's output."""
     every, netlink, types = Counter[str](), Counter[str](), Counter[str]()
     for line in lines:
         if found := CALL.match(line):
@@ -80,7 +80,7 @@ def counted(lines: list[str]) -> dict[str, Any]:
 
 
 def shares(case: Case, pairs: int) -> dict[str, Any]:
-    """By verb: medians of the milliseconds inside, and of each kind how often and how long."""
+    """By verb: the medians of the time inside and, for each kind, of the number and the time."""
     shutil.copy(WRAPPED, LIB)
     found: dict[str, list[dict[str, Any]]] = {verb: [] for verb in VERBS}
     with runner(THICK._replace(beside=_wrapped, inside=None), case) as one:
@@ -102,13 +102,13 @@ def _wrapped(node: Node) -> Iterator[None]:
 
 
 def parsed(line: str) -> dict[str, Any]:
-    """Pure: the sums of a request's line, and its whole time as ``inside``."""
+    """Pure: the sums in a request's line, and its total time as ``inside``."""
     told, _, sums = line.partition(" spent=")
     return {"inside": [1, resident.milliseconds(told)], **json.loads(sums)}
 
 
 def medians(every: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Pure: of each kind how often and how long; ``python`` is what is left."""
+    """Pure: for each kind the number and the time; ``python`` is the rest."""
     kinds = sorted({kind for one in every for kind in one})
     made = {
         kind: [median(one.get(kind, (0, 0))[at] for one in every) for at in (0, 1)]

@@ -1,7 +1,8 @@
-"""Ten thousand times ADD and DEL through the shim, and whether the daemon grows.
+"""Ten thousand ADDs and DELs through the shim, to see whether the daemon's memory grows.
 
-Three pods of one node take turns: links of the pod, links of the host, and once in ten an
-address of the plugin ``static``. What the daemon holds is looked at between them.
+Three pods of one node take turns: one with links of the pod, one with links of the host and, in
+one of ten turns, one with an address from the plugin ``static``. The daemon's memory and
+descriptors are read in between.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from benchmarks.verbs import at_work
 
 CASES = (Case("pod", 2), Case("host", 2), Case("pod", 2, "static"))
 TURN = (0, 1, 0, 1, 0, 1, 0, 1, 0, 2)
-"""Whose turn it is, over and over."""
+"""The order of the turns, repeated."""
 
 CHUNK = 500
-"""Cycles that the driver gets at once."""
+"""Cycles that are passed to the driver at once."""
 
 WARM_CYCLES = 100
 IDLE_SECONDS = 3.0
 
 
 class Holding(NamedTuple):
-    """What the daemon holds: kilobytes, and counts; and how many cycles came before."""
+    """What the daemon uses: memory in kilobytes, and counts; and the cycles before."""
 
     when: str
     cycles: int
@@ -42,9 +43,9 @@ class Holding(NamedTuple):
 
 
 def measure(cycles: int) -> list[Holding]:
-    """At the start, after the first ones, in the middle, at the end, and after a rest.
+    """Read at the start, after the first cycles, in the middle, at the end, and after a rest.
 
-    Raises Wrong where a request failed.
+    Raises Wrong if a request failed.
     """
     with at_work(THICK, CASES[0]) as (node, driver), pods(node) as rigs:
         jobs = [THICK.job(rigs[n], verb) for n in TURN for verb in ("ADD", "DEL")]
@@ -53,20 +54,20 @@ def measure(cycles: int) -> list[Holding]:
             run(driver, jobs, until - found[-1].cycles)
             found.append(holding(node, when, until))
         for one in rigs:
-            one.check_home()
+            one.check_deleted()
         time.sleep(IDLE_SECONDS)
         return [*found, holding(node, "after", cycles)]
 
 
 @contextlib.contextmanager
 def pods(node: Node) -> Iterator[list[Rig]]:
-    """A pod for each case."""
+    """Create a pod for each case."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(rig(node, n, case)) for n, case in enumerate(CASES)]
 
 
 def run(driver: Driver, turn: list[Job], cycles: int) -> None:
-    """So many cycles, whole turns of them. Raises Wrong."""
+    """Run a number of cycles, a multiple of the turns. Raises Wrong."""
     turns = cycles // len(TURN)
     while turns:
         now = min(turns, CHUNK // len(TURN))
@@ -79,7 +80,7 @@ def run(driver: Driver, turn: list[Job], cycles: int) -> None:
 
 
 def holding(node: Node, when: str, cycles: int) -> Holding:
-    """What it holds now."""
+    """Read what the daemon uses now."""
     place = place_of(node)
     of = Path(f"/proc/{place.number}")
     lines = (line.split(":") for line in (of / "status").read_text().splitlines())

@@ -1,14 +1,14 @@
-/* driver: starts programs as a container runtime does, and tells when each began and ended.
+/* driver: starts programs as a container runtime does, and reports when each began and ended.
  *
  * It is a process of a few pages, so that starting a child costs the same for every party: a
- * vfork and an exec (posix_spawn), whatever asks for it. Nothing is read, parsed or printed
- * between a child's start and its end.
+ * vfork and an exec (posix_spawn), whatever process requested it. Nothing is read, parsed or
+ * printed between a child's start and its end.
  *
- * Standard input: "AT_A_TIME JOBS\n", then a line for each job, its fields divided by 0x1f:
+ * Standard input: "AT_A_TIME JOBS\n", then a line for each job, its fields separated by 0x1f:
  *   file for its standard input, file for its standard output, argc, argv..., environment...
  * Standard output: a line for each job, in their order: "BEGAN ENDED STATUS\n", nanoseconds of
- * CLOCK_MONOTONIC and what waitpid(2) says. The next request may follow; the end of standard
- * input ends the driver. Standard error is the children's, too.
+ * CLOCK_MONOTONIC and the status of waitpid(2). The next request may follow; the end of standard
+ * input ends the driver. The children inherit standard error.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,11 +1,11 @@
-/* floor: what the kernel itself takes. A pod's bond made or taken down by the fewest messages.
+/* floor: the time of the kernel alone: create or delete a pod's bond by the fewest messages.
  *
  *   floor ADD pod|host NETNS BOND LINK...
  *   floor DEL pod|host NETNS BOND LINK...
  *
  * ADD leaves what the plugin's ADD leaves (active-backup, miimon 100, MTU 1500, members in the
- * bond, everything up), DEL what its DEL leaves (no bond, links at home and up). It reads no
- * configuration, looks nothing up, checks, records and reads back nothing. All messages go in
+ * bond, everything up), DEL what its DEL leaves (no bond, links restored and up). It reads no
+ * configuration, and does not look up, check, record or read back anything. All messages go in
  * one send through one socket; every ack is read, and one that is not 0 ends it with status 1.
  *
  * Standard output: microseconds from before the send until after the last ack.
@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define INDEX 7777 /* the bond's ifindex, so that nobody has to ask for it */
+#define INDEX 7777 /* the bond's ifindex, chosen, so that it need not be read */
 #define ACTIVE_BACKUP 1
 #define MIIMON 100
 #define MTU 1500
@@ -90,7 +90,7 @@ static void close_nest(struct rtattr *nest)
     nest->rta_len = (uint16_t)(batch + used - (unsigned char *)nest);
 }
 
-/* target: the namespace it is made in, -1 for the socket's. */
+/* target: the namespace to create it in; -1: that of the socket. */
 static void make_bond(const char *name, int target)
 {
     uint8_t mode = ACTIVE_BACKUP;
@@ -109,7 +109,7 @@ static void make_bond(const char *name, int target)
     end();
 }
 
-/* Down, into the other namespace, into the bond: the kernel does them in this order. */
+/* Down, into the other namespace, into the bond: the order in which the kernel applies them. */
 static void enslave(const char *name, int target)
 {
     begin(RTM_NEWLINK, 0, 0, 0, IFF_UP);
@@ -181,7 +181,7 @@ int main(int argc, char **argv)
     int add = !strcmp(argv[1], "ADD"), host = !strcmp(argv[2], "host");
     int pod = must_open(argv[3]);
     int target = !host ? -1 : add ? pod : must_open("/proc/self/ns/net");
-    if (!(host && add) && setns(pod, CLONE_NEWNET)) /* else the host's socket reaches the pod */
+    if (!(host && add) && setns(pod, CLONE_NEWNET)) /* else the host's socket is used */
         fail("setns");
     int sock = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), one = 1;
     if (sock < 0 || setsockopt(sock, SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof one))

@@ -1,7 +1,7 @@
-"""In the guest: lay out the programs, measure, print. Started by ``python -m benchmarks``.
+"""In the guest: copy the programs, measure, print. Started by ``python -m benchmarks``.
 
-The one argument is a plan as JSON. Standard output is a line of JSON for each measurement, with
-every sample: what is made of them is the host's business.
+The only argument is a plan as JSON. Standard output has a line of JSON for each measurement, with
+every sample; the host evaluates them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from benchmarks.verbs import Samples, measure
 
 MODULES = ("bonding", "veth", "dummy")
 SETTLE_SECONDS = 3.0
-"""After crowded nodes, whose end the kernel makes behind."""
+"""Seconds to wait after crowded nodes, which the kernel deletes asynchronously."""
 
 LOOKED_INTO = (Case("pod", 2), Case("host", 2), Case("pod", 2, "static"))
 
 
 class Plan(NamedTuple):
-    """What to measure."""
+    """The plan: what to measure."""
 
-    programs: dict[str, str]  # place under BIN -> file of the machine
+    programs: dict[str, str]  # path under BIN -> file of the machine
     suites: list[str]
     pairs: int
     warm: int
     quick: bool
-    slow: bool  # a guest whose processor is emulated: fewer cases
+    slow: bool  # a guest with an emulated processor: fewer cases
     cycles: int
 
 
 def lay_out(plan: Plan) -> None:
-    """Copy the programs into the guest's memory; load the modules."""
+    """Copy the programs to the guest's memory, and load the modules."""
     for place, source in plan.programs.items():
         target = BIN / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,18 +54,18 @@ def lay_out(plan: Plan) -> None:
 
 
 def present(*names: str) -> list[Party]:
-    """The parties whose programs are there, in their order; of all or of some."""
+    """The parties, of all or of those named, whose programs exist, in their order."""
     wanted = [party for party in ALL if party.name in names or not names]
     return [party for party in wanted if (BIN / (party.needs or party.name)).exists()]
 
 
 def tell(**facts: object) -> None:
-    """One measurement."""
+    """Print one measurement."""
     print(json.dumps(facts), flush=True)
 
 
 def verbs_cases(plan: Plan) -> Iterator[Case]:
-    """Links in the pod and of the host, two and eight, each IPAM."""
+    """Cases: links of the pod and of the host, two and eight, each IPAM plugin."""
     for ipam in ("none", "static") if plan.quick else ("none", "static", "host-local"):
         for where in ("pod", "host"):
             for links in (2, 8):
@@ -74,7 +74,7 @@ def verbs_cases(plan: Plan) -> Iterator[Case]:
 
 
 def compared(plan: Plan, case: Case) -> Iterator[str]:
-    """Whom a case is about. The direct mode takes its time: it is in few cases."""
+    """The parties of a case. Direct mode is slow and is in few cases."""
     yield from ("incumbent", "thick")
     yield "floor" if case.ipam == "none" else "plugin"
     few = plan.quick or plan.slow
@@ -83,7 +83,7 @@ def compared(plan: Plan, case: Case) -> Iterator[str]:
 
 
 def verbs(plan: Plan) -> None:
-    """The matrix of ADD and DEL."""
+    """Measure the matrix of ADD and DEL."""
     for case in verbs_cases(plan):
         parties = [(party, case) for party in present(*compared(plan, case))]
         samples = measure(parties, plan.pairs, plan.warm)
@@ -91,7 +91,7 @@ def verbs(plan: Plan) -> None:
 
 
 def scale(plan: Plan) -> None:
-    """ADD and DEL of the thick mode on nodes with many other links and bonds, in turn."""
+    """Measure ADD and DEL of thick mode on nodes with many other links and bonds, in turn."""
     if plan.slow:
         return
     crowds = [(0, 0), (2000, 0)] if plan.quick else [(0, 0), (500, 0), (2000, 0), (0, 200)]
@@ -105,7 +105,7 @@ def scale(plan: Plan) -> None:
 
 
 def only(samples: Samples, name: str) -> Samples:
-    """What was measured of one node, under the thick mode's own names."""
+    """The measurements of one node, under the names of thick mode."""
     names = {name: "thick", f"{name} inside": "inside"}
     return {
         verb: {names[one]: values for one, values in series.items() if one in names}
@@ -114,24 +114,24 @@ def only(samples: Samples, name: str) -> Samples:
 
 
 def storms(plan: Plan) -> None:
-    """A node's pods at once, two and sixteen at a time; the direct mode at sixteen."""
+    """Measure storms of two and sixteen concurrent requests; direct mode with sixteen only."""
     short = plan.quick or plan.slow
     with storm.all_of(present("incumbent", "thick", *(() if short else ("direct",)))) as nodes:
         for at_a_time in (16,) if short else (2, 16):
             chosen = [one for one in nodes if at_a_time == 16 or one.party.name != "direct"]
-            gusts = storm.measure(chosen, at_a_time, 1 if plan.quick else 3)
-            tell(suite="storm", at_a_time=at_a_time, case=storm.CASE._asdict(), gusts=gusts)
+            results = storm.measure(chosen, at_a_time, 1 if plan.quick else 3)
+            tell(suite="storm", at_a_time=at_a_time, case=storm.CASE._asdict(), results=results)
 
 
 def memory(plan: Plan) -> None:
-    """What the daemon holds over many cycles."""
+    """Measure the memory of the daemon over many cycles."""
     if not plan.slow:
         found = [one._asdict() for one in cycles.measure(plan.cycles)]
         tell(suite="cycles", holdings=found)
 
 
 def cold(plan: Plan) -> None:
-    """From the daemon's start to its first answer."""
+    """Measure the time from the daemon's start to its first answer."""
     space = Space.create("cold")
     starts = coldstart.measure(LIB, Path("/run/bench/cold"), space, 3 if plan.quick else 10)
     tell(suite="coldstart", starts=starts)
@@ -139,7 +139,7 @@ def cold(plan: Plan) -> None:
 
 
 def count(plan: Plan) -> None:
-    """System calls, messages, and where the time goes."""
+    """Count system calls and messages, and measure the parts of the time."""
     for case in LOOKED_INTO[: 1 if plan.quick or plan.slow else None]:
         found = {"calls": counting.calls(case), "shares": counting.shares(case, plan.pairs)}
         tell(suite="count", case=case._asdict(), **found)
@@ -156,7 +156,7 @@ SUITES = {
 
 
 def main() -> None:
-    """Measure what the plan says."""
+    """Measure what the plan names."""
     plan = Plan(**json.loads(sys.argv[1]))
     lay_out(plan)
     for name in plan.suites:

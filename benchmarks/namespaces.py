@@ -1,7 +1,7 @@
-"""Network namespaces of a guest, made and entered by throw-away threads, read by ``ip``.
+"""Network namespaces of a guest, created and entered by short-lived threads, read by ``ip``.
 
-A thread has a namespace of its own, so nothing here moves the calling thread, and a process
-that is started from such a thread lives in its namespace. No process is started but ``ip``.
+A network namespace belongs to a thread, so the calling thread stays in its own, and a process
+started by such a thread runs in that thread's namespace. Only ``ip`` is run as a process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Space(NamedTuple):
 
     @classmethod
     def create(cls, name: str) -> Space:
-        """A new one, its loopback up. Raises FileExistsError, OSError."""
+        """Create a namespace with its loopback up. Raises FileExistsError, OSError."""
         space = cls(name)
         FOLDER.mkdir(exist_ok=True)
         Path(space.path).touch(exist_ok=False)
@@ -47,11 +47,11 @@ class Space(NamedTuple):
 
     @property
     def path(self) -> str:
-        """What CNI_NETNS says."""
+        """The value of CNI_NETNS."""
         return str(FOLDER / self.name)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread inside the namespace; its result or error."""
+        """Run ``work`` in a thread inside the namespace; return its result or raise its error."""
 
         def inside() -> T:
             with Path(self.path).open() as file:
@@ -61,7 +61,7 @@ class Space(NamedTuple):
         return in_thread(inside)
 
     def batch(self, lines: Iterable[str]) -> None:
-        """Many ``ip`` commands in one process. Raises CalledProcessError."""
+        """Run many ``ip`` commands in one process. Raises CalledProcessError."""
         text = "".join(f"{line}\n" for line in lines)
         subprocess.run(["ip", "-n", self.name, "-batch", "-"], input=text, text=True, check=True)
 
@@ -76,13 +76,13 @@ class Space(NamedTuple):
         return self.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
 
     def delete(self) -> None:
-        """Let go of it; the kernel ends it behind, with its links."""
+        """Remove its path; the kernel deletes it and its links asynchronously."""
         LIBC.umount2(self.path.encode(), MNT_DETACH)
         Path(self.path).unlink(missing_ok=True)
 
 
 def raise_link(sock: socket.socket, name: str) -> None:
-    """Set a link up, in the socket's namespace, where it is not: no process, no message."""
+    """Set a link up in the socket's namespace if it is down; without process or netlink message."""
     request = struct.pack("16sH14x", name.encode(), 0)
     (flags,) = struct.unpack_from("H", fcntl.ioctl(sock, SIOCGIFFLAGS, request), 16)
     if not flags & IFF_UP:
@@ -90,7 +90,7 @@ def raise_link(sock: socket.socket, name: str) -> None:
 
 
 def in_thread(work: Callable[[], T]) -> T:
-    """Run ``work`` in a throw-away thread; its result or error."""
+    """Run ``work`` in a short-lived thread; return its result or raise its error."""
     results: list[T] = []
     errors: list[BaseException] = []
 

@@ -1,10 +1,10 @@
-/* native: how long a program takes from its start to its connection, and to its end.
+/* native: the time from the start of a program to its connection, and to its end.
  *
  *   native TIMES SOCKET INPUT PROGRAM
  *
  * It listens at SOCKET, starts PROGRAM (environment: CNI_COMMAND=STATUS and the socket's path;
  * standard input: INPUT) with posix_spawn, accepts, reads one frame (docs/protocol.md), answers
- * at once that all is well, and waits for the end.
+ * success at once, and waits for the end.
  *
  * Standard output: a line for each time, nanoseconds from before posix_spawn to after accept,
  * and to after waitpid.

@@ -1,4 +1,4 @@
-"""On this machine itself, without a guest: the shim's start, and the daemon's."""
+"""Measurements on this machine, without a guest: the start of the shim and of the daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPUT = '{"cniVersion": "1.1.0", "name": "bench", "type": "bond"}'
 
 
 def measure(times: int = TIMES) -> Iterator[dict[str, Any]]:
-    """Measurements as a guest tells them. Raises Missing, CalledProcessError."""
+    """Yield measurements in the format of a guest. Raises Missing, CalledProcessError."""
     with tempfile.TemporaryDirectory() as folder:
         yield {"suite": "native", "starts": starts(Path(folder), times)}
         lib = compiled_copy(Path(folder) / "lib")
@@ -27,7 +27,7 @@ def measure(times: int = TIMES) -> Iterator[dict[str, Any]]:
 
 
 def starts(folder: Path, times: int) -> dict[str, dict[str, list[float]]]:
-    """By series and program: milliseconds."""
+    """Milliseconds by series and program."""
     found: dict[str, dict[str, list[float]]] = {"to connect": {}, "STATUS": {}}
     programs = {"shim": str(thick()), "connect only": compiled("connect", "musl-gcc")}
     for name, program in programs.items():
@@ -38,7 +38,7 @@ def starts(folder: Path, times: int) -> dict[str, dict[str, list[float]]]:
 
 
 def timed(folder: Path, program: str, times: int) -> list[list[float]]:
-    """Of each start: milliseconds to the connection, and to the end."""
+    """Milliseconds to the connection and to the end, for each start."""
     given = folder / "input"
     given.write_text(INPUT)
     argv = [compiled("native"), str(times), str(folder / "socket"), str(given), program]

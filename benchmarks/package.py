@@ -1,6 +1,6 @@
-"""A compiled copy of our package, as on a node that has it installed.
+"""A compiled copy of our package, as it is on a node where it is installed.
 
-Whoever edits the tree meanwhile changes nothing.
+Edits of the tree during a measurement have no effect on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bondcni.direct.launcher import launcher
 
 
 def compiled_copy(lib: Path) -> Path:
-    """The package in a new folder."""
+    """Copy the package to a new directory."""
     package = Path(bondcni.__file__).resolve().parent
     shutil.copytree(package, lib / "bondcni", ignore=shutil.ignore_patterns("__pycache__"))
     compileall.compile_dir(lib, quiet=1)
@@ -22,7 +22,7 @@ def compiled_copy(lib: Path) -> Path:
 
 
 def install_direct(target: Path, lib: Path) -> None:
-    """The executable of the direct mode, for that copy."""
+    """Write the executable of direct mode for that copy."""
     source = Path(bondcni.__file__).resolve().parents[1]
     target.parent.mkdir(parents=True)
     target.write_text(launcher().replace(repr(str(source)), repr(str(lib))))

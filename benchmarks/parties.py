@@ -1,7 +1,7 @@
-"""Who is measured: what each runs for a verb, and what it tells of its time inside.
+"""The parties that are measured: what each runs for a verb, and how its time inside is read.
 
-A party is a value made of functions; adding one is adding one here. Each lives on a rig of
-its own and is started by that rig's driver, so that only the program differs.
+A party is a value that consists of functions; a new party is added here. Each has a rig of its
+own and is started by that rig's driver, so that only the program differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.rigs import BOND, Node, Rig
 from benchmarks.spawning import Job
 
 BIN = Path("/run/bench/bin")
-"""In the guest's own memory: programs of its machine would be read through a slower door."""
+"""In the guest's memory: reading programs of the machine through hostfs is slower."""
 
 LIB = BIN.parent / "lib"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -25,17 +25,17 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 @contextmanager
 def _nothing(_: Node) -> Iterator[None]:
-    """What most parties need beside them."""
+    """The context of a party that needs nothing beside it."""
     yield
 
 
 class Party(NamedTuple):
-    """One way to serve a request.
+    """One program that serves requests.
 
     ``job`` is what to run for a verb; ``inside`` reads, after a job, its time inside in
-    milliseconds; ``beside`` is what must run on the node meanwhile. ``whole``: DEL brings the
-    links home with up or down as it was, else only home. ``bonds``: it makes a bond, which is
-    looked at. ``needs`` is what must be in BIN, where it is no file of the party's name.
+    milliseconds; ``beside`` is what must run on the node meanwhile. ``whole``: DEL also restores
+    whether the links were up or down. ``bonds``: it creates a bond, which is checked. ``needs`` is
+    the file that must be in BIN, if its name is not the party's.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Party(NamedTuple):
 
 
 def _cni(name: str) -> Callable[[Rig, str], Job]:
-    """A CNI plugin in a folder of its party's name."""
+    """A CNI plugin in a directory with its party's name."""
 
     def job(rig: Rig, verb: str) -> Job:
         env = {
@@ -68,7 +68,7 @@ def _cni(name: str) -> Callable[[Rig, str], Job]:
 
 
 def _plugin(rig: Rig, verb: str) -> Job:
-    """The IPAM plugin alone, as a delegate is started."""
+    """The IPAM plugin alone, started as a delegate."""
     job = _cni("")(rig, verb)
     return job._replace(argv=[str(BIN / rig.case.ipam)])
 
@@ -79,7 +79,7 @@ def _floor(rig: Rig, verb: str) -> Job:
 
 
 def _floor_inside(rig: Rig) -> float:
-    """Of the request that ran last: both verbs' answers are there, the newer one counts."""
+    """The time of the last request: the newer of both verbs' answers counts."""
     newest = max(rig.folder.glob("answer-*"), key=lambda path: path.stat().st_mtime_ns)
     return float(newest.read_text()) / 1e3
 
@@ -93,12 +93,12 @@ def _daemon(node: Node) -> Iterator[None]:
 
 
 def place_of(node: Node) -> Place:
-    """Where the node's daemon has its things; the state is there without one, too."""
+    """The paths of the node's daemon; the state directory is used without a daemon, too."""
     return Place(node.folder / "daemon")
 
 
 def named(party: Party, name: str) -> Party:
-    """The same party under another name, so that it can be there twice."""
+    """The same party under another name, so that it can take part twice."""
     inside = (f"{name} inside", party.inside[1]) if party.inside else None
     return party._replace(name=name, inside=inside)
 
@@ -115,4 +115,4 @@ FLOOR = Party("floor", _floor, inside=("floor inside", _floor_inside))
 PLUGIN = Party("plugin", _plugin, bonds=False, needs="static")
 
 ALL = (INCUMBENT, DIRECT, THICK, FLOOR, PLUGIN)
-"""The order in which they take turns."""
+"""The parties, in the order of their turns."""

@@ -1,4 +1,4 @@
-"""What was measured, for people: on the terminal, and as a section of README.md."""
+"""The report of the measurements: on the terminal, and as a section of README.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 180
 
 
 def show(raw: Sequence[Found], rows: Sequence[Row]) -> None:
-    """Print every table; the verdict comes last."""
+    """Print all tables; the verdict comes last."""
     console = Console(width=WIDTH, highlight=False)
     for grid in (*grids(raw, rows), verdict(raw, rows)):
         made = Table(*grid.head, title=grid.title)
@@ -28,7 +28,7 @@ def show(raw: Sequence[Found], rows: Sequence[Row]) -> None:
 
 
 def write(raw: Sequence[Found], rows: Sequence[Row]) -> None:
-    """Replace README's section between its two marks. Raises ValueError where they are not."""
+    """Replace the section between README's two marks. Raises ValueError if they are missing."""
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -1,8 +1,8 @@
-"""The thick mode's daemon on a party's node: a process of its own, of a user without rights.
+"""The daemon of thick mode on a party's node: a process of an unprivileged user.
 
-It is started as in production, as a user with CAP_NET_ADMIN and nothing else, in the node's
-namespace, from the copy of the package in the guest's memory. State and socket are the node's
-own. It is asked whether it is ready as a probe asks (PING), and ended by its process ID.
+It is started as in production, as a user with CAP_NET_ADMIN only, in the node's namespace, from
+the copy of the package in the guest's memory. The node has its own state directory and socket.
+Readiness is probed with PING, and the daemon is ended by its process ID.
 """
 
 from __future__ import annotations
@@ -42,39 +42,39 @@ serve(Settings({socket!r}, {state!r}, {policy!r}))
 
 
 class Place(NamedTuple):
-    """Where a daemon has its things: a folder that its user may write to."""
+    """The files of a daemon: a directory that its user may write to."""
 
     folder: Path
 
     @property
     def socket(self) -> str:
-        """Where the shim finds it."""
+        """The path of its socket."""
         return str(self.folder / "bond.sock")
 
     @property
     def state(self) -> Path:
-        """Its journal."""
+        """The path of its state directory."""
         return self.folder / "state"
 
     @property
     def log(self) -> Path:
-        """What it tells, a line for each request."""
+        """The path of its log, with a line for each request."""
         return self.folder / "log"
 
     @property
     def number(self) -> int:
-        """The running daemon's process ID: what ends it needs no more."""
+        """The path of the file with its process ID."""
         return int((self.folder / "pid").read_text())
 
     def make(self, user: int = USER) -> None:
-        """The folders, of the daemon's user."""
+        """Create the directories, owned by the daemon's user."""
         for one in (self.folder, self.state):
             one.mkdir(parents=True)
             os.chown(one, user, user)
 
     def program(self, lib: Path, text: str = SERVE) -> str:
-        """What the daemon runs."""
-        policy = str(self.folder / "policy.yaml")  # is not there
+        """The command of the daemon."""
+        policy = str(self.folder / "policy.yaml")  # does not exist
         return text.format(lib=str(lib), socket=self.socket, state=str(self.state), policy=policy)
 
 
@@ -82,7 +82,10 @@ class Place(NamedTuple):
 def daemon(
     place: Place, space: Space | None, program: str, prefix: Sequence[str] = AS_USER
 ) -> Iterator[float]:
-    """A daemon that runs in a namespace (None: this one); the seconds from before its start to its answer."""
+    """Run a daemon in a namespace (None: this one).
+
+    Yields the seconds from before its start to its answer.
+    """
     with place.log.open("ab") as log:
         began = time.monotonic()
         argv = [*prefix, *PYTHON, "-c", program]
@@ -102,13 +105,13 @@ def in_space(space: Space | None, work: Callable[[], T]) -> T:
 
 
 def start(argv: Sequence[str], log: int) -> subprocess.Popen[bytes]:
-    """A process that writes to a log."""
+    """Start a process that writes to a log."""
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """As a service manager ends it."""
+    """End it as a service manager does."""
     process.terminate()
     try:
         process.wait(SECONDS)
@@ -118,7 +121,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def await_answer(path: str, process: subprocess.Popen[bytes]) -> None:
-    """Come back when it answers PING. Raises ChildProcessError, TimeoutError."""
+    """Wait until it answers PING. Raises ChildProcessError, TimeoutError."""
     until = time.monotonic() + SECONDS
     while not answers(path):
         if process.poll() is not None:
@@ -129,7 +132,7 @@ def await_answer(path: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(path: str) -> bool:
-    """Whether somebody answers PING there."""
+    """Whether a daemon answers PING at the socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(SECONDS)
         try:
@@ -141,7 +144,7 @@ def answers(path: str) -> bool:
 
 
 def last_line(log: Path, mark: str) -> str:
-    """The log's line with ``mark`` since the last call: it may come a little after the answer.
+    """The log's line with ``mark`` since the last call; it may be written after the answer.
 
     Raises TimeoutError.
     """
@@ -149,18 +152,18 @@ def last_line(log: Path, mark: str) -> str:
     while time.monotonic() < until:
         lines = [line for line in log.read_text().splitlines(keepends=True) if mark in line]
         if lines and lines[-1].endswith("\n"):
-            os.truncate(log, 0)  # it is open for appending: the next line comes first
+            os.truncate(log, 0)  # the daemon appends: its next line is the first
             return lines[-1]
         time.sleep(RETRY_SECONDS)
     raise TimeoutError(f"{log} has no line with {mark!r}")
 
 
 def spent(log: Path) -> float:
-    """Milliseconds inside of the request that ended last."""
+    """The milliseconds inside of the last request."""
     return milliseconds(last_line(log, " ms="))
 
 
 def milliseconds(line: str) -> float:
-    """Pure: what a request's line says of its time."""
+    """Pure: the time in a request's line."""
     words = (word.partition("=") for word in line.split())
     return next(float(value) for name, _, value in words if name == "ms")

@@ -1,9 +1,8 @@
-"""A node of one party's own, with pods and links; and the check of what was made there.
+"""A node for one party, with pods and links; and the checks of what was created there.
 
-Each party has its own, so that what one leaves behind never meets the other, and all are built
-alike: a node, a namespace that holds the far ends of all links (veth pairs, up), and a rig for
-each pod: the pod, its links, its configuration. Checks read ``ip -j -d``, outside of the
-measured time.
+Each party has its own, so that leftovers of one do not affect another. All are built alike: a
+node, a namespace with the far ends of all links (veth pairs, up), and a rig for each pod: the pod,
+its links, its configuration. Checks read ``ip -j -d``, outside the measured time.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ KEPT = ("address", "mtu", "txqlen")
 
 
 class Case(NamedTuple):
-    """What is measured: where the links are at first, how many, which IPAM, on what node."""
+    """What is measured: where the links are, how many, which IPAM plugin, on what node."""
 
     where: str  # "pod" or "host"
     links: int
@@ -39,11 +38,11 @@ class Case(NamedTuple):
 
 
 class Wrong(Exception):
-    """A plugin did not do what it was asked to do: its time says nothing."""
+    """A plugin did not do what it was asked to do; its time is not valid."""
 
 
 class Node:
-    """The node of one party for one case. ``close`` it."""
+    """The node of one party for one case. Call ``close`` at the end."""
 
     def __init__(self, label: str, case: Case, folder: Path) -> None:
         self.label = label
@@ -55,13 +54,13 @@ class Node:
         self.space.batch(others)
 
     def close(self) -> None:
-        """Let go of the namespaces."""
+        """Delete the namespaces."""
         for space in (self.space, self.far):
             space.delete()
 
 
 class Rig:
-    """One pod with its links. ``close`` it before its node."""
+    """One pod with its links. Call ``close`` before that of its node."""
 
     def __init__(self, node: Node, number: int = 0, case: Case | None = None) -> None:
         self.node = node
@@ -89,7 +88,7 @@ class Rig:
         }
 
     def check_added(self) -> None:
-        """The pod has its bond, with every member, as it was asked for. Raises Wrong."""
+        """Check that the pod has the bond with every member, as configured. Raises Wrong."""
         links = self.pod.links()
         for fault in self._faults(links):
             raise Wrong(f"after ADD: {fault}")
@@ -109,27 +108,27 @@ class Rig:
         if len(addresses) != (self.case.ipam != "none"):
             yield f"its addresses are {addresses}"
 
-    def check_home(self, *, whole: bool = True) -> None:
-        """No bond, and the links at home as they were; else where they are. Raises Wrong."""
+    def check_deleted(self, *, whole: bool = True) -> None:
+        """Check that the bond is gone and the links are where and as they were. Raises Wrong."""
         if BOND in self.pod.links():
-            raise Wrong("after DEL: the bond is there")
+            raise Wrong("after DEL: the bond still exists")
         now = self._state()
         if set(now) != set(self.before) or (whole and now != self.before):
             raise Wrong(f"after DEL: links are {now}, were {self.before}")
 
-    def mend(self) -> None:
-        """Set the links up: one party leaves them down, and the next ADD is to find them alike."""
+    def set_links_up(self) -> None:
+        """Set the links up: one party leaves them down, and each ADD must find the same."""
         for name in self.case.names:
             raise_link(self._socket, name)
 
     def close(self) -> None:
-        """Let go of the pod."""
+        """Delete the pod."""
         self._socket.close()
         self.pod.delete()
 
 
 def cable(far: Space, number: int, home: Space, names: Sequence[str]) -> None:
-    """A veth pair for each name: that end in ``home``, the other in ``far``; both up."""
+    """Create a veth pair for each name: this end in ``home``, the other in ``far``; both up."""
     ends = [(f"{number}-{name}", name) for name in names]
     make = [f"link add {end} type veth peer name {name} netns {home.name}" for end, name in ends]
     far.batch([*make, *(f"link set {end} up" for end, _ in ends)])
@@ -137,7 +136,7 @@ def cable(far: Space, number: int, home: Space, names: Sequence[str]) -> None:
 
 
 def configuration(case: Case, folder: Path) -> dict[str, Any]:
-    """What is on standard input: valid for every plugin (the incumbent wants miimon a string)."""
+    """The configuration, valid for every plugin (Go bond-cni wants miimon as a string)."""
     ipam: dict[str, dict[str, Any]] = {
         "none": {},
         "static": {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}},
@@ -163,7 +162,7 @@ def configuration(case: Case, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def node(label: str, case: Case, folder: Path) -> Iterator[Node]:
-    """A node, let go of at the end."""
+    """A node, deleted at the end."""
     made = Node(label, case, folder)
     try:
         yield made
@@ -173,7 +172,7 @@ def node(label: str, case: Case, folder: Path) -> Iterator[Node]:
 
 @contextlib.contextmanager
 def rig(on: Node, number: int = 0, case: Case | None = None) -> Iterator[Rig]:
-    """A pod on a node, let go of at the end."""
+    """A pod on a node, deleted at the end."""
     made = Rig(on, number, case)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Samples to rows: medians, and who is held against whom. Pure."""
+"""From samples to rows: medians and their comparisons. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ AGAINST_INCUMBENT = ("thick", "direct")
 AGAINST_FLOOR = (("inside", "floor inside"), ("thick", "floor"), ("direct", "floor"))
 
 WARM = "middle"
-"""Of the cycles: what the daemon holds then is what it holds."""
+"""Cycles after which the memory of the daemon should be constant."""
 
 Samples = dict[str, dict[str, list[float]]]
 
 
 class Row(NamedTuple):
-    """One comparison; ``ratio`` is peer / ours, against the floor and an empty node ours / peer."""
+    """One comparison. ``ratio`` is peer / ours; for the floor and an empty node, ours / peer."""
 
     guest: str  # "uml", "qemu" or "native"
     kernel: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a party's storms come to, milliseconds over all pods of all rounds.
+    """The figures of a party's storms, in milliseconds over all pods of all rounds.
 
     ``per_pod`` is the time of a whole storm divided by its pods: the inverse of throughput.
     """
@@ -45,16 +45,16 @@ class Figures(NamedTuple):
     failed: int
 
 
-def figures(gusts: list[tuple[list[float], float, int]]) -> Figures:
-    """Of each round: milliseconds of each pod, of the whole storm, and how many failed."""
-    each = sorted(one for gust in gusts for one in gust[0])
-    failed = sum(gust[2] for gust in gusts)
-    per_pod = median(gust[1] / len(gust[0]) for gust in gusts)
+def figures(results: list[tuple[list[float], float, int]]) -> Figures:
+    """For each round: milliseconds of each pod and of the whole storm, and the failures."""
+    each = sorted(one for result in results for one in result[0])
+    failed = sum(result[2] for result in results)
+    per_pod = median(result[1] / len(result[0]) for result in results)
     return Figures(median(each), quantiles(each, n=100)[98], per_pod, len(each) - failed, failed)
 
 
 class Place(NamedTuple):
-    """The part of a row that says what was measured."""
+    """The part of a row that names what was measured."""
 
     guest: str
     kernel: str
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
 
 def pairs() -> Iterator[tuple[str, str, str, bool]]:
-    """Series of ours, series of the peer, the peer's name in the row, whether ours is above."""
+    """Our series, the peer's series, the peer's name in the row, whether ours is the numerator."""
     for ours in AGAINST_INCUMBENT:
         yield ours, "incumbent", "incumbent", False
     for ours, floor in AGAINST_FLOOR:
@@ -75,7 +75,7 @@ def pairs() -> Iterator[tuple[str, str, str, bool]]:
 def compared(
     place: Place, ours: str, mine: list[float], peer: str, others: list[float], *, above: bool
 ) -> Row:
-    """A row of two series; ``above``: the ratio is ours / peer."""
+    """A row that compares two series; ``above``: the ratio is ours / peer."""
     a, b = median(mine), median(others)
     ratio = a / b if above else b / a
     count = min(len(mine), len(others))
@@ -83,7 +83,7 @@ def compared(
 
 
 Found = dict[str, Any]
-"""A measurement with its guest and kernel, as ``python -m benchmarks`` notes it."""
+"""A measurement with its guest and kernel, as ``python -m benchmarks`` records it."""
 
 
 def rows_of(raw: Sequence[Found]) -> Iterator[Row]:
@@ -110,7 +110,7 @@ def of_verbs(found: Found) -> Iterator[Row]:
 def placed(
     found: Found, where: str = "", links: int = 0, ipam: str = "none", verb: str = ""
 ) -> Place:
-    """Where a measurement belongs."""
+    """The guest and kernel of a measurement."""
     return Place(found["guest"], found["kernel"], where, links, ipam, verb)
 
 
@@ -126,7 +126,7 @@ def crowded(case: dict[str, Any]) -> str:
 
 
 def of_scale(found: Found, empty: Samples) -> Iterator[Row]:
-    """The rows of one crowded node against the ``empty`` one."""
+    """The rows of one crowded node, compared with the ``empty`` one."""
     case = found["case"]
     for verb, series in found["samples"].items():
         place = placed(found, crowded(case), case["links"], case["ipam"], verb)
@@ -135,9 +135,9 @@ def of_scale(found: Found, empty: Samples) -> Iterator[Row]:
 
 
 def of_storm(found: Found) -> Iterator[Row]:
-    """The rows of one storm; ``n`` is how many pods went well with both."""
-    for verb, gusts in found["gusts"].items():
-        parties = {name: figures(rounds) for name, rounds in gusts.items()}
+    """The rows of one storm; ``n`` is the number of pods that succeeded with both."""
+    for verb, results in found["results"].items():
+        parties = {name: figures(rounds) for name, rounds in results.items()}
         for ours in AGAINST_INCUMBENT:
             if ours in parties and "incumbent" in parties:
                 yield from _storm(found, verb, ours, parties[ours], parties["incumbent"])
@@ -153,7 +153,7 @@ def _storm(found: Found, verb: str, ours: str, a: Figures, b: Figures) -> Iterat
 
 
 def of_cycles(found: Found) -> Iterator[Row]:
-    """What the daemon held at the end against what it held in the middle; RSS in MB."""
+    """What the daemon used at the end, compared with the middle; RSS in MB."""
     held = {one["when"]: one for one in found["holdings"]}
     for what in ("rss_kb", "descriptors", "threads", "files"):
         by = 1024 if what == "rss_kb" else 1
@@ -164,7 +164,7 @@ def of_cycles(found: Found) -> Iterator[Row]:
 
 
 def of_coldstart(found: Found) -> Iterator[Row]:
-    """The daemon's start against an interpreter's."""
+    """The start of the daemon, compared with that of a bare interpreter."""
     place = placed(found, verb="start of the daemon")
     starts = found["starts"]
     yield compared(
@@ -173,7 +173,7 @@ def of_coldstart(found: Found) -> Iterator[Row]:
 
 
 def of_native(found: Found) -> Iterator[Row]:
-    """The shim's start against that of a program which only connects."""
+    """The start of the shim, compared with that of a program that only connects."""
     for what, series in found["starts"].items():
         place = placed(found, verb=f"shim {what}")
         mine, others = series["shim"], series["connect only"]

@@ -1,4 +1,4 @@
-"""The driver (driver.c) from Python's side: jobs in, durations out."""
+"""Python's interface to the driver (driver.c): jobs in, durations out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIVIDER = "\x1f"
 
 
 class Job(NamedTuple):
-    """One process to start: standard input and output are files, the environment is whole."""
+    """One process to start: standard input and output are files, the environment is complete."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -22,13 +22,13 @@ class Job(NamedTuple):
     stdout: str
 
     def line(self) -> str:
-        """As driver.c reads it."""
+        """The job in the format of driver.c."""
         env = (f"{key}={value}" for key, value in self.env.items())
         return DIVIDER.join((self.stdin, self.stdout, str(len(self.argv)), *self.argv, *env))
 
 
 class Span(NamedTuple):
-    """When a job began and ended, in nanoseconds of one clock, and what waitpid(2) said."""
+    """The begin and end of a job, in nanoseconds of CLOCK_MONOTONIC, and its waitpid(2) status."""
 
     began: int
     ended: int
@@ -36,12 +36,12 @@ class Span(NamedTuple):
 
     @property
     def milliseconds(self) -> float:
-        """From before the spawn until it was waited for."""
+        """Milliseconds from before the spawn to the end of waitpid(2)."""
         return (self.ended - self.began) / 1e6
 
 
 class Driver:
-    """A driver that runs in a namespace; everything it starts does, too."""
+    """A driver that runs in a namespace, as does everything that it starts."""
 
     def __init__(self, binary: str, space: Space) -> None:
         self._socket, theirs = socket.socketpair()
@@ -52,9 +52,9 @@ class Driver:
         self._rest = b""
 
     def run(self, jobs: Sequence[Job], at_a_time: int = 1) -> list[Span]:
-        """Run jobs, so many at a time; a span each.
+        """Run jobs, ``at_a_time`` concurrently; return a span for each.
 
-        Raises TimeoutError after PATIENCE_SECONDS without a word, ChildProcessError.
+        Raises TimeoutError after PATIENCE_SECONDS without output, and ChildProcessError.
         """
         text = f"{at_a_time} {len(jobs)}\n" + "".join(f"{job.line()}\n" for job in jobs)
         self._socket.sendall(text.encode())
@@ -70,7 +70,7 @@ class Driver:
         return line
 
     def close(self) -> None:
-        """End it, and what it may still be waiting for is not waited for."""
+        """End the driver; do not wait for what it may still run."""
         self._process.kill()
         self._process.wait()
         self._socket.close()

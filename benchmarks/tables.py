@@ -20,8 +20,8 @@ NAMES = {
     for n, what in enumerate(("LINK", "ADDR", "ROUTE", "NEIGH"))
     for at, verb in enumerate(("NEW", "DEL", "GET", "SET"))
 }
-"""Types of messages (linux/rtnetlink.h): strace does not know the family of a socket that came
-from another process, nor what its messages are.
+"""Message types (linux/rtnetlink.h): strace does not know the family of a socket that was received
+from another process, and does not decode its messages.
 """
 
 HOLDINGS = ("when", "cycles", "rss_kb", "peak_kb", "descriptors", "threads", "files")
@@ -62,7 +62,7 @@ def titles(raw: Sequence[Found]) -> list[tuple[str, str, str]]:
 
 
 def is_of(one: Found, title: tuple[str, ...]) -> bool:
-    """Whether a measurement belongs there."""
+    """Whether a measurement is of this guest, kernel and suite."""
     return (one.get("guest"), one.get("kernel"), one["suite"]) == title
 
 
@@ -99,11 +99,11 @@ FEW = ("thick", "inside")
 
 
 def of_storm(title: str, found: list[Found]) -> Grid:
-    """A line for each storm and party."""
+    """A row for each storm and party."""
     lines: list[Sequence[str]] = []
     for one in found:
-        for verb, gusts in one["gusts"].items():
-            for party, rounds in gusts.items():
+        for verb, results in one["results"].items():
+            for party, rounds in results.items():
                 *times, good, failed = figures(rounds)
                 words = [*(f"{value:.1f}" for value in times), f"{1000 / times[2]:.0f}"]
                 lines.append((str(one["at_a_time"]), verb, party, *words, str(good), str(failed)))
@@ -112,7 +112,7 @@ def of_storm(title: str, found: list[Found]) -> Grid:
 
 
 def of_cycles(title: str, found: list[Found]) -> Grid:
-    """What the daemon held."""
+    """What the daemon used."""
     held = [one for each in found for one in each["holdings"]]
     lines = [[str(one[name]) for name in HOLDINGS] for one in held]
     head = [name.replace("_kb", ", KB") for name in HOLDINGS]
@@ -131,7 +131,7 @@ def of_starts(title: str, found: list[Found]) -> Grid:
 
 
 def of_native(title: str, found: list[Found]) -> Grid:
-    """The shim without a guest."""
+    """The start of the shim without a guest."""
     lines = [
         (what, name, f"{median(values):.3f}", f"{min(values):.3f}", str(len(values)))
         for one in found
@@ -143,7 +143,7 @@ def of_native(title: str, found: list[Found]) -> Grid:
 
 
 def of_shares(title: str, found: list[Found]) -> Grid:
-    """Where the time inside goes."""
+    """The parts of the time inside."""
     lines: list[Sequence[str]] = []
     for one in found:
         for verb, kinds in one["shares"].items():
@@ -174,7 +174,7 @@ def listed(counts: dict[str, int], most: int = 12) -> str:
 
 
 def share(found: Sequence[float] | None) -> str:
-    """Milliseconds, and how often."""
+    """Milliseconds, and the number of times."""
     if not found:
         return ""
     often, milliseconds = found
@@ -182,15 +182,15 @@ def share(found: Sequence[float] | None) -> str:
 
 
 def medians(series: dict[str, list[float]]) -> list[str]:
-    """Of each series, in the order of SERIES."""
+    """The medians of each series, in the order of SERIES."""
     return [number(median(series[name])) if name in series else "" for name in SERIES]
 
 
 def number(value: float | None) -> str:
-    """With two digits."""
+    """A number with two digits."""
     return "" if value is None else f"{value:.2f}"
 
 
 def described(case: dict[str, Any]) -> str:
-    """The case's node in words."""
+    """The node of a case in words."""
     return ", ".join(filter(None, (f"{case['links']} {case['where']}", crowd(case))))

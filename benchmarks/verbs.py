@@ -1,4 +1,4 @@
-"""ADD and DEL, party after party in turn, on nodes that are alike."""
+"""ADD and DEL of the parties in turn, on nodes that are alike."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from benchmarks.rigs import Case, Node, Rig, Wrong, node, rig
 from benchmarks.spawning import Driver
 
 SETTLE_SECONDS = 0.02
-"""Between two requests, for what the kernel does behind the first."""
+"""Seconds between two requests, for asynchronous work of the kernel after the first."""
 
 CHECK_EVERY = 5
-"""Turns or pods, of which one is looked at."""
+"""One of so many turns or pods is checked."""
 
 CROWD = Case("pod", 2)
-"""What the other pods of a crowded node are."""
+"""The case of the other pods of a crowded node."""
 
 FOLDER = Path("/run/bench/rigs")
 
 Samples = dict[str, dict[str, list[float]]]
-"""Milliseconds by verb and by series: a party's name, or that of its time inside."""
+"""Milliseconds by verb and series: the name of a party, or of its time inside."""
 
 
 class Runner(NamedTuple):
@@ -36,7 +36,7 @@ class Runner(NamedTuple):
     driver: Driver
 
     def request(self, verb: str, *, check: bool) -> dict[str, float]:
-        """One request; milliseconds by series. Raises Wrong when it failed."""
+        """Run one request; return milliseconds by series. Raises Wrong if it failed."""
         job = self.party.job(self.rig, verb)
         (span,) = self.driver.run([job])
         if span.status:
@@ -55,13 +55,13 @@ class Runner(NamedTuple):
             if verb == "ADD":
                 self.rig.check_added()
             else:
-                self.rig.check_home(whole=self.party.whole)
+                self.rig.check_deleted(whole=self.party.whole)
         except Wrong as error:
             raise Wrong(f"{self.party.name}: {self.rig.case}: {error}") from error
 
 
 def measure(parties: Sequence[tuple[Party, Case]], pairs: int, warm: int) -> Samples:
-    """``pairs`` times ADD and DEL of each party, after ``warm`` that do not count."""
+    """Run ADD and DEL of each party ``pairs`` times, after ``warm`` times that are not counted."""
     samples: Samples = {"ADD": {}, "DEL": {}}
     with contextlib.ExitStack() as stack:
         runners = [stack.enter_context(runner(party, case)) for party, case in parties]
@@ -74,11 +74,11 @@ def measure(parties: Sequence[tuple[Party, Case]], pairs: int, warm: int) -> Sam
 
 
 def cycle(one: Runner, *, check: bool) -> Iterator[tuple[str, dict[str, float]]]:
-    """ADD and DEL of one party, and its node as it was."""
+    """Run ADD and DEL of one party, and restore its node."""
     for verb in ("ADD", "DEL"):
         time.sleep(SETTLE_SECONDS)
         yield verb, one.request(verb, check=check)
-    one.rig.mend()
+    one.rig.set_links_up()
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def runner(party: Party, case: Case) -> Iterator[Runner]:
 
 @contextlib.contextmanager
 def crowd(party: Party, made: Node, driver: Driver) -> Iterator[None]:
-    """The node's other pods, each with its bond, made by ordinary requests. Raises Wrong."""
+    """Create the node's other pods, each with its bond, by ordinary requests. Raises Wrong."""
     with contextlib.ExitStack() as stack:
         for number in range(1, made.case.other_bonds + 1):
             other = stack.enter_context(rig(made, number, CROWD))
@@ -100,7 +100,7 @@ def crowd(party: Party, made: Node, driver: Driver) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_work(party: Party, case: Case) -> Iterator[tuple[Node, Driver]]:
-    """A node of a party's own, what it needs beside it, and a driver there."""
+    """A node for a party, with what it needs beside it, and a driver."""
     folder = FOLDER / party.name
     shutil.rmtree(folder, ignore_errors=True)
     with node(party.name, case, folder) as made, party.beside(made):

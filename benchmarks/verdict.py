@@ -1,7 +1,7 @@
-"""Each goal, and what is reached on each guest. Pure.
+"""The goals, and whether each is met on each guest. Pure.
 
-A goal is reached where every row that it is about reaches it. Where one does not, the row that
-is farthest away is told, with what it is made of.
+A goal is met if every row that it applies to meets it. Otherwise the row that is farthest from it
+is reported, with the parts of its time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ SHIM_MS = 1.0
 HEAD = ("guest", "goal", "needed", "median", "farthest", "reached", "the farthest")
 
 Medians = dict[tuple[Any, ...], dict[str, float]]
-"""By guest, kernel, where, links, ipam and verb: of each series."""
+"""Medians of each series, by guest, kernel, where, links, ipam and verb."""
 
 
 class Goal(NamedTuple):
-    """What some rows must reach: a ratio, or our value, at least or at most."""
+    """What some rows must meet: a minimum or maximum of the ratio, or of our value."""
 
     text: str
     need: float
@@ -32,12 +32,12 @@ class Goal(NamedTuple):
     value: Callable[[Row], float] = lambda row: row.ratio
 
     def is_reached(self, row: Row) -> bool:
-        """By one row."""
+        """Whether one row meets it."""
         value = self.value(row)
         return value >= self.need if self.sign == ">=" else value <= self.need
 
     def farthest(self, rows: Sequence[Row]) -> Row:
-        """The row that is farthest from it."""
+        """The row that is farthest from meeting it."""
         return (min if self.sign == ">=" else max)(rows, key=self.value)
 
 
@@ -92,7 +92,7 @@ GOALS = (
 
 
 def verdict(raw: Sequence[Found], rows: Sequence[Row]) -> Grid:
-    """A line for each guest and goal that something was measured of."""
+    """A line for each guest and goal with a measurement."""
     series = medians(raw)
     guests = dict.fromkeys((row.guest, row.kernel) for row in rows)
     lines = [line for guest in guests for line in _lines(guest, rows, series)]
@@ -122,7 +122,7 @@ def _line(guest: str, goal: Goal, chosen: list[Row], series: Medians) -> Sequenc
 
 
 def medians(raw: Sequence[Found]) -> Medians:
-    """Of every series of ADD and DEL."""
+    """The medians of every series of ADD and DEL."""
     found: Medians = {}
     for one in raw:
         if one["suite"] == "verbs":
@@ -134,7 +134,7 @@ def medians(raw: Sequence[Found]) -> Medians:
 
 
 def reason(row: Row, series: Medians) -> str:
-    """What a row that does not reach its goal is made of, as it was measured."""
+    """The measured parts of a row that does not meet its goal."""
     pod = (f"{row.links} {row.where}", row.ipam) if row.links else ()
     where = " ".join((*pod, row.verb))
     text = f"{where}: {row.ours} {row.ours_ms:.2f}, {row.peer} {row.peer_ms:.2f}"
@@ -146,7 +146,7 @@ def reason(row: Row, series: Medians) -> str:
 
 
 def ceiling(row: Row, series: Medians) -> str:
-    """What cannot be gone below: the floor as a process, and the IPAM plugin's own."""
+    """The lower bound: the floor as a process, and the IPAM plugin's own time."""
     floor = series.get((*row[:4], "none", row.verb), {}).get("floor")
     plugin = 0.0 if row.ipam == "none" else series[row[:6]].get("plugin")
     if floor is None or plugin is None:

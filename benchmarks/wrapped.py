@@ -1,7 +1,7 @@
-"""Inside a daemon of its own: where a request's time goes. ``wrap`` before it serves.
+"""The parts of a request's time, measured in a daemon of its own. Call ``wrap`` before it serves.
 
-What waits for the kernel, the state folder or the shim is timed by wrapping the functions that
-do it; the request's line in the log gets the sums. The rest of its ``ms`` is Python itself.
+Waiting for the kernel, the state directory or the shim is timed by wrapping the functions that do
+it; the sums are added to the request's line in the log. The rest of its ``ms`` is Python itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bondcni.kernel.rtnetlink import Rtnetlink
 Function = Callable[..., Any]
 
 SUMS: dict[str, list[float]] = {}
-"""By what was done: how often, and milliseconds."""
+"""By kind of work: the number of calls, and milliseconds."""
 
 FILES = ("fsync", "fdatasync", "open", "close", "rename", "replace", "unlink", "read", "stat")
 FOLDERS = ("listdir", "mkdir", "makedirs", "lstat", "fstat", "pread", "pwrite", "link", "access")
 
 
 def timed(kind: str, function: Function) -> Function:
-    """The function, its time added up."""
+    """Wrap a function so that its time is added up."""
 
     def run(*args: Any, **named: Any) -> Any:
         began = time.perf_counter()
@@ -42,7 +42,7 @@ def timed(kind: str, function: Function) -> Function:
 
 
 def telling(write: Function) -> Function:
-    """os.write: the line of a request gets the sums, and they start anew."""
+    """Wrap os.write: add the sums to the line of a request, and reset them."""
     plain, counted = write, timed("files", write)
 
     def run(descriptor: int, data: bytes) -> Any:
@@ -58,7 +58,7 @@ def telling(write: Function) -> Function:
 
 
 def wrap() -> None:
-    """Wrap everything."""
+    """Wrap all of these functions."""
     for owner, name, kind in (
         (Rtnetlink, "_transmit", "netlink send"),
         (Rtnetlink, "_receive", "netlink receive"),
