@@ -65,9 +65,9 @@ def module(path: Path) -> bytes:
     return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
-def archive(folders: Sequence[str], files: Mapping[str, bytes]) -> bytes:
+def archive(directories: Sequence[str], files: Mapping[str, bytes]) -> bytes:
     """A cpio archive; all files belong to root and are executable."""
-    entries = [(name, S_IFDIR | 0o755, b"") for name in folders]
+    entries = [(name, S_IFDIR | 0o755, b"") for name in directories]
     entries += [(name, S_IFREG | 0o755, data) for name, data in files.items()]
     records = [record(number, *entry) for number, entry in enumerate(entries, 1)]
     return b"".join([*records, record(0, "TRAILER!!!", 0, b"")])
