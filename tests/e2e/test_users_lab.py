@@ -41,7 +41,7 @@ def children(parent: int) -> set[str]:
     return set(subprocess.run(words, capture_output=True, text=True, check=False).stdout.split())
 
 
-def test_10_27_an_unknown_key_is_told_in_story_and_document() -> None:
+def test_10_27_an_unknown_key_is_in_report_and_document() -> None:
     text = EXAMPLE.read_text().replace('"miimon"', '"linksInContiner": true, "miimon"')
     document, story = lab_run("---\n# nothing\n---\n" + text)
     adds = [one for case in document["cases"] for one in case["calls"] if one["verb"] == "ADD"]

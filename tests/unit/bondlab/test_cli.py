@@ -58,7 +58,7 @@ def test_wrong_usage_is_2(words: tuple[str, ...], said: str) -> None:
         ("words", "is not a Kubernetes object"),
     ],
 )
-def test_bad_manifests_are_2_and_told_with_their_line(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_manifests_exit_2_with_their_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
     for command in ("run", "shell"):

@@ -59,7 +59,7 @@ def test_the_mirror_of_one_line_sources(apt: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", SECURITY, OTHER, "Enabled: no\n" + DEB822])
-def test_no_mirror_is_said_and_where_it_was_looked_for(apt: Path, text: str) -> None:
+def test_a_missing_mirror_is_reported_with_the_files_that_were_read(apt: Path, text: str) -> None:
     (apt / "sources.list.d" / "debian.sources").write_text(text)
     with pytest.raises(debian.KernelUnavailable, match=str(apt)):
         debian.mirror(apt)
@@ -96,7 +96,7 @@ def test_of_the_emulator_all_it_needs_is_fetched_and_it_gives_the_version() -> N
     assert {"libc6", "qemu-system-data"} < set(names)
 
 
-def test_a_suite_without_the_package_is_said() -> None:
+def test_a_suite_without_the_package_is_an_error() -> None:
     with pytest.raises(catalog.KernelUnavailable, match="has no linux-image-amd64"):
         debian.chosen(catalog.SUITES[catalog.SMP], "Inst other (1 Debian:12 [amd64])\n")
 
@@ -122,7 +122,7 @@ def test_a_package_that_is_cached_needs_no_network(
     assert debian.unpacked(suite, print) == folder
 
 
-def test_a_download_that_was_cut_off_is_not_taken(
+def test_an_interrupted_download_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -45,7 +45,7 @@ def test_messages_larger_than_a_socket_arrive_whole(pair: tuple[Lines, Lines]) -
     assert theirs_out == [sent, {"then": 1}]
 
 
-def test_silence_and_a_hang_up_are_told_apart(pair: tuple[Lines, Lines]) -> None:
+def test_a_timeout_and_a_closed_connection_are_distinct(pair: tuple[Lines, Lines]) -> None:
     ours, theirs = pair
     with pytest.raises(TimeoutError):
         ours.wait(time.monotonic() + 0.01)
@@ -125,7 +125,7 @@ def test_input_comes_in_pieces_and_ends(supervisor: Callable[[Script], ControlCl
     assert len(heard) > 2
 
 
-def test_a_command_that_can_not_start_is_an_oserror(
+def test_a_command_that_cannot_start_is_an_oserror(
     supervisor: Callable[[Script], ControlClient],
 ) -> None:
     client = supervisor(lambda lines: lines.send({"error": "no: gone", "errno": 2}))
@@ -171,7 +171,7 @@ def test_a_supervisor_that_hangs_up_is_a_lost_guest(
         client.request({"do": "describe"})
 
 
-def test_nobody_at_a_path_is_a_lost_guest(tmp_path: Path) -> None:
+def test_a_path_without_a_supervisor_is_a_lost_guest(tmp_path: Path) -> None:
     with pytest.raises(LostGuest, match="no supervisor listens"):
         guest.attach(tmp_path / "none")
 
@@ -249,7 +249,7 @@ def test_a_paused_command_is_not_read_and_waits(agent: Asked) -> None:
     assert agent.end(1) == (bytes(200_000), 0)
 
 
-def test_a_paused_command_can_be_ended(agent: Asked) -> None:
+def test_a_paused_command_can_be_killed(agent: Asked) -> None:
     agent.run(1, "yes")
     agent.order(1, do="pause", paused=True)
     agent.order(1, do="signal", signal=9)
@@ -278,7 +278,7 @@ def test_a_terminal_has_a_size_and_answers_control_c(agent: Asked) -> None:
 
 
 @pytest.mark.parametrize("cwd", ["/", "/nonexistent"])
-def test_what_can_not_start_is_said(agent: Asked, cwd: str) -> None:
+def test_a_command_that_cannot_start_is_reported(agent: Asked, cwd: str) -> None:
     agent.order(1, do="run", argv=["/nonexistent"], env={}, cwd=cwd)
     assert agent.end(1)[1] == -1000
     assert "nonexistent" in agent.said[1][-1]["error"]

@@ -143,7 +143,7 @@ def test_a_missing_comma_is_found_where_it_is_missing() -> None:
         ("---\nkind: Deployment\nmetadata: { name: n }\n", "has no template"),
     ],
 )
-def test_bad_input_is_told_with_what_to_do(text: str, said: str) -> None:
+def test_bad_input_is_reported_with_advice(text: str, said: str) -> None:
     found = read(text).findings
     assert any(said in str(one) for one in found), found
     assert all(one.advice and one.line >= 1 and one.file == "file.yaml" for one in found)

@@ -247,7 +247,7 @@ def test_versions_without_check_have_none_and_no_prev_result() -> None:
         ("home", "eth1000 was not restored: 02::1 mtu 1400 up"),
     ],
 )
-def test_what_goes_wrong_is_a_reason_and_the_case_is_taken_away(broken: str, said: str) -> None:
+def test_an_error_is_a_reason_and_the_case_is_removed(broken: str, said: str) -> None:
     world = World(broken)
     events = tell(world)
     assert any(said in one for one in reasons(events)), reasons(events)
@@ -255,7 +255,7 @@ def test_what_goes_wrong_is_a_reason_and_the_case_is_taken_away(broken: str, sai
     assert "netns del lab-switch0" in world.batches
 
 
-def test_a_bond_without_address_is_lent_one() -> None:
+def test_a_bond_without_address_gets_a_temporary_one() -> None:
     world = World("address")
     events = tell(world)
     assert reasons(events) == ()
@@ -304,7 +304,7 @@ def test_an_address_without_neighbours_fails_the_case() -> None:
 # Reading ping and ip
 
 
-def test_silence_is_the_longest_gap_beyond_the_interval() -> None:
+def test_the_longest_gap_is_counted_beyond_the_interval() -> None:
     text = "[1.00] 64 bytes from a: icmp_seq=1\n[1.05] no answer yet for icmp_seq=2\n"
     assert round(drill.longest_gap(text + "[1.60] 64 bytes from a: icmp_seq=12\n")) == 550
     assert drill.longest_gap("") == 0
@@ -332,7 +332,7 @@ def lacp(ports: int, actor: int, partner: int) -> BondState:
     ("ports", "actor", "partner", "whole"),
     [(2, 61, 63, True), (2, 61, 15, False), (2, 13, 63, False), (1, 61, 63, False)],
 )
-def test_lacp_is_whole_when_both_ends_carry(
+def test_lacp_members_are_up_when_both_ends_collect_and_distribute(
     ports: int, actor: int, partner: int, *, whole: bool
 ) -> None:
     made = planning.plan(make_pod(("b", bond("802.3ad", *NICS))), hardware=True)

@@ -116,7 +116,7 @@ def test_members_that_other_plugins_bring(
         ),
     ],
 )
-def test_what_the_lab_can_not_offer(networks: list[tuple[str, Any]], said: str) -> None:
+def test_what_the_lab_does_not_support(networks: list[tuple[str, Any]], said: str) -> None:
     with pytest.raises(UnsupportedCase, match=said):
         planning.plan(make_pod(*networks), hardware=True)
 
@@ -128,7 +128,7 @@ def test_a_link_by_mac_gets_a_nic_of_that_mac() -> None:
     assert [nic.mac for nic in made.nics] == ["02:00:00:00:00:01", "02:00:00:00:00:02"]
 
 
-def test_arp_monitoring_is_cut_silently_and_its_target_answers() -> None:
+def test_arp_monitoring_gets_a_silent_fault_and_a_target() -> None:
     config = bond("active-backup", *HOST, arpInterval=100, arpIpTarget=["10.0.0.1"])
     made = planning.plan(make_pod(("b", config)), hardware=True)
     assert made.bonds[0].silent
@@ -148,7 +148,7 @@ def test_names_of_far_ends_fit() -> None:
     assert all(len(name) <= 15 for name in names)
 
 
-def test_what_is_made_is_unmade() -> None:
+def test_what_is_created_is_removed() -> None:
     made = planning.plan(make_pod(("b", bond("active-backup", *HOST))), hardware=True)
     spaces = {
         line.removeprefix("netns add ") for one in build.create(made) for line in one.lines
@@ -164,7 +164,7 @@ def test_what_is_made_is_unmade() -> None:
     assert build.create(made)[0].argv() == ["ip", "-batch", "-"]
 
 
-def test_the_stand_in_is_told_its_functions() -> None:
+def test_the_stand_in_gets_its_functions() -> None:
     function = {"type": "sriov"}
     made = planning.plan(
         make_pod(("net1", function), ("net2", function), ("b", bond("balance-rr", *HOST))),
@@ -263,7 +263,7 @@ def test_a_range_of_whereabouts_keeps_its_ends() -> None:
         ({"type": "unheard-of"}, False, "is not installed"),
     ],
 )
-def test_what_can_not_be_replaced(ipam: dict[str, Any], strict: bool, said: str) -> None:  # noqa: FBT001
+def test_what_cannot_be_replaced(ipam: dict[str, Any], strict: bool, said: str) -> None:  # noqa: FBT001
     with pytest.raises(UnsupportedCase, match=said):
         substitute_ipam({"ipam": ipam}, POOLS, {"host-local"}, strict=strict)
 

@@ -1,4 +1,4 @@
-"""10.27: mistakes that manifests are known for, and warnings that nobody heard of."""
+"""10.27: common mistakes in manifests, and the warnings of plugins."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_10_27_the_story_tells_a_warning_once_a_case_and_the_document_always(
     assert [one["warnings"] for one in calls] == [["unknown [key]"]] * 3
 
 
-def test_10_27_notes_of_the_pod_are_told_first() -> None:
+def test_10_27_notes_of_the_pod_come_first() -> None:
     class Gone:
         def run(self, argv: object, **_: object) -> Completed:
             raise OSError(argv)

@@ -47,7 +47,7 @@ def test_10_27_the_vlan_is_probed_through_its_own_interface() -> None:
     assert kinds(events)[-1] == "CaseEnd"
 
 
-def test_10_27_a_vlan_without_address_is_told() -> None:
+def test_10_27_a_vlan_without_address_is_noted() -> None:
     events = told(World("address"))
     assert any(isinstance(one, Note) and "net2 has no address" in one.text for one in events)
 
