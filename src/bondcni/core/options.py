@@ -16,7 +16,6 @@ Source: include/uapi/linux/if_link.h, drivers/net/bonding/bond_options.c, bondin
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bondcni.core.codec import attributes, decode_as, encode_as
 from bondcni.core.state import OptionValue
 
 MODES = (
@@ -331,48 +330,3 @@ def name_of(option: Option, value: OptionValue) -> str:
     if isinstance(value, int) and 0 <= value < len(option.names):
         return option.names[value]
     return str(value)
-
-
-def encode(option: Option, value: OptionValue) -> bytes:
-    """The payload of the option's attribute; links are ifindexes by now.
-
-    Raises ValueError when the value is of another kind or does not fit.
-    """
-    return encode_as(option.codec, value)
-
-
-def decode(option: Option, payload: bytes) -> OptionValue:
-    """The value of a payload. Raises ValueError when it is not the option's codec."""
-    return decode_as(option.codec, payload)
-
-
-def decode_bond(attrs: Mapping[int, bytes]) -> dict[str, OptionValue]:
-    """IFLA_INFO_DATA of a bond as kernel names and values, ``AD_INFO`` among them.
-
-    What the table does not know, or has another size than its row says, is left out,
-    as if the kernel had not reported it.
-    """
-    found = _decoded(BOND_OPTIONS, attrs)
-    for row in BOND_OPTIONS:
-        if row.codec == "ad-info" and row.number in attrs:
-            try:
-                found |= _decoded(AD_INFO, attributes(attrs[row.number]))
-            except ValueError:
-                continue
-    return found
-
-
-def decode_member(attrs: Mapping[int, bytes]) -> dict[str, OptionValue]:
-    """IFLA_INFO_SLAVE_DATA of a member as kernel names and values."""
-    return _decoded(MEMBER_OPTIONS, attrs)
-
-
-def _decoded(table: tuple[Option, ...], attrs: Mapping[int, bytes]) -> dict[str, OptionValue]:
-    found: dict[str, OptionValue] = {}
-    for row in table:
-        if row.number in attrs:
-            try:
-                found[row.kernel] = decode(row, attrs[row.number])
-            except ValueError:
-                continue
-    return found

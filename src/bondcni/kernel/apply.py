@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from bondcni.core.errors import KernelError
-from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, encode, key_of
+from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, Option, key_of
 from bondcni.core.plan import (
     AddAltname,
     ChangeLink,
@@ -25,6 +25,7 @@ from bondcni.core.state import Location, OptionValue
 from bondcni.kernel import link as messages
 from bondcni.kernel.driver import explained
 from bondcni.kernel.namespaces import Namespaces
+from bondcni.kernel.option_codec import encode
 from bondcni.kernel.rtnetlink import failure
 from bondcni.kernel.wire import NLM_F_REQUEST, Request, pack_message
 

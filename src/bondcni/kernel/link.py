@@ -13,8 +13,8 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from bondcni.core.options import decode_bond, decode_member
 from bondcni.core.state import Link
+from bondcni.kernel.option_codec import decode_bond, decode_member
 from bondcni.kernel.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,

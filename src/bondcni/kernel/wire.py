@@ -123,41 +123,30 @@ def pack_nest(kind: int, *attrs: bytes) -> bytes:
     return pack_attr(kind | NLA_F_NESTED, b"".join(attrs))
 
 
-def _spans(buffer: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(type, start, end) of each attribute in ``buffer[at:end]``, header included."""
-    while at < end:
-        if end - at < _NLATTR.size:
-            raise WireError(f"{end - at} bytes where an attribute should be")
-        length, kind = _NLATTR.unpack_from(buffer, at)
-        if not _NLATTR.size <= length <= end - at:
-            raise WireError(f"attribute of {length} bytes in {end - at}")
-        yield kind & NLA_TYPE_MASK, at, at + length
-        at += align(length)
-
-
 def attr_list(buffer: bytes, at: int = 0) -> list[tuple[int, bytes]]:
-    """(type, value) of each attribute from ``at`` on, flags masked off the type."""
-    if at > len(buffer):
-        raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
-    spans = _spans(buffer, at, len(buffer))
-    return [(kind, buffer[a + _NLATTR.size : b]) for kind, a, b in spans]
+    """(type, value) of each attribute from ``at`` on, without the flags of the type.
+
+    This is the only loop over attributes. Raises WireError at the first malformed one.
+    """
+    found: list[tuple[int, bytes]] = []
+    unpack, end = _NLATTR.unpack_from, len(buffer)
+    if at > end:
+        raise WireError(f"{end} bytes are too short for a header of {at}")
+    last = end - _NLATTR.size
+    while at <= last:
+        length, kind = unpack(buffer, at)
+        if not 4 <= length <= end - at:
+            raise WireError(f"attribute {kind}: length {length}, but {end - at} bytes are left")
+        found.append((kind & NLA_TYPE_MASK, buffer[at + 4 : at + length]))
+        at += (length + 3) & ~3
+    if at < end:
+        raise WireError(f"{end - at} bytes are too short for an attribute")
+    return found
 
 
 def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
-    """Attribute values by type; of a repeated one the last, as the kernel takes it."""
-    if at > len(buffer):
-        raise WireError(f"{len(buffer)} bytes where a struct of {at} should be")
-    found: dict[int, bytes] = {}  # as _spans: here a request spends its time
-    unpack, end = _NLATTR.unpack_from, len(buffer)
-    while at < end:
-        if end - at < 4:
-            raise WireError(f"{end - at} bytes where an attribute should be")
-        length, kind = unpack(buffer, at)
-        if not 4 <= length <= end - at:
-            raise WireError(f"attribute of {length} bytes in {end - at}")
-        found[kind & NLA_TYPE_MASK] = buffer[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found
+    """Attribute values by type; of a repeated one the last, as the kernel does."""
+    return dict(attr_list(buffer, at))
 
 
 def path_at(request: Request, offset: int) -> tuple[int, ...]:
@@ -167,15 +156,21 @@ def path_at(request: Request, offset: int) -> tuple[int, ...]:
     attribute is there.
     """
     path: list[int] = []
-    body, offset = request.body, offset - _NLMSGHDR.size
-    start, end = align(request.fixed), len(body)
-    while True:
+    value, start = request.body, align(request.fixed)
+    offset -= _NLMSGHDR.size
+    while start <= offset < len(value):
         try:
-            kind, a, b = next(s for s in _spans(body, start, end) if s[1] <= offset < s[2])
-        except (StopIteration, WireError):
-            return tuple(path)
-        path.append(kind)
-        start, end = a + _NLATTR.size, b
+            found = attr_list(value, start)
+        except WireError:  # the value of the last attribute is not a nest
+            break
+        for kind, inner in found:
+            end = start + align(_NLATTR.size + len(inner))
+            if offset < end:
+                path.append(kind)
+                value, offset, start = inner, offset - start - _NLATTR.size, 0
+                break
+            start = end
+    return tuple(path)
 
 
 def ack(message: Message) -> Ack:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from bondcni.core import fields, rules
-from bondcni.core.codec import width
 from bondcni.core.options import (
     AD_INFO,
     BOND_OPTIONS,
@@ -28,18 +27,17 @@ from bondcni.core.options import (
     MODES,
     Option,
     bond_option,
-    decode,
-    decode_bond,
-    encode,
     member_option,
 )
 from bondcni.core.state import OptionValue
 from bondcni.core.values import parse_value
+from bondcni.kernel.option_codec import decode, decode_bond, encode
 
 FILES = sorted((Path(__file__).parents[1] / "kernel-matrix").glob("*.json"))
 MATRICES: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in FILES}
 
 NUMBERS = ("u8", "u16", "u32", "s32", "ifindex")
+MAC_BYTES = 6
 SOME_IFINDEX = object()
 NO_PARTNER = {
     "ad_aggregator": 1,
@@ -112,8 +110,8 @@ def refusal(
 ) -> tuple[str, str] | None:
     if not bond.has(row.since) or row.read_only:
         return None
-    if row.codec == "mac" and isinstance(value, bytes) and len(value) != width("mac"):
-        too_long = len(value) > width("mac")
+    if row.codec == "mac" and isinstance(value, bytes) and len(value) != MAC_BYTES:
+        too_long = len(value) > MAC_BYTES
         return ("ERANGE", "Attribute failed policy validation") if too_long else ("EINVAL", "")
     if row.policy and not in_range(row, value, bond):
         return ("ERANGE", "integer out of range")
