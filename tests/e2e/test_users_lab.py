@@ -77,7 +77,7 @@ def test_10_10_a_policy_can_be_tried(way: tuple[str, ...], tmp_path: Path) -> No
     document, _ = lab_run(EXAMPLE.read_text(), "--policy", str(policy), *way, code=1)
     (add, _) = document["cases"][0]["calls"]
     assert add["code"] == 101
-    assert "no rule of /etc/cni/bond/policy.yaml gives eth1001" in add["message"]
+    assert "no rule in /etc/cni/bond/policy.yaml allows eth1001" in add["message"]
     policy.write_text('links: [{name: "eth100*"}]\n')
     document, _ = lab_run(EXAMPLE.read_text(), "--policy", str(policy), *way)
     assert document["ok"]

@@ -60,8 +60,8 @@ def test_names_and_globs(node: Node, pod: Space) -> None:
     allowed(node, pod, rules("name: 'eth[12]'"))
     allowed(node, pod, rules("driver: veth"))
     said = refused(node, pod, rules("name: 'eth2*'", "name: ens*"), REFUSED)
-    assert f"no rule of {node.folder}/policy.yaml gives eth1 to a pod of no namespace" in said
-    assert "gives eth2" not in said
+    assert f"no rule in {node.folder}/policy.yaml allows eth1 for a pod without a namespace" in said
+    assert "allows eth2" not in said
 
 
 def test_mac_and_driver(node: Node, pod: Space) -> None:
@@ -80,7 +80,7 @@ def test_namespaces(node: Node, pod: Space) -> None:
     for namespace in ("telco-a", "web"):
         allowed(node, pod, policy, namespace)
     said = refused(node, pod, policy, REFUSED, "default")
-    assert "gives eth1 to pods of namespace default" in said
+    assert "allows eth1 for pods in namespace default" in said
     refused(node, pod, policy, REFUSED)
 
 

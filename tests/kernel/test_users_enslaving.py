@@ -49,5 +49,5 @@ def test_25_a_driver_that_sets_no_mac(node: Node, pod: Space) -> None:
     said = node.cni("ADD", config(["net1", "net2"], "802.3ad", linksInContainer=True), pod)
     words = said.failed(KERNEL)
     assert "Operation not supported" in words
-    assert "the driver of net1 cannot set a MAC" in words
+    assert "the driver of net1 cannot change the MAC" in words
     assert node.everything(pod) == before

@@ -77,7 +77,7 @@ def test_3_a_mac_that_cannot_be_changed(node: Node, pod: Space) -> None:
     pod.batch(*(f"link add {n} link p0 type ipvlan mode l2" for n in LINKS))
     before = node.everything(pod)
     said = node.cni("ADD", config(LINKS, "balance-tlb", linksInContainer=True), pod).failed(102)
-    assert "the driver of eth1 cannot set a MAC" in said
+    assert "the driver of eth1 cannot change the MAC" in said
     assert node.everything(pod) == before
 
 

@@ -78,7 +78,7 @@ def test_10_a_closed_directory(node: Node, pod: Space, policy: Path) -> None:
     policy.write_text("links: []\n")
     policy.chmod(0o644)
     env = {"BONDCNI_POLICY": str(policy)}
-    assert "no rule of" in node.cni("ADD", asked(), pod, env=env).failed(REFUSED)
+    assert "no rule in" in node.cni("ADD", asked(), pod, env=env).failed(REFUSED)
 
 
 @thick_only("root may read everything")
@@ -205,7 +205,7 @@ def test_11_what_may_be_taken(node: Node, pod: Space) -> None:
     result = explain(node, node.space.link("eth1")["address"])
     assert (result.exit_code, result.stdout) == (
         0,
-        "eth1: may be taken\n    no policy file: what the host does not use may be taken\n",
+        "eth1: may be taken\n    no policy file: a pod may take any host link that is not in use\n",
     )
     node.cni("ADD", asked(), pod).ok()
 

@@ -1,9 +1,9 @@
-"""Why the kernel did not make a link a member, and what helps: one table.
+"""Explains why the kernel refused to make a link a member, and what to do: one table.
 
-The kernel answers with an errno and seldom with a text. Each row says which errnos, and which
-part of the text, it explains; the first row that fits counts, and the last fits everything.
-The bonding driver's own refusals have a text; one without comes from the member's driver, which
-had to take the bond's MTU and MAC and to be opened.
+The kernel returns an errno, and seldom a text. A row names the errnos, and a part of the text,
+that it explains; the first matching row is used, and the last row matches everything. A refusal
+of the bonding driver itself has a text. One without a text comes from the member's driver, which
+must accept the bond's MTU and MAC and bring the link up.
 
 Source: drivers/net/bonding/bond_main.c, bond_enslave; bond_alb.c, bond_alb_init_slave;
 net/core/dev.c, netif_set_mac_address and __dev_change_net_namespace; drivers/net/macvlan.c.
@@ -17,222 +17,222 @@ from bondcni.core.plan import ChangeLink, Plan, Step
 from bondcni.core.state import OptionValue
 
 ENOTSUPP = 524
-"""Not for user space (include/linux/errno.h), yet some drivers return it."""
+"""Internal to the kernel (include/linux/errno.h), but some drivers return it."""
 
 ACTIVE = 1  # fail_over_mac
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One link, and what it had to take to become a member."""
+class Enslavement:
+    """A link that was to become a member, and what its driver had to accept."""
 
     member: str
     bond: str
     mac: str  # "": none
-    whose: str  # in words: whose MAC that is
+    mac_origin: str  # where that MAC comes from
     mtu: int
     mode: str
-    own: str = ""  # how the members could keep the MACs that they have
+    keep_macs: str = ""  # how to let the members keep their MACs
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """``why`` and ``remedy`` are formats over ``Attempt``."""
+class Explanation:
+    """``why`` and ``remedy`` are format strings for the fields of ``Enslavement``."""
 
-    numbers: tuple[int, ...]  # (): every errno
-    text: str  # what the kernel's text has in it; "": anything
+    errnos: tuple[int, ...]  # (): every errno
+    text: str  # a part of the kernel's text; "": any text, or none
     why: str
     remedy: str
 
 
-TABLE = (
-    # The bonding driver's own words
-    Row(
+EXPLANATIONS = (
+    # Refused by the bonding driver
+    Explanation(
         (errno.EBUSY,),
         "is in use",
-        "{member} is in use: a bridge, macvlan, ipvlan or another program receives its frames",
-        "take {member} out of that first, or use another link",
+        "{member} is in use: a bridge, a macvlan, an ipvlan or a program receives its frames",
+        "remove {member} from it, or use another link",
     ),
-    Row(
+    Explanation(
         (errno.EPERM,),
         "while up",
-        "{member} was set up by another program while the bond was made",
-        "keep NetworkManager and the like from managing {member}; the runtime tries again",
+        "{member} was set up by another program during ADD",
+        "configure NetworkManager or similar programs not to manage {member}; the runtime tries again",
     ),
-    Row(
+    Explanation(
         (errno.EPERM,),
         "master device",
-        "{member} has members of its own (a VRF, team or the like), so it cannot be one",
+        "{member} is itself a master (such as a VRF or a team), so it cannot be a member",
         "use another link",
     ),
-    Row((errno.EPERM,), "itself", "{member} is the bond itself", "use another link"),
-    Row(
+    Explanation((errno.EPERM,), "itself", "{member} is the bond itself", "use another link"),
+    Explanation(
         (errno.EPERM,),
         "VLAN challenged",
-        "{member} cannot carry VLANs, and a VLAN is on {bond}",
+        "{member} does not support VLANs, and {bond} has a VLAN",
         "use another link",
     ),
-    Row(
+    Explanation(
         (errno.EINVAL,),
         "type is different",
-        "{member} is a device of another type than the first member",
-        "use links of one type",
+        "{member} has another device type than the first member",
+        "use links of the same type",
     ),
-    Row(
+    Explanation(
         (errno.EOPNOTSUPP,),
         "infiniband",
-        "{member} is InfiniBand, which bonds in active-backup only",
+        "{member} is an InfiniBand link, which is supported in mode active-backup only",
         'write "mode": "active-backup"',
     ),
-    Row(
+    Explanation(
         (errno.EOPNOTSUPP,),
         "XDP",
-        "{member} cannot run the XDP program of {bond}",
+        "{member} does not support XDP, and {bond} has an XDP program",
         "use a link whose driver supports XDP",
     ),
-    Row(
+    Explanation(
         (errno.EOPNOTSUPP,),
         "MAC address",
-        "{member} cannot change its MAC, and had to take {mac}, {whose}",
-        "use a link whose driver can; {own}",
+        "{member} cannot change its MAC to {mac}, {mac_origin}",
+        "use a link whose driver can change the MAC; {keep_macs}",
     ),
-    # The move into the pod
-    Row(
+    # Refused on the move into the pod
+    Explanation(
         (errno.EEXIST,),
         "",
-        "an interface of the name or alternative name of {member} was made in the pod meanwhile",
-        "the runtime tries again; the next answer names that interface",
+        "an interface with the name or an alternative name of {member} was created in the pod during ADD",
+        "the runtime tries again; the next error names that interface",
     ),
-    Row(
+    Explanation(
         (errno.EBUSY,),
         "index",
-        "the interface index chosen for {member} was taken in the pod meanwhile",
+        "the ifindex chosen for {member} was taken in the pod during ADD",
         "the runtime tries again",
     ),
-    Row(
+    Explanation(
         (errno.EINVAL,),
         "immutable",
-        "the driver of {member} does not let it leave its network namespace",
+        "the driver of {member} does not allow it to leave its network namespace",
         "use another link, such as a macvlan or a VLAN on {member}",
     ),
-    # The member's driver
-    Row(
+    # Refused by the driver of the member
+    Explanation(
         (errno.EADDRINUSE,),
         "",
-        "{member} cannot take the MAC {mac}, {whose}, because another link on the same parent has "
-        "it (macvlans of one parent must have different MACs)",
-        "use links of different parents; {own}",
+        "{member} cannot have the MAC {mac}, {mac_origin}, because another link on the same parent has "
+        "it (macvlans on one parent must have different MACs)",
+        "use links on different parents; {keep_macs}",
     ),
-    Row(
+    Explanation(
         (errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES),
         "",
-        "{member} may not take the MAC {mac}, {whose} (a PF lets a VF change its MAC only if the VF "
-        "is trusted or has no administrative MAC)",
-        "if {member} is a VF, set trust on for it at its PF (ip link set PF vf N trust on, or "
-        '"trust": "on" for sriov-cni, whose DEL leaves an administrative MAC behind, so that the '
-        "second pod on a VF needs trust, too); {own}",
+        "{member} may not change its MAC to {mac}, {mac_origin} (a PF allows a VF to change its MAC only "
+        "if the VF is trusted or has no administrative MAC)",
+        "if {member} is a VF, make it trusted (ip link set PF vf N trust on, or "
+        '"trust": "on" in the sriov-cni configuration; DEL of sriov-cni keeps the administrative '
+        "MAC, so the next pod with this VF also needs trust); {keep_macs}",
     ),
-    Row(
+    Explanation(
         (errno.EOPNOTSUPP, ENOTSUPP),
         "",
-        "the driver of {member} cannot set a MAC, and it had to take {mac}, {whose}",
-        "use a link whose driver can; {own}",
+        "the driver of {member} cannot change the MAC, which must become {mac}, {mac_origin}",
+        "use a link whose driver can change the MAC; {keep_macs}",
     ),
-    Row(
+    Explanation(
         (errno.EFAULT,),
         "",
-        "{member} has the same MAC as another member ({mac}, {whose}), which {mode} cannot use",
-        "give each link a MAC of its own",
+        "{member} has the same MAC as another member ({mac}, {mac_origin}), which mode {mode} does not allow",
+        "give each link a different MAC",
     ),
-    Row(
+    Explanation(
         (errno.EBUSY,),
         "",
-        "{member} is busy: another program uses it, it is above {bond} already, or its driver "
-        "changes no MAC now",
-        "see who uses {member} (ip -d link show {member}); the kernel log (dmesg) may say more",
+        "{member} is busy: another program uses it, it is on top of {bond} already, or its driver "
+        "cannot change the MAC now",
+        "see what uses {member} (ip -d link show {member}); the kernel log (dmesg) may have details",
     ),
-    Row(
+    Explanation(
         (errno.EINVAL, errno.ERANGE),
         "",
-        "the driver of {member} did not take the MTU {mtu} or the MAC {mac}, {whose}",
-        "the kernel log (dmesg) says which; write a smaller mtu, or use another link; {own}",
+        "the driver of {member} did not accept the MTU {mtu} or the MAC {mac}, {mac_origin}",
+        "the kernel log (dmesg) may say which; write a lower mtu, or use another link; {keep_macs}",
     ),
-    Row(
+    Explanation(
         (errno.ENODEV, errno.ENXIO),
         "",
-        "{member} is gone: unplugged, deleted, or moved by another program meanwhile",
-        "see what became of it (ip link, dmesg); the runtime tries again",
+        "{member} disappeared during ADD: it was unplugged, deleted, or moved by another program",
+        "look for it in ip link and the kernel log (dmesg); the runtime tries again",
     ),
-    Row(
+    Explanation(
         (errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC),
         "",
-        "the node, or the device of {member}, has no memory left for it",
-        "free memory on the node, or use fewer links of one device",
+        "the node, or the device of {member}, is out of memory",
+        "free memory on the node, or use fewer links of the same device",
     ),
-    Row(
+    Explanation(
         (errno.ELOOP, errno.EMLINK),
         "",
-        "{member} stands on {bond} itself, or too many links stand on each other",
-        "use a link that does not stand on another bond",
+        "{member} is on top of {bond} itself, or too many links are stacked",
+        "use a link that is not on top of another bond",
     ),
-    Row(
+    Explanation(
         (errno.ENETDOWN, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK),
         "",
-        "the driver of {member} could not start it",
-        "if {member} is a VF, set its PF up; the kernel log (dmesg) may say more",
+        "the driver of {member} could not bring it up",
+        "if {member} is a VF, set its PF up; the kernel log (dmesg) may have details",
     ),
-    Row(
+    Explanation(
         (),
         "",
-        "the driver of {member} refused what a member must take, the MTU {mtu} and the MAC {mac}, "
-        "{whose}",
-        "the kernel log (dmesg) may say more; {own}",
+        "the driver of {member} refused a setting that a member needs, such as the MTU {mtu} or the "
+        "MAC {mac}, {mac_origin}",
+        "the kernel log (dmesg) may have details; {keep_macs}",
     ),
 )
 
 
-def advice(number: int, text: str, attempt: Attempt) -> str:
-    """Why that errno, with that text of the kernel's, and what to do."""
+def _explanation(number: int, text: str, attempt: Enslavement) -> str:
+    """Why the kernel returned this errno and text, and what to do."""
     row = next(
         row
-        for row in TABLE
-        if (not row.numbers or number in row.numbers) and row.text.lower() in text.lower()
+        for row in EXPLANATIONS
+        if (not row.errnos or number in row.errnos) and row.text.lower() in text.lower()
     )
     words = asdict(attempt)
     return f"{row.why.format(**words)}: {row.remedy.format(**words)}"
 
 
 def explain(plan: Plan, step: Step, number: int, text: str) -> str:
-    """``advice`` on a step of the plan that the kernel refused; "" where no link was to become
-    a member by it.
+    """Why the kernel refused a step of the plan, and what to do; "" if the step does not make a
+    link a member.
     """
     if not isinstance(step, ChangeLink) or not (step.master or step.to or step.mac):
         return ""
     wanted = plan.wanted
     mode = MODES[int(str(wanted.options["mode"]))]
     if step.mac:
-        mac, whose = step.mac, f"its new one because {mode} needs different MACs"
+        mac, origin = step.mac, f"a new MAC because {mode} needs different ones"
     elif wanted.mac:
-        mac, whose = wanted.mac, f"the MAC asked for {wanted.name}"
+        mac, origin = wanted.mac, f"the MAC requested for {wanted.name}"
     else:
-        mac, whose = (
+        mac, origin = (
             plan.claimed[0].link.mac,
             f"the MAC of {wanted.members[0].name}, the first link",
         )
-    own = _own(mode, wanted.options.get("fail_over_mac"), given=bool(step.mac))
-    attempt = Attempt(step.label, wanted.name, mac, whose, wanted.mtu, mode, own)
-    return advice(number, text, attempt)
+    keep = _keep_macs(mode, wanted.options.get("fail_over_mac"), replaced=bool(step.mac))
+    attempt = Enslavement(step.label, wanted.name, mac, origin, wanted.mtu, mode, keep)
+    return _explanation(number, text, attempt)
 
 
-def _own(mode: str, fail_over_mac: OptionValue | None, *, given: bool) -> str:
-    """How the members could keep the MACs that they have."""
-    if given:
-        return "or give the links different MACs beforehand"
+def _keep_macs(mode: str, fail_over_mac: OptionValue | None, *, replaced: bool) -> str:
+    """How to let the members keep their MACs."""
+    if replaced:
+        return "or give the links different MACs before ADD"
     if mode != "active-backup":
         return (
-            f"in {mode} every member must take the MAC, whatever failOverMac is; in "
-            'active-backup with "failOverMac": 1 each keeps its own'
+            f"in mode {mode} every member gets this MAC, whatever failOverMac is; in mode "
+            'active-backup with "failOverMac": 1 each member keeps its own'
         )
     if fail_over_mac == ACTIVE:
         return "or use another link"
-    return 'or write "failOverMac": 1, with which each member keeps its own MAC'
+    return 'or write "failOverMac": 1, so that each member keeps its own MAC'

@@ -1,42 +1,42 @@
-"""Different MACs for members that have the same one, where the mode needs that.
+"""Chooses a new MAC for a member that has the same MAC as another, if the mode needs that.
 
-balance-tlb and balance-alb tell members apart by their MACs, and the kernel refuses a second one
-with the same (EFAULT; drivers/net/bonding/bond_alb.c, alb_handle_addr_collision_on_attach).
-Macvlans and VFs may well come with one MAC.
+In balance-tlb and balance-alb the kernel identifies members by their MACs and refuses a member
+whose MAC another has (EFAULT; drivers/net/bonding/bond_alb.c,
+alb_handle_addr_collision_on_attach). Macvlans and VFs can have equal MACs.
 """
 
 from collections.abc import Collection, Sequence
 
 from bondcni.core.state import Link
 
-DISTINCT = ("balance-tlb", "balance-alb")
-"""The modes that need different MACs."""
+DISTINCT_MAC_MODES = ("balance-tlb", "balance-alb")
+"""The modes in which each member needs a different MAC."""
 
 
 def distinct(
     links: Sequence[Link], mode: str, seed: str, others: Collection[Link] = ()
 ) -> dict[int, str]:
-    """By ifindex the new MAC of each link whose MAC an earlier link has.
+    """The new MAC, by ifindex, of each link that has the MAC of an earlier link.
 
-    It is a hash of ``seed`` (the attachment) and of the link's name, so that an ADD that is
-    repeated gives the same one; locally administered, unicast, and no MAC of ``links`` or
-    ``others``.
+    A new MAC is a hash of ``seed`` (the attachment) and the link's name, so a repeated ADD
+    chooses the same one. It is locally administered and unicast, and differs from every MAC of
+    ``links`` and ``others``.
     """
-    if mode not in DISTINCT:
+    if mode not in DISTINCT_MAC_MODES:
         return {}
     taken = {mac for link in (*links, *others) for mac in (link.mac, link.permanent_mac)}
     seen: set[str] = set()
-    given: dict[int, str] = {}
+    replacements: dict[int, str] = {}
     for link in links:
         if link.mac and link.mac in seen:
-            given[link.index] = _free(f"{seed} {link.name}", taken)
-            taken.add(given[link.index])
+            replacements[link.index] = _free(f"{seed} {link.name}", taken)
+            taken.add(replacements[link.index])
         seen.add(link.mac)
-    return given
+    return replacements
 
 
 def _free(seed: str, taken: Collection[str]) -> str:
-    from hashlib import sha256  # noqa: PLC0415  2 ms that few requests need
+    from hashlib import sha256  # noqa: PLC0415  # 2 ms to import, and few requests need it
 
     tries = 0
     while (mac := _mac(sha256(f"{seed} {tries}".encode()).digest())) in taken:
@@ -49,14 +49,16 @@ def _mac(digest: bytes) -> str:
     return bytes((digest[0] & 0xFC | 0x02, *digest[1:6])).hex(":")
 
 
-def replacement_warnings(links: Sequence[Link], mode: str, given: dict[int, str]) -> list[str]:
+def replacement_warnings(
+    links: Sequence[Link], mode: str, replacements: dict[int, str]
+) -> list[str]:
     """A warning for each link that gets a new MAC."""
-    words = []
+    warnings = []
     for link in links:
-        if link.index in given:
+        if link.index in replacements:
             first = next(one for one in links if one.mac == link.mac)
-            words.append(
-                f"link {link.name} has the same MAC as {first.name} ({link.mac}), and {mode} needs "
-                f"different ones: {link.name} has {given[link.index]} until DEL"
+            warnings.append(
+                f"link {link.name} has the same MAC as {first.name} ({link.mac}), but {mode} needs a "
+                f"different MAC for each member: {link.name} gets {replacements[link.index]} until DEL"
             )
-    return words
+    return warnings

@@ -1,8 +1,8 @@
-"""Which links of the host a pod may take: rules, and the verdict on one link.
+"""Decides which host links a pod may take.
 
-Without rules every link may be taken that the host itself does not use. With rules only
-what one of them names, for the Kubernetes namespaces it names; what the host uses is
-taken only by a rule that gives its exact name and says ``force``.
+Without a policy a pod may take every host link that is not in use. With a policy it may take
+only links that a rule matches, for the Kubernetes namespaces of the rule. A link in use needs
+a rule with its exact name and ``force``.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ GLOB = "*?["
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of the policy's ``links``; "" matches every link."""
+    """One entry of ``links`` in the policy file; "" matches every link."""
 
     name: str = ""  # a name or a glob
     mac: str = ""
@@ -25,7 +25,7 @@ class Rule:
     force: bool = False
 
     def matches(self, link: Link, driver: str, namespace: str) -> bool:
-        """Whether the rule names this link for that namespace."""
+        """Whether the rule matches the link and the Kubernetes namespace."""
         return (
             _like(self.name, (link.name, *link.altnames))
             and (not self.mac or self.mac in (link.permanent_mac, link.mac))
@@ -37,7 +37,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a link may be taken; ``force``: also while the host uses it."""
+    """Whether a pod may take a link, also in use with ``force``, and why."""
 
     allowed: bool
     force: bool
@@ -46,15 +46,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of a node; None: no policy file, the default."""
+    """The rules of a node; None without a policy file."""
 
     rules: tuple[Rule, ...] | None = None
     source: str = ""
 
     def verdict(self, link: Link, driver: str, namespace: str) -> Verdict:
-        """What the rules say of one link for a pod of one Kubernetes namespace."""
+        """The verdict on a link for a pod in a Kubernetes namespace ("" if it is not known)."""
         if self.rules is None:
-            why = "no policy file: what the host does not use may be taken"
+            why = "no policy file: a pod may take any host link that is not in use"
             return Verdict(allowed=True, force=False, why=why)
         found = [
             (number, rule)
@@ -62,18 +62,18 @@ class Policy:
             if rule.matches(link, driver, namespace)
         ]
         if not found:
-            whom = f"pods of namespace {namespace}" if namespace else "a pod of no namespace"
-            why = f"no rule of {self.source} gives {link.name} to {whom}"
+            whom = f"pods in namespace {namespace}" if namespace else "a pod without a namespace"
+            why = f"no rule in {self.source} allows {link.name} for {whom}"
             return Verdict(allowed=False, force=False, why=why)
         number, rule = next((pair for pair in found if pair[1].force), found[0])
         words = " with force" if rule.force else ""
-        why = f"rule {number} of {self.source} gives it{words}"
+        why = f"rule {number} in {self.source} allows it{words}"
         return Verdict(allowed=True, force=rule.force, why=why)
 
 
 def _like(pattern: str, values: Sequence[str]) -> bool:
     if not pattern or pattern == "*":
         return True
-    import fnmatch  # noqa: PLC0415  only nodes with a policy file pay for it
+    import fnmatch  # noqa: PLC0415  # only needed with a policy file
 
     return any(fnmatch.fnmatchcase(value, pattern) for value in values)

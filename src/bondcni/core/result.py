@@ -1,9 +1,9 @@
-"""CNI results of every version, 0.1.0 to 1.1.0.
+"""Reads, merges and renders CNI results of every version, 0.1.0 to 1.1.0.
 
-Inside there is one shape, that of 1.1.0, as plain lists and objects; ``read`` brings
-any older document to it and ``render`` gives it the shape of the version asked for.
-``merge`` appends our interface and the delegate's addresses to what earlier plugins
-in the chain made, with every interface index shifted to fit.
+A result has the shape of version 1.1.0: ``read`` converts a document of any version to it,
+``render`` converts it to the requested version. ``merge`` appends the bond and the addresses of
+the IPAM plugin to the result of the earlier plugins in the chain, and sets the interface index
+of the addresses.
 
 Source: CNI SPEC 1.1.0, section "Result types"; SPEC 0.2.0 and 0.4.0 for the older.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from bondcni.core.errors import ConfigError, Problem
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-"""Every cniVersion that requests may have, oldest first."""
+"""Every supported cniVersion, oldest first."""
 
 DNS_LISTS = ("nameservers", "search", "options")
 
@@ -26,7 +26,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Interfaces, ips, routes and dns as in a 1.1.0 result document."""
+    """Interfaces, ips, routes and dns as in a result of version 1.1.0."""
 
     interfaces: tuple[Object, ...] = ()
     ips: tuple[Object, ...] = ()
@@ -35,16 +35,16 @@ class Result:
 
 
 def at_least(version: str, least: str) -> bool:
-    """Whether a supported version is ``least`` or newer."""
+    """Whether a supported version is ``least`` or later."""
     return SUPPORTED.index(version) >= SUPPORTED.index(least)
 
 
 def read(document: Any) -> Result:
     """A result document of any version. Raises ``ConfigError`` with every problem.
 
-    What the Go types of CNI can decode is accepted, so that what is passed on can be decoded by
-    every runtime: addresses and destinations with a prefix length (host bits are fine), gateways
-    that are IP addresses, no zones. An empty gateway is none.
+    Accepts what the Go types of CNI can decode, so that every runtime can decode the result:
+    addresses and destinations with a prefix length (host bits may be set), gateways that are IP
+    addresses, no IPv6 zones. An empty gateway means none.
     """
     if not isinstance(document, dict):
         raise ConfigError((Problem("", "a result must be an object"),))
@@ -58,7 +58,7 @@ def read(document: Any) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a value must be, in words and as a test."""
+    """What a value must be, as text and as a predicate."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -66,7 +66,7 @@ class _Form:
 
 
 def _is_ip(value: Any) -> bool:
-    import ipaddress  # noqa: PLC0415  1 ms that results without addresses need not pay
+    import ipaddress  # noqa: PLC0415  # 1 ms to import, only for results with addresses
 
     if not isinstance(value, str) or "%" in value:
         return False
@@ -86,12 +86,14 @@ def _is_cidr(value: Any) -> bool:
 
 
 _TEXT = _Form("a string", lambda value: isinstance(value, str))
-_WHOLE = _Form("a whole number", lambda value: type(value) is int)
+_WHOLE = _Form("an integer", lambda value: type(value) is int)
 _ADDRESS = _Form(
-    "an address with prefix length, such as 10.0.0.5/24 or fd00::5/64", _is_cidr, needed=True
+    "an address with a prefix length, such as 10.0.0.5/24 or fd00::5/64", _is_cidr, needed=True
 )
-_NETWORK = _Form("a network with prefix length, such as 10.0.0.0/24 or ::/0", _is_cidr, needed=True)
-_GATEWAY = _Form("an IP address without prefix length and zone", lambda v: v == "" or _is_ip(v))
+_NETWORK = _Form(
+    "a network with a prefix length, such as 10.0.0.0/24 or ::/0", _is_cidr, needed=True
+)
+_GATEWAY = _Form("an IP address without a prefix length or zone", lambda v: v == "" or _is_ip(v))
 
 _INTERFACE: Mapping[str, _Form] = {
     **dict.fromkeys(("name", "mac", "sandbox", "socketPath", "pciID"), _TEXT),
@@ -109,14 +111,14 @@ _ROUTE: Mapping[str, _Form] = {
 def _formed(
     part: Object, pointer: str, forms: Mapping[str, _Form], problems: list[Problem]
 ) -> None:
-    """Note each key of ``part`` that is not of its form; null means absent, as it does to Go."""
+    """Add a problem for each key of ``part`` with a wrong value; null means absent, as in Go."""
     for key, form in forms.items():
         value = part.get(key)
         if value is None or (form.needed and value == ""):
             if form.needed:
                 problems.append(Problem(f"{pointer}/{key}", f"is required: {form.words}"))
         elif not form.holds(value):
-            from bondcni.core.values import show  # noqa: PLC0415  wanted in messages only
+            from bondcni.core.values import show  # noqa: PLC0415  # only for messages
 
             words = f"{show(value)} is not allowed: must be {form.words}"
             problems.append(Problem(f"{pointer}/{key}", words))
@@ -137,7 +139,7 @@ def _read_020(document: Object, problems: list[Problem]) -> Result:
     for family in ("ip4", "ip6"):
         part = document.get(family) or {}
         if not isinstance(part, dict):
-            problems.append(Problem(f"/{family}", "must be an object with an ip in CIDR form"))
+            problems.append(Problem(f"/{family}", "must be an object with an ip in CIDR notation"))
         elif part:
             _formed(part, f"/{family}", _IP_020, problems)
             ips.append(_filled({"address": part.get("ip"), "gateway": part.get("gateway")}))
@@ -167,7 +169,7 @@ def _objects(
     forms: Mapping[str, _Form],
     problems: list[Problem],
 ) -> tuple[Object, ...]:
-    """A list of objects, each key of its form; () when absent, or none."""
+    """A list of objects, with each key checked; () if absent or invalid."""
     value = document.get(key) or []
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         problems.append(Problem(f"{pointer}/{key}", "must be a list of objects"))
@@ -178,11 +180,11 @@ def _objects(
 
 
 _LARGEST = {"scope": 0xFF, **dict.fromkeys(("mtu", "advmss", "priority", "table"), 0xFFFFFFFF)}
-"""Of the numbers of a route (include/uapi/linux/rtnetlink.h); none is below 0."""
+"""The largest number of each key of a route (include/uapi/linux/rtnetlink.h); the smallest is 0."""
 
 
-def unroutable(result: Result) -> Iterator[Problem]:
-    """The numbers of its routes that no route in the kernel can have."""
+def route_problems(result: Result) -> Iterator[Problem]:
+    """A problem for each number in a route that the kernel cannot have."""
     for number, route in enumerate(result.routes):
         for key, top in _LARGEST.items():
             if not 0 <= (route.get(key) or 0) <= top:
@@ -199,10 +201,10 @@ def _without(part: Object, *keys: str) -> Object:
 
 
 def merge(before: Result, interface: Object, ipam: Result, dns: Mapping[str, Any]) -> Result:
-    """``before`` with our interface and its addresses appended.
+    """``before`` with the bond and its addresses appended.
 
-    DNS: what the delegate says, then what the configuration says; lists are joined
-    and a domain in the configuration wins, as it is nearer to the user.
+    DNS lists are those of ``before``, the IPAM plugin and the configuration, in this order; the
+    last domain is used.
     """
     index = len(before.interfaces)
     ips = tuple({**ip, "interface": index} for ip in ipam.ips)
@@ -215,7 +217,7 @@ def merge(before: Result, interface: Object, ipam: Result, dns: Mapping[str, Any
 
 
 def merge_dns(*parts: Mapping[str, Any]) -> Object:
-    """One DNS object of several: lists joined without repeats, the last domain wins."""
+    """One DNS object: the lists joined without duplicates, and the last domain."""
     merged: Object = {}
     for part in parts:
         for key, value in _filled(part).items():
@@ -228,7 +230,7 @@ def merge_dns(*parts: Mapping[str, Any]) -> Object:
 
 
 def render(result: Result, version: str) -> Object:
-    """The document of that version; what a version has no place for is left out."""
+    """The document in a cniVersion, without what that version does not have."""
     if not at_least(version, "0.3.0"):
         return _render_020(result, version)
     document: Object = {"cniVersion": version}

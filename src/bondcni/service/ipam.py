@@ -20,7 +20,7 @@ from bondcni.core.errors import (
     DelegateIncompatible,
     TryAgain,
 )
-from bondcni.core.result import SUPPORTED, Result, at_least, read, render, unroutable
+from bondcni.core.result import SUPPORTED, Result, at_least, read, render, route_problems
 from bondcni.service.delegate import LIMIT, Ended
 from bondcni.service.reach import Reach
 from bondcni.service.request import SINCE
@@ -52,7 +52,7 @@ def add(
     ended = _execute(reach, "ADD", config, env, timeouts)
     try:
         result = read(loads(ended.output))
-        problems = tuple(unroutable(result))
+        problems = tuple(route_problems(result))
     except ConfigError as error:
         problems = error.problems
     except (ValueError, RecursionError) as error:

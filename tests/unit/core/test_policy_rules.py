@@ -58,14 +58,14 @@ def test_without_a_file_everything_may_be_taken_and_nothing_by_force() -> None:
 def test_an_empty_list_gives_nothing() -> None:
     verdict = Policy((), "p.yaml").verdict(ETH, "", "web")
     assert (verdict.allowed, verdict.force) == (False, False)
-    assert verdict.why == "no rule of p.yaml gives eth12 to pods of namespace web"
+    assert verdict.why == "no rule in p.yaml allows eth12 for pods in namespace web"
 
 
 def test_the_rule_with_force_counts_wherever_it_stands() -> None:
     policy = Policy((Rule(name="eth*"), Rule(name="eth12", force=True)), "p.yaml")
     verdict = policy.verdict(ETH, "", "")
     assert (verdict.allowed, verdict.force) == (True, True)
-    assert verdict.why == "rule 1 of p.yaml gives it with force"
+    assert verdict.why == "rule 1 in p.yaml allows it with force"
 
 
 def plan(policy: Policy, *uses: Address) -> Plan:
@@ -81,7 +81,7 @@ def test_the_plan_refuses_what_no_rule_gives() -> None:
     with pytest.raises(Refused) as refused:
         plan(Policy((Rule(name="eth12"),), "p.yaml"))
     assert refused.value.reasons == (
-        "host link eth13: no rule of p.yaml gives eth13 to a pod of no namespace",
+        "host link eth13: no rule in p.yaml allows eth13 for a pod without a namespace",
     )
 
 

@@ -181,7 +181,7 @@ def test_a_result_may_say_nothing(empty: dict[str, Any]) -> None:
         ({"dns": {"nameservers": "10.0.0.2"}}, "/dns/nameservers: must be a list of strings"),
         ({"dns": {"search": [1]}}, "/dns/search: must be a list of strings"),
         ({"dns": {"domain": ["a"]}}, "/dns/domain: must be a string"),
-        ({"ip4": "10.0.0.5/24"}, "/ip4: must be an object with an ip in CIDR form"),
+        ({"ip4": "10.0.0.5/24"}, "/ip4: must be an object with an ip in CIDR notation"),
         ({"ip4": {"ip": "10.0.0.5/24", "routes": {"dst": "x"}}}, "/ip4/routes: must be a list"),
     ],
 )

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from tests.unit.core.world import config, mac, nic, plan_for, space
 
-from bondcni.core.enslaving import ENOTSUPP, TABLE, explain
+from bondcni.core.enslaving import ENOTSUPP, EXPLANATIONS, explain
 from bondcni.core.plan import ChangeLink, CreateBond, Plan, Step
 
 FIRST = "the MAC of eth1, the first link"
 ALONE = (
-    "in 802.3ad every member must take the MAC, whatever failOverMac is; in active-backup with "
-    '"failOverMac": 1 each keeps its own'
+    "in mode 802.3ad every member gets this MAC, whatever failOverMac is; in mode active-backup with "
+    '"failOverMac": 1 each member keeps its own'
 )
-KEEP = 'or write "failOverMac": 1, with which each member keeps its own MAC'
+KEEP = 'or write "failOverMac": 1, so that each member keeps its own MAC'
 
 
 def planned(mode: int = 1, **changes: Any) -> Plan:
@@ -43,8 +43,8 @@ def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
             "",
             1,
             (
-                f"eth2 cannot take the MAC {mac(11)}, {FIRST}, because another link on the same parent "
-                "has it (macvlans of one parent must have different MACs): use links of different "
+                f"eth2 cannot have the MAC {mac(11)}, {FIRST}, because another link on the same parent "
+                "has it (macvlans on one parent must have different MACs): use links on different "
                 f"parents; {KEEP}"
             ),
         ),
@@ -53,11 +53,11 @@ def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
             "",
             4,
             (
-                f"eth2 may not take the MAC {mac(11)}, {FIRST} (a PF lets a VF change its MAC only if "
-                "the VF is trusted or has no administrative MAC): if eth2 is a VF, set trust on for it "
-                'at its PF (ip link set PF vf N trust on, or "trust": "on" for sriov-cni, whose DEL '
-                "leaves an administrative MAC behind, so that the second pod on a VF needs trust, "
-                f"too); {ALONE}"
+                f"eth2 may not change its MAC to {mac(11)}, {FIRST} (a PF allows a VF to change its MAC "
+                "only if the VF is trusted or has no administrative MAC): if eth2 is a VF, make it "
+                'trusted (ip link set PF vf N trust on, or "trust": "on" in the sriov-cni '
+                "configuration; DEL of sriov-cni keeps the administrative MAC, so the next pod with "
+                f"this VF also needs trust); {ALONE}"
             ),
         ),
         (
@@ -68,8 +68,8 @@ def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
             ),
             1,
             (
-                f"eth2 cannot change its MAC, and had to take {mac(11)}, {FIRST}: use a link whose "
-                f"driver can; {KEEP}"
+                f"eth2 cannot change its MAC to {mac(11)}, {FIRST}: use a link whose driver can change "
+                f"the MAC; {KEEP}"
             ),
         ),
         (
@@ -77,8 +77,8 @@ def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
             "",
             4,
             (
-                f"the driver of eth2 cannot set a MAC, and it had to take {mac(11)}, {FIRST}: use a "
-                f"link whose driver can; {ALONE}"
+                f"the driver of eth2 cannot change the MAC, which must become {mac(11)}, {FIRST}: use "
+                f"a link whose driver can change the MAC; {ALONE}"
             ),
         ),
     ],
@@ -99,7 +99,7 @@ def test_25_an_errno_of_the_kernels_own_is_known() -> None:
 
 def test_25_the_mac_that_was_asked_for_the_bond_is_named() -> None:
     said = told(errno.EADDRNOTAVAIL, mac=mac(0x70))
-    assert f"eth2 may not take the MAC {mac(0x70)}, the MAC asked for net1" in said
+    assert f"eth2 may not change its MAC to {mac(0x70)}, the MAC requested for net1" in said
 
 
 def test_25_fail_over_mac_is_not_proposed_where_it_is_set() -> None:
@@ -112,32 +112,32 @@ def test_25_fail_over_mac_is_not_proposed_where_it_is_set() -> None:
     [
         (errno.EBUSY, "Device is in use and cannot be enslaved", "eth2 is in use: a bridge"),
         (errno.EPERM, "Device can not be enslaved while up", "eth2 was set up by another"),
-        (errno.EPERM, "Device type (master device) cannot be enslaved", "has members of its own"),
+        (errno.EPERM, "Device type (master device) cannot be enslaved", "is itself a master"),
         (errno.EPERM, "Cannot enslave bond to itself.", "eth2 is the bond itself"),
         (
             errno.EPERM,
             "Can not enslave VLAN challenged device to VLAN enabled bond",
-            "eth2 cannot carry VLANs",
+            "eth2 does not support VLANs",
         ),
-        (errno.EINVAL, "Device type is different from other slaves", "device of another type"),
+        (errno.EINVAL, "Device type is different from other slaves", "has another device type"),
         (
             errno.EOPNOTSUPP,
             "Only active-backup mode is supported for infiniband slaves",
-            "eth2 is InfiniBand",
+            "eth2 is an InfiniBand link",
         ),
         (errno.EOPNOTSUPP, "Slave does not support XDP", "XDP"),
-        (errno.EEXIST, "", "an interface of the name or alternative name of eth2"),
-        (errno.EBUSY, "An interface with the desired index already exists", "index chosen for"),
-        (errno.EINVAL, "The interface netns is immutable", "does not let it leave"),
+        (errno.EEXIST, "", "an interface with the name or an alternative name of eth2"),
+        (errno.EBUSY, "An interface with the desired index already exists", "ifindex chosen for"),
+        (errno.EINVAL, "The interface netns is immutable", "does not allow it to leave"),
         (errno.EFAULT, "", "same MAC as another member"),
         (errno.EBUSY, "", "eth2 is busy"),
-        (errno.EINVAL, "", "did not take the MTU 1500 or the MAC"),
-        (errno.ENODEV, "", "eth2 is gone"),
+        (errno.EINVAL, "", "did not accept the MTU 1500 or the MAC"),
+        (errno.ENODEV, "", "eth2 disappeared"),
         (errno.ENOMEM, "", "memory"),
-        (errno.ELOOP, "", "stands on net1"),
+        (errno.ELOOP, "", "on top of net1"),
         (errno.EMLINK, "", "too many links"),
-        (errno.EIO, "", "could not start it"),
-        (errno.ENOSYS, "", "refused what a member must take"),
+        (errno.EIO, "", "could not bring it up"),
+        (errno.ENOSYS, "", "refused a setting that a member needs"),
     ],
 )
 def test_25_every_errno_has_a_sentence(number: int, text: str, words: str) -> None:
@@ -146,12 +146,12 @@ def test_25_every_errno_has_a_sentence(number: int, text: str, words: str) -> No
 
 def test_25_each_row_can_be_reached() -> None:
     """A row behind one that takes all of its errnos and texts would never be read."""
-    for place, row in enumerate(TABLE):
-        for number in row.numbers:
-            before = [r for r in TABLE[:place] if number in r.numbers]
+    for place, row in enumerate(EXPLANATIONS):
+        for number in row.errnos:
+            before = [r for r in EXPLANATIONS[:place] if number in r.errnos]
             assert not any(earlier.text.lower() in row.text.lower() for earlier in before), row
-    assert TABLE[-1].numbers == ()
-    assert TABLE[-1].text == ""
+    assert EXPLANATIONS[-1].errnos == ()
+    assert EXPLANATIONS[-1].text == ""
 
 
 def test_25_what_is_no_member_has_no_such_sentence() -> None:

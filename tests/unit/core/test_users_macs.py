@@ -80,8 +80,8 @@ def test_3_the_warning_names_links_and_macs() -> None:
     plan = planned(SAME[:2], 5)
     assert plan.warnings == (
         (
-            f"link eth2 has the same MAC as eth1 ({mac(0x11)}), and balance-tlb needs different "
-            f"ones: eth2 has {plan.wanted.members[1].mac} until DEL"
+            f"link eth2 has the same MAC as eth1 ({mac(0x11)}), but balance-tlb needs a different "
+            f"MAC for each member: eth2 gets {plan.wanted.members[1].mac} until DEL"
         ),
     )
 

@@ -10,11 +10,11 @@ from tests.unit.core.test_result import BOND
 
 from bondcni.core.config import parse, parse_leniently
 from bondcni.core.errors import ConfigError
-from bondcni.core.result import SUPPORTED, Result, merge, read, render, unroutable
+from bondcni.core.result import SUPPORTED, Result, merge, read, render, route_problems
 
-ADDRESS = "must be an address with prefix length"
-GATEWAY = "must be an IP address without prefix length and zone"
-DST = "must be a network with prefix length"
+ADDRESS = "must be an address with a prefix length"
+GATEWAY = "must be an IP address without a prefix length or zone"
+DST = "must be a network with a prefix length"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_10_7_numbers_that_no_route_can_have() -> None:
         {"dst": "::/0", "mtu": 1400, "table": 0xFFFFFFFF, "scope": 253, "priority": None},
         {"dst": "::/0", "mtu": -1, "table": 1 << 32, "scope": 256, "priority": -5, "advmss": -1},
     ]
-    assert {problem.pointer for problem in unroutable(read({"routes": routes}))} == {
+    assert {problem.pointer for problem in route_problems(read({"routes": routes}))} == {
         f"/routes/1/{key}" for key in ("mtu", "table", "scope", "priority", "advmss")
     }
 
