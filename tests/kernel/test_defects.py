@@ -232,7 +232,7 @@ def test_d18_a_link_named_twice(node: Node, pod: Space) -> None:
     """It was accepted: a bond of one member with a wrong MAC."""
     node.space.ip("link", "property", "add", "dev", "eth1", "altname", "uplink")
     before = node.everything(pod)
-    assert "named twice" in node.cni("ADD", config(["eth1", "eth1"]), pod).failed(7)
+    assert "listed twice" in node.cni("ADD", config(["eth1", "eth1"]), pod).failed(7)
     assert "2 times" in node.cni("ADD", config(["eth1", "uplink"]), pod).failed(REFUSED)
     assert node.everything(pod) == before
 

@@ -285,11 +285,11 @@ def test_environment_missing(node: Node, pod: Space) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "word"),
     [
-        (b"{", 6, "not JSON"),
-        (b"", 6, "not JSON"),
+        (b"{", 6, "not valid JSON"),
+        (b"", 6, "not valid JSON"),
         (b"[]", 6, "not a JSON object"),
-        (json.dumps(config(["eth1"])).encode(), 7, "two or more links"),
-        (json.dumps(config(["eth1", "eth1"])).encode(), 7, "link eth1 is named twice"),
+        (json.dumps(config(["eth1"])).encode(), 7, "at least 2 links"),
+        (json.dumps(config(["eth1", "eth1"])).encode(), 7, "link eth1 is listed twice"),
         (json.dumps(config(["eth1", "eth2"], mode="fast")).encode(), 7, "active-backup"),
         (json.dumps(config(["eth1", "eth2"], cniVersion="9.9.9")).encode(), 1, "1.1.0"),
         (

@@ -129,7 +129,7 @@ def test_10_23_what_kubectl_describe_shows_of_a_misspelled_key(node: Node, pod: 
 def test_10_23_a_list_of_plugins(node: Node, pod: Space) -> None:
     whole = {"cniVersion": "1.0.0", "name": "net", "plugins": [inside()]}
     said = node.cni("ADD", whole, pod).failed(7)
-    assert "/plugins: this is a list of plugins (a conflist)" in said
+    assert "/plugins: this is a list of plugins (conflist)" in said
     assert "/links" not in said
 
 
@@ -225,7 +225,7 @@ def refused(node: Node, asked: Document, pod: Space, code: int) -> str:
 def test_10_15_a_configured_mtu_that_is_too_small_for_ipv6(node: Node, pod: Space) -> None:
     ipam = node.host_local(subnet="fd00:9::/64")
     said = refused(node, inside(mtu=1000, ipam=ipam), pod, 7)
-    assert "/mtu: 1000 is below 1280, the smallest MTU for IPv6, which fd00:9::/64 needs" in said
+    assert "/mtu: 1000 is below the minimum MTU for IPv6 (1280), which fd00:9::/64 requires" in said
     assert "kernel says" not in said
 
 
@@ -233,14 +233,14 @@ def test_10_15_members_whose_mtu_is_too_small_for_ipv6(node: Node, pod: Space) -
     pod.ip("link", "set", "m2", "mtu", "1000")
     asked = inside(runtimeConfig={"ips": ["fd00:9::5/64"]})
     said = refused(node, asked, pod, 101)
-    assert "mtu 1000 is below 1280" in said
+    assert "mtu 1000 is below the minimum MTU for IPv6 (1280)" in said
     assert "raise the MTU of m2 (1000)" in said
 
 
 def test_10_15_an_ipv6_address_that_only_the_ipam_plugin_knows(node: Node, pod: Space) -> None:
     asked = inside(mtu=1000, ipam=answering(node, "10.9.0.9/24", "fd00:9::9/64"))
     said = refused(node, asked, pod, 101)
-    assert "mtu 1000 is below 1280, the smallest MTU for IPv6, which fd00:9::9/64 needs" in said
+    assert "mtu 1000 is below the minimum MTU for IPv6 (1280), which fd00:9::9/64 requires" in said
 
 
 def test_10_15_ipv4_works_with_such_an_mtu_and_ipv6_with_1280(node: Node, pod: Space) -> None:

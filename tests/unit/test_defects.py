@@ -35,7 +35,7 @@ def test_d15_miimon_is_a_number_in_range_and_known_before_anything_is_touched() 
     assert {parsed(miimon=value).options["miimon"] for value in (100, "100", " 100 ")} == {100}
     for bad in ("-5", -5, "99999999999", "x", True, 0.5):
         assert problems(miimon=bad) == ["/miimon"]
-    assert "no link monitoring" in parsed(mode="802.3ad", miimon="0").warnings[0]
+    assert "0 disables link monitoring" in parsed(mode="802.3ad", miimon="0").warnings[0]
 
 
 def test_d17_an_mtu_is_held_against_the_link_itself() -> None:

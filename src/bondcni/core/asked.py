@@ -1,9 +1,10 @@
-"""What a runtime asks for beside the configuration: a MAC and addresses; and IPv6's least MTU.
+"""Reads the MAC and the addresses that the runtime passes, and checks the MTU for IPv6.
 
-``runtimeConfig`` holds what a pod asks for by a capability, ``args.cni`` what it gives as
-CNI arguments (Multus: ``cni-args``). The first counts before the second.
+``runtimeConfig`` holds the values of capabilities, ``args.cni`` the CNI arguments (Multus:
+``cni-args``). ``runtimeConfig`` takes precedence.
 
-Source: CNI CONVENTIONS.md; net/ipv6/addrconf.c (a device of less than IPV6_MIN_MTU has no IPv6).
+Source: CNI CONVENTIONS.md; net/ipv6/addrconf.c (a link with an MTU below IPV6_MIN_MTU has no
+IPv6).
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ RUNTIME = "/runtimeConfig"
 ARGS = "/args/cni"
 
 OTHERS = {
-    "portMappings": "add the plugin portmap behind bond in the list of plugins",
-    "bandwidth": "add the plugin bandwidth behind bond in the list of plugins",
+    "portMappings": "add the portmap plugin after bond in the list of plugins",
+    "bandwidth": "add the bandwidth plugin after bond in the list of plugins",
     "dns": "write dns in the configuration",
-    "infinibandGUID": "give it to the networks of the links",
+    "infinibandGUID": "set it in the networks of the links",
     "aliases": "",
 }
-"""Capabilities that neither a bond nor an IPAM plugin has, and what to do instead."""
+"""Capabilities that neither a bond nor an IPAM plugin has, and advice for each."""
 
 RUNTIMES_OWN = ("deviceID", "CNIDeviceInfoFile", "io.kubernetes.cri.pod-annotations")
-"""What a runtime passes by itself."""
+"""Keys that a runtime adds on its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """``mac`` and CIDR texts, and the JSON pointers of where they stand."""
+    """The MAC and the addresses in CIDR notation, and the JSON pointer of each."""
 
     mac: str = ""
     ips: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ class Asked:
 
 
 def read_asked(document: Object, notes: Notes) -> Asked:
-    """The MAC and addresses; what of the two objects has no effect is noted."""
+    """The MAC and the addresses; a key without effect is a warning."""
     found = Asked()
     for pointer, source in _sources(document, notes):
         for key in ("mac", "ips"):
@@ -55,7 +56,7 @@ def read_asked(document: Object, notes: Notes) -> Asked:
             first = found.mac_at if key == "mac" else found.ips_at
             if first:
                 if raw != document["runtimeConfig"][key]:
-                    notes.warn(at, f"{show(raw)} has no effect: {first} counts")
+                    notes.warn(at, f"{show(raw)} has no effect: {first} takes precedence")
             elif key == "mac":
                 found = replace(found, mac=_mac(raw, at, notes), mac_at=at)
             else:
@@ -83,7 +84,7 @@ def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str,
 
 
 def _without_effect(source: Mapping[str, Any], pointer: str, ipam: Any, notes: Notes) -> None:
-    """Note what nobody reads. An IPAM plugin gets the whole, and may know other keys."""
+    """Warn of keys that are not read. With ``ipam`` others are passed to the IPAM plugin."""
     for key in source:
         if key in ("mac", "ips", *RUNTIMES_OWN):
             continue
@@ -91,7 +92,7 @@ def _without_effect(source: Mapping[str, Any], pointer: str, ipam: Any, notes: N
             notes.warn(pointer + token(key), "has no effect on a bond", OTHERS[key])
         elif not ipam:
             near = did_you_mean(key, ("mac", "ips"))
-            notes.warn(pointer + token(key), "has no effect on a bond without ipam", near)
+            notes.warn(pointer + token(key), "has no effect without an IPAM plugin", near)
 
 
 def _mac(value: Any, pointer: str, notes: Notes) -> str:
@@ -119,7 +120,7 @@ def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
 
 
 def _cidr(value: Any) -> str | None:
-    import ipaddress  # noqa: PLC0415  # costs more than this package; few requests have ips
+    import ipaddress  # noqa: PLC0415  # slow to import, and few requests have ips
 
     if not isinstance(value, str) or "%" in value:
         return None
@@ -130,16 +131,16 @@ def _cidr(value: Any) -> str | None:
 
 
 def is_by_capability(document: Mapping[str, Any]) -> bool:
-    """Whether the runtime put ``runtimeConfig.mac`` there, as it does for a capability of that
-    name (libcni, injectRuntimeConfig). Else it is part of the configuration itself.
+    """Whether the runtime set ``runtimeConfig.mac`` because of the capability ``mac`` (libcni,
+    injectRuntimeConfig). Without the capability it is part of the configuration.
     """
     capabilities = document.get("capabilities")
     return isinstance(capabilities, dict) and bool(capabilities.get("mac"))
 
 
 def arguments_without_effect(cni_args: str, mac: str, *, ipam: bool) -> Iterator[str]:
-    """What of CNI_ARGS nobody reads: ``MAC``, and without an IPAM plugin ``IP``. Older versions
-    of Multus pass what a pod asks for there, too, be there a capability or not.
+    """A warning for each value in CNI_ARGS that is not read: ``MAC``, and without an IPAM plugin
+    ``IP``. Older versions of Multus set both, with or without the capability.
     """
     pairs = dict(pair.partition("=")[::2] for pair in cni_args.split(";"))
     for name, capability in (("MAC", "mac"), ("IP", "ips")):
@@ -153,14 +154,14 @@ def arguments_without_effect(cni_args: str, mac: str, *, ipam: bool) -> Iterator
 
 
 def unasked(ips: Iterable[str], answered: Iterable[str]) -> str:
-    """Which addresses that were asked for an IPAM plugin did not answer, "" where none."""
+    """The requested addresses that an IPAM plugin did not assign, or ""."""
     given = {address.split("/")[0] for address in answered}
     return ", ".join(cidr for cidr in ips if cidr.split("/")[0] not in given)
 
 
 def known_ipv6(ips: tuple[str, ...], ipam: Mapping[str, Any] | None, raw: Mapping[str, Any]) -> str:
-    """An IPv6 address or network that the bond will have, as far as it can be known before
-    the IPAM plugin is asked; "" where none is.
+    """An IPv6 address or network that the bond will have, if the configuration of the IPAM plugin
+    tells it; else "".
     """
     kind = ipam.get("type") if ipam else None
     if ipam is None or (kind == "static" and ips):
@@ -187,7 +188,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def too_small_for(address: str, mtu: int) -> str:
-    """Why a bond of that MTU cannot have an IPv6 address; "" when it can."""
+    """Why a bond with this MTU cannot have the IPv6 address; "" if it can."""
     if not address or mtu >= IPV6_MIN_MTU:
         return ""
-    return f"{mtu} is below {IPV6_MIN_MTU}, the smallest MTU for IPv6, which {address} needs"
+    return f"{mtu} is below the minimum MTU for IPv6 ({IPV6_MIN_MTU}), which {address} requires"

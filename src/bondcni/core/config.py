@@ -1,13 +1,13 @@
-"""A network configuration: JSON to a ``BondConfig``, or to all of its problems.
+"""Parses a network configuration into a ``BondConfig``, or reports all of its problems.
 
-Tolerant as users write: option keys in any known spelling, at the top level or in
-``options``, numbers as text. Strict where a mistake would pass unseen: unknown keys in
-``options``, an option given twice, values that the kernel would refuse or drop. What the
-incumbent plugin accepts means the same here, but where it would harm (a link named
-twice, a negative miimon): that is an error. A key that has no effect is a warning.
+Option keys are accepted in any known spelling, at the top level or in ``options``, and
+numbers as text. Unknown keys in ``options``, contradictory options, and values that the
+kernel would refuse or ignore are errors. What the Go bond-cni accepts means the same here,
+except where it does harm (a link listed twice, a negative miimon): that is an error. A key
+without effect is a warning.
 
-``parse_leniently`` is for DEL, which must end whatever the configuration has become: the
-same reading, where everything broken is empty and every problem a warning.
+``parse_leniently`` is for DEL, which must succeed even if the configuration has become
+invalid: an invalid part counts as empty, and every problem is a warning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bondcni.core.asked import (
 from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
 from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
 from bondcni.core.links import LinkRef, pci_address, read_links
-from bondcni.core.option_reader import Given
+from bondcni.core.option_reader import OptionReader
 from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
 from bondcni.core.result import SUPPORTED, Result
 from bondcni.core.state import OptionValue
@@ -41,14 +41,14 @@ PARAMETERS = (
     *("cniVersion", "name", "type", "ifname", "mtu", "linksInContainer", "links", "options"),
     *("ipam", "dns", "prevResult", "runtimeConfig", "args"),
 )
-"""The top-level keys that are ours, besides the options."""
+"""The top-level keys of this plugin, except the options."""
 
 FOREIGN = (
     # the runtime, Multus, the device plugin
     *("capabilities", "disableCheck", "deviceID", "pciBusID", "resourceName"),
     "description",
 )
-"""Top-level keys that runtimes put or read there, or that are for people: no warning."""
+"""Top-level keys that runtimes write or read, and comments: no warning."""
 
 FOREIGN_STARTS = ("_", "$")
 
@@ -57,23 +57,23 @@ CALICO = (
     *("ipam_lock_file", "calico_api_group", "feature_control", "container_settings"),
 )
 CALICO_STARTS = ("log_", "etcd_")
-"""Settings that calico-ipam, and maybe others that are not ``WITHOUT_SETTINGS``, read there."""
+"""Top-level settings of calico-ipam. Other IPAM plugins than ``WITHOUT_SETTINGS`` may read them."""
 
 WITHOUT_SETTINGS = ("static", "host-local", "dhcp")
-"""The reference IPAM plugins: all that they read is in ipam, runtimeConfig and args."""
+"""The reference IPAM plugins, which read only ipam, runtimeConfig and args."""
 
 ELSEWHERE = {
     **dict.fromkeys(
         ("spoofChk", "trust", "link_state", "min_tx_rate", "max_tx_rate", "logLevel", "logFile"),
-        "it is a key of sriov-cni, write it in the networks of the links",
+        "write it in the sriov-cni configuration of the links",
     ),
     **dict.fromkeys(
         ("mac", "ips"),
-        "the runtime passes it in runtimeConfig to a network with this capability, or write it "
-        "in args.cni",
+        "enable this capability, so that the runtime passes it in runtimeConfig, or write it in "
+        "args.cni",
     ),
 }
-"""Keys that somebody may expect to work, and where they do."""
+"""Keys that have an effect in another place, and advice for each."""
 
 _PARAMETERS = {name.casefold(): name for name in PARAMETERS}
 _FOREIGN = {fold(name) for name in FOREIGN}
@@ -88,28 +88,28 @@ class BondConfig:
     cni_version: str
     name: str
     mode: int
-    options: Mapping[str, OptionValue]  # what was asked for, by kernel name; mode is not in it
+    options: Mapping[str, OptionValue]  # as configured, by kernel name, without mode
     links: tuple[LinkRef, ...]
     links_in_container: bool = False
-    mtu: int | None = None  # bytes; None: nothing was asked for
-    mtu_inherit: bool = False  # the members' common MTU was asked for
+    mtu: int | None = None  # bytes; None: not configured
+    mtu_inherit: bool = False  # "inherit": the MTU of the members
     ifname: str = ""
-    ipam: Mapping[str, Any] | None = None  # None: a bond without addresses
+    ipam: Mapping[str, Any] | None = None  # None: no IPAM plugin
     dns: Mapping[str, Any] = field(default_factory=dict)
     prev_result: Result | None = None
     mac: str = ""
     ips: tuple[str, ...] = ()  # CIDR text
     raw: Mapping[str, Any] = field(
         default_factory=dict
-    )  # as received, its keys spelled as in PARAMETERS
+    )  # as received, keys in the spelling of PARAMETERS
     warnings: tuple[str, ...] = ()
 
 
 def parse(text: bytes) -> BondConfig:
     """The configuration in ``text``.
 
-    Raises InputError (no JSON object), VersionError (its details list what there is) or
-    ConfigError with every problem, each with a JSON pointer and what is allowed.
+    Raises InputError (not a JSON object), VersionError (its details list the supported
+    versions) or ConfigError with every problem, each with a JSON pointer and advice.
     """
     notes = Notes()
     document = _canonical(read_object(text, notes), notes)
@@ -129,10 +129,10 @@ def parse(text: bytes) -> BondConfig:
 
 
 def parse_leniently(text: bytes) -> BondConfig:
-    """What can be taken from ``text``, for teardown; never raises.
+    """The valid parts of the configuration in ``text``, for DEL; never raises.
 
-    A broken part is empty (mode 0, no links, no ipam, cniVersion 0.1.0); what was broken
-    is among the warnings.
+    An invalid part is empty (mode 0, no links, no ipam, cniVersion 0.1.0), and its problem is
+    a warning.
     """
     notes = Notes()
     version = SUPPORTED[0]
@@ -149,38 +149,38 @@ def parse_leniently(text: bytes) -> BondConfig:
 
 
 def _canonical(document: Object, notes: Notes) -> Object:
-    """The object with our keys spelled as in PARAMETERS: Go does not look at case."""
+    """The object with its keys in the spelling of PARAMETERS: Go ignores case."""
     found: Object = {}
     for key, value in document.items():
         name = _PARAMETERS.get(key.casefold(), key)
         if name in found:
-            notes.warn(token(key), f"is {name} given twice: the last counts")
+            notes.warn(token(key), f"{name} appears twice (case is ignored): the last one is used")
         found[name] = value
     return found
 
 
 _LIST_OF_PLUGINS = Problem(
     "/plugins",
-    "this is a list of plugins (a conflist), of which a plugin gets one entry at a time",
-    'give the whole to the runtime as a .conflist file, or the entry with "type": "bond" to bond',
+    "this is a list of plugins (conflist), but a plugin takes the configuration of one plugin",
+    'write it to a .conflist file for the runtime, or pass only the entry with "type": "bond"',
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A configuration before its cross-checks, and where its parts stood."""
+    """A configuration before its cross-checks, and the place of each part."""
 
     config: BondConfig
-    given: Given
+    options: OptionReader
     links: Mapping[int, LinkRef]  # by index in the configuration
-    all_links: bool  # whether each could be read
+    all_links: bool  # whether each is valid
     asked: Asked
 
 
 def _read(document: Object, version: str, notes: Notes) -> _Reading:
-    given = _options(document, notes)
+    options = _options(document, notes)
     asked = read_asked(document, notes)
-    mode = given.values.get("mode", 0)
+    mode = options.values.get("mode", 0)
     mtu, inherit = fields.mtu(document, notes)
     fields.plugin_type(document, notes)
     name = fields.network_name(document, notes)
@@ -189,7 +189,7 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
         cni_version=version,
         name=name,
         mode=mode if isinstance(mode, int) else 0,
-        options={key: value for key, value in given.values.items() if key != "mode"},
+        options={key: value for key, value in options.values.items() if key != "mode"},
         links=tuple(links.values()),
         links_in_container=fields.switch(document, "linksInContainer", notes),
         mtu=mtu,
@@ -202,38 +202,38 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
         ips=asked.ips,
         raw=document,
     )
-    return _Reading(config, given, links, all_links, asked)
+    return _Reading(config, options, links, all_links, asked)
 
 
-def _options(document: Object, notes: Notes) -> Given:
-    given = Given(notes)
+def _options(document: Object, notes: Notes) -> OptionReader:
+    options = OptionReader(notes)
     for key, raw in document.items():
         row = None if key in PARAMETERS else bond_option(key)
         if row is not None:
-            given.take(row, raw, token(key))
+            options.read(row, raw, token(key))
         elif key not in PARAMETERS:
             _unknown(key, document, notes)
     inner = fields.object_field(document.get("options"), "/options", notes)
     for key, raw in inner.items():
         row = bond_option(key)
         if row is not None:
-            given.take(row, raw, "/options" + token(key))
+            options.read(row, raw, "/options" + token(key))
         else:
             _unknown_option(key, notes)
-    if "mode" not in given.where:
+    if "mode" not in options.pointers:
         notes.problem("/mode", "is required", f"write {allowed(BOND_OPTIONS[0])}")
-    return given
+    return options
 
 
 def _unknown(key: str, document: Object, notes: Notes) -> None:
-    """A top-level key that is not ours: other tools put keys there."""
+    """Warn of a top-level key, unless another tool is known to write or read it."""
     if fold(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
         return
     if fold(key) in _CALICO or key.startswith(CALICO_STARTS):
         ipam = document.get("ipam")
         kind = ipam.get("type") if isinstance(ipam, dict) else None
         if not kind or kind in WITHOUT_SETTINGS:
-            notes.warn(token(key), "has no effect: it is a setting of calico-ipam")
+            notes.warn(token(key), "is a setting of calico-ipam and has no effect without it")
         return
     if fold(key) in _ELSEWHERE:
         notes.warn(token(key), "has no effect on a bond", _ELSEWHERE[fold(key)])
@@ -248,23 +248,23 @@ def _unknown_option(key: str, notes: Notes) -> None:
     if key.casefold() in _PARAMETERS:
         notes.problem(pointer, "is not a bonding option", "write it at the top level")
     elif member is not None and not member.read_only:
-        notes.problem(pointer, "is an option of a member", "write it in an entry of links")
+        notes.problem(pointer, "is a member option", "write it in an entry of links")
     else:
         near = did_you_mean(key, (row.key for row in BOND_OPTIONS if not row.read_only))
-        advice = near or "leave it out, or write one of the options in docs/options.md"
+        advice = near or "remove it, or write one of the options in docs/options.md"
         notes.problem(pointer, "unknown option", advice)
 
 
 def _checked(reading: _Reading, notes: Notes) -> BondConfig:
-    """The configuration with its options as the kernel will hold them, cross-checked."""
-    config, given = reading.config, reading.given
+    """The configuration after the cross-checks, with delays rounded as the kernel does."""
+    config, reader = reading.config, reading.options
     options = _canonical_links(config)
     members = {index: ref.options for index, ref in reading.links.items()}
     by_name = reading.all_links and all(ref.by == "name" for ref in config.links)
     known = [ref.value for ref in config.links] if by_name else None
-    mode = config.mode if "mode" in given.values else None
-    unread = given.where.keys() - given.values.keys()
-    if "miimon" not in given.where and not _arp_monitored(options, unread):
+    mode = config.mode if "mode" in reader.values else None
+    unread = reader.pointers.keys() - reader.values.keys()
+    if "miimon" not in reader.pointers and not _arp_monitored(options, unread):
         notes.problem(
             "/miimon",
             "is required",
@@ -283,23 +283,25 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
 def _check_ipv6(config: BondConfig, notes: Notes) -> None:
     address = known_ipv6(config.ips, config.ipam, config.raw)
     if why := too_small_for(address, config.mtu or IPV6_MIN_MTU):
-        advice = f"write an mtu of {IPV6_MIN_MTU} or more, or give no IPv6 address"
+        advice = f"write an mtu of {IPV6_MIN_MTU} or more, or use no IPv6 address"
         notes.problem("/mtu", why, advice)
 
 
 def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) -> BondConfig:
-    """A bond that takes its active member's MAC cannot have another. The Go bond-cni ignores
-    what the runtime asks for; that both stand in the configuration is a contradiction.
+    """The configuration without its MAC if the bond takes the MAC of its active member.
+
+    The Go bond-cni ignores a MAC from the runtime, so that is a warning; a MAC in the
+    configuration itself is an error.
     """
     follows = config.options.get("fail_over_mac") == 1
     if not config.mac or not follows or mode != MODES.index("active-backup"):
         return config
     why = "with failOverMac 1 the bond takes the MAC of its active member"
-    advice = "write failOverMac 0 or 2, where the members may change their MAC"
+    advice = "write failOverMac 0 or 2 if the members can change their MAC"
     if at.startswith(RUNTIME) and not is_by_capability(config.raw):
-        notes.problem(at, f"{config.mac} cannot be set: {why}", f"leave mac out, or {advice}")
+        notes.problem(at, f"{config.mac} cannot be set: {why}", f"remove mac, or {advice}")
     else:
-        notes.warn(at, f"{config.mac} is not set: {why}", f"to get it {advice}")
+        notes.warn(at, f"{config.mac} is not set: {why}", advice)
     return replace(config, mac="")
 
 
@@ -312,7 +314,7 @@ def _arp_monitored(options: Mapping[str, OptionValue], unread: Collection[str]) 
 
 
 def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:
-    """The options, where a link named by its MAC has it spelled as in ``links``."""
+    """The options; a MAC or PCI address of a link is spelled as in ``links``."""
     values = {ref.value for ref in config.links if ref.by != "name"}
     options = dict(config.options)
     for row in BOND_OPTIONS:
@@ -325,7 +327,7 @@ def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:
 
 def _pointer(finding: rules.Finding, reading: _Reading) -> str:
     if finding.member < 0:
-        return reading.given.where.get(finding.option, token(finding.option))
+        return reading.options.pointers.get(finding.option, token(finding.option))
     entry = reading.config.raw["links"][finding.member]
     rows = ((key, member_option(key)) for key in entry)
     key = next(key for key, row in rows if row and row.kernel == finding.option)

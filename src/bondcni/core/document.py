@@ -1,11 +1,11 @@
-"""JSON bytes to one plain object, and the notes taken while it is read.
+"""Reads JSON bytes as one object, and collects the problems and warnings about it.
 
-JSON as Python reads it is wider than what the delegates will read after us: NaN, numbers
-beyond a double, bytes that are not UTF-8 and nesting without end are refused here. A key
-that stands twice counts as Go counts it, the last one, with a warning.
+Python's json module accepts more than Go's, with which the delegates read the same document.
+So NaN, numbers that do not fit into a double, bytes that are not UTF-8 and deep nesting are
+refused here. Of a key that appears twice the last value is used, as Go does, with a warning.
 
-``Notes`` collects every problem and warning, each with its JSON pointer (RFC 6901); who
-reads goes on after a problem with an empty value.
+``Notes`` collects every problem and warning, each with its JSON pointer (RFC 6901). After a
+problem the reader continues with an empty value.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from bondcni.core.errors import InputError, Problem
 
 MAX_DEPTH = 100
+_DEEPER = f"deeper than {MAX_DEPTH} levels"
 
 Object = dict[str, Any]
 
@@ -29,16 +30,16 @@ class Notes:
         self.warnings: list[Problem] = []
 
     def problem(self, pointer: str, message: str, advice: str = "") -> None:
-        """Note what must not be."""
+        """Add an error."""
         self.problems.append(Problem(pointer, message, advice))
 
     def warn(self, pointer: str, message: str, advice: str = "") -> None:
-        """Note what may be and is worth telling."""
+        """Add a warning."""
         self.warnings.append(Problem(pointer, message, advice))
 
 
 def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """JSON that Go reads, too. Raises ``ValueError``, and ``RecursionError`` where it is deep."""
+    """Parse JSON that Go accepts as well. Raises ValueError, or RecursionError for deep nesting."""
     return json.loads(
         text.decode("utf-8-sig"),
         object_pairs_hook=pairs,
@@ -48,26 +49,28 @@ def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = No
 
 
 def read_object(text: bytes, notes: Notes) -> Object:
-    """The object in ``text``. Raises InputError when there is none."""
+    """The JSON object in ``text``. Raises InputError if it is not one."""
 
     def pairs(found: list[tuple[str, Any]]) -> Object:
         whole = dict(found)
         if len(whole) != len(found):
             keys = [key for key, _ in found]
             for key in {key for key in keys if keys.count(key) > 1}:
-                notes.warn("", f"key {json.dumps(key)} stands twice in one object: the last counts")
+                notes.warn(
+                    "", f"key {json.dumps(key)} appears twice in one object: the last one is used"
+                )
         return whole
 
     try:
         value = loads(text, pairs)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
-        raise InputError(f"the configuration is not JSON: {error}") from None
+        raise InputError(f"the configuration is not valid JSON: {error}") from None
     except RecursionError:
-        raise InputError("the configuration is nested too deeply") from None
+        raise InputError(f"the configuration is nested {_DEEPER}") from None
     if not isinstance(value, dict):
         raise InputError("the configuration is not a JSON object")
     if _deeper_than(MAX_DEPTH, value):
-        raise InputError(f"the configuration is nested deeper than {MAX_DEPTH}")
+        raise InputError(f"the configuration is nested {_DEEPER}")
     return value
 
 
@@ -78,12 +81,12 @@ def _no_constant(text: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{text} does not fit into a double")
     return number
 
 
 def _deeper_than(depth: int, value: Any) -> bool:
-    """Level by level: what has no more levels than ``depth`` runs out before it."""
+    """Whether ``value`` has more than ``depth`` levels of objects and lists."""
     level = [value]
     while level and depth:
         level = [inner for outer in level for inner in _children(outer)]
@@ -98,13 +101,13 @@ def _children(value: Any) -> Iterable[Any]:
 
 
 def token(key: object) -> str:
-    """A key or index as one step of a JSON pointer."""
+    """A key or an index as a reference token of a JSON pointer."""
     return "/" + str(key).replace("~", "~0").replace("/", "~1")
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """``did you mean "links"?`` where one is near; "" where none is."""
-    import difflib  # noqa: PLC0415  # wanted for mistakes only
+    """``did you mean "links"?`` if a known key is similar, else ""."""
+    import difflib  # noqa: PLC0415  # only for messages about mistakes
 
     names = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(key.casefold(), names, n=1, cutoff=0.7)

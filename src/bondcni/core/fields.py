@@ -1,8 +1,8 @@
-"""The configuration's fields that are not bonding options, one function each.
+"""The fields of the configuration that are not bonding options, one function each.
 
-Every function reads its field from the object, notes what is wrong with it, and returns
-a value that is safe to go on with: the field's, or an empty one. JSON null means absent,
-as it does to Go. What the incumbent plugin accepts is accepted with the same meaning.
+Each function reads its field from the object, adds what is wrong with it to the notes, and
+returns the field's value, or an empty one if it is absent or invalid. JSON null means absent,
+as in Go. What the Go bond-cni accepts is accepted with the same meaning.
 
 Source: CNI SPEC 1.1.0, section 1 "Network configuration format".
 """
@@ -20,11 +20,11 @@ from bondcni.core.values import SWITCH, show, whole
 
 MIN_MTU = 68
 MAX_MTU = 65535
-"""ETH_MIN_MTU and ETH_MAX_MTU, the bounds of every bond."""
+"""Smallest and largest MTU of a bond (ETH_MIN_MTU, ETH_MAX_MTU)."""
 
 
 def version(document: Object) -> str:
-    """``cniVersion``; absent means 0.1.0. Raises VersionError, which tells what there is."""
+    """``cniVersion``; absent means 0.1.0. Raises VersionError, which lists the supported ones."""
     value = document.get("cniVersion")
     if value is None or value == "":
         return SUPPORTED[0]
@@ -37,7 +37,7 @@ def version(document: Object) -> str:
 
 
 def network_name(document: Object, notes: Notes) -> str:
-    """``name`` in the alphabet of CNI."""
+    """``name``: letters, digits, ``_``, ``.`` and ``-``."""
     value = document.get("name")
     if value is None or value == "":
         notes.problem("/name", "is required", "write the name of the network")
@@ -45,7 +45,7 @@ def network_name(document: Object, notes: Notes) -> str:
         notes.problem(
             "/name",
             f"{show(value)} is not allowed",
-            "begin with a letter or digit, go on with letters, digits, '_', '.' and '-'",
+            "use letters, digits, '_', '.' and '-', and start with a letter or a digit",
         )
     else:
         return value
@@ -53,7 +53,7 @@ def network_name(document: Object, notes: Notes) -> str:
 
 
 def plugin_type(document: Object, notes: Notes) -> None:
-    """``type``: the runtime found us by it, so nothing more is asked of it."""
+    """``type``: any string, because the runtime has found this plugin by it."""
     value = document.get("type")
     if value is None:
         notes.warn("/type", "is missing", 'write "type": "bond"')
@@ -62,7 +62,7 @@ def plugin_type(document: Object, notes: Notes) -> None:
 
 
 def interface_name(document: Object, notes: Notes) -> str:
-    """``ifname``, "" when absent or no name: the Go bond-cni ignores the key, whatever it is."""
+    """``ifname``, "" if absent or invalid: the Go bond-cni ignores the key, so no value is an error."""
     value = document.get("ifname")
     if value is None or value == "":
         return ""
@@ -76,7 +76,7 @@ def interface_name(document: Object, notes: Notes) -> str:
 
 
 def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
-    """``mtu``: bytes or None, and whether it is the members'."""
+    """``mtu``: bytes or None, and whether it is ``inherit``."""
     value = document.get("mtu")
     if isinstance(value, str):
         if value.strip().casefold() == "inherit":
@@ -88,7 +88,7 @@ def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
         return None, False
     if number is not None and MIN_MTU <= number <= MAX_MTU:
         return number, False
-    from bondcni.core import suggest  # noqa: PLC0415  # wanted for mistakes only
+    from bondcni.core import suggest  # noqa: PLC0415  # only for messages about mistakes
 
     allowed = f'a number of bytes from {MIN_MTU} to {MAX_MTU}, or "inherit"'
     meant = suggest.number(value, "bytes")
@@ -99,7 +99,7 @@ def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
 
 
 def switch(document: Object, key: str, notes: Notes) -> bool:
-    """A true or false field; absent is false."""
+    """A boolean field; absent means false."""
     value = document.get(key)
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -112,7 +112,7 @@ def switch(document: Object, key: str, notes: Notes) -> bool:
 
 
 def object_field(value: Any, pointer: str, notes: Notes) -> Object:
-    """An object, {} when absent or no object."""
+    """An object, {} if absent or not an object."""
     if value is None or isinstance(value, dict):
         return value or {}
     notes.problem(pointer, f"{show(value)} is not allowed", "write an object, { ... }")
@@ -120,12 +120,13 @@ def object_field(value: Any, pointer: str, notes: Notes) -> Object:
 
 
 def ipam(document: Object, notes: Notes) -> Object | None:
-    """``ipam``; None when there is no delegate to call."""
+    """``ipam``; None if no IPAM plugin is to be called."""
     found = object_field(document.get("ipam"), "/ipam", notes)
     kind = found.get("type")
     if kind is None or kind == "":
         if found.keys() - {"type"}:
-            notes.warn("/ipam", "has no type: no IPAM plugin is called", 'write "type"')
+            advice = 'write the name of an IPAM plugin as "type"'
+            notes.warn("/ipam", "has no type, so no IPAM plugin is called", advice)
         return None
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
         advice = "write the name of an IPAM plugin, such as host-local"
@@ -139,7 +140,7 @@ def ipam(document: Object, notes: Notes) -> Object | None:
 
 
 def dns(document: Object, notes: Notes) -> Object:
-    """``dns``: nameservers, search and options are lists of strings, domain is one."""
+    """``dns``: nameservers, search and options are lists of strings, domain is a string."""
     found = object_field(document.get("dns"), "/dns", notes)
     good = dict(found)
     for key, value in found.items():
@@ -167,7 +168,7 @@ def _are_strings(value: Any) -> bool:
 
 
 def previous(document: Object, notes: Notes) -> Result | None:
-    """``prevResult``, None when absent; empty when invalid."""
+    """``prevResult``, which ADD passes on; None when absent, empty when invalid."""
     if document.get("prevResult") is None:
         return None
     found = object_field(document["prevResult"], "/prevResult", notes)

@@ -1,7 +1,8 @@
-"""``links``: which interfaces the bond is made of, and the options of each member.
+"""``links``: the links that become members of the bond, and the options of each.
 
-A link is named by ``name`` (or alternative name), ``mac`` or ``pci``. The same name twice
-is an error here; that two different names mean one NIC is only seen on the node.
+A link is identified by ``name`` (also an alternative name), ``mac`` or ``pci``. The same
+identifier twice is an error here; two identifiers of one link are found on the node
+(``core.resolve``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bondcni.core.document import Notes, Object, did_you_mean, token
-from bondcni.core.option_reader import Given
+from bondcni.core.option_reader import OptionReader
 from bondcni.core.options import MEMBER_OPTIONS, member_option
 from bondcni.core.state import OptionValue
 from bondcni.core.values import link_name, show, unicast_mac
@@ -19,7 +20,7 @@ from bondcni.core.values import link_name, show, unicast_mac
 
 @dataclass(frozen=True, slots=True)
 class LinkRef:
-    """A link as the configuration names it, and the options of that member.
+    """A link as the configuration identifies it, and the options of that member.
 
     ``value`` is a name or alternative name, a MAC in lower-case colon text, or a PCI
     address such as ``0000:3b:02.1``.
@@ -31,35 +32,35 @@ class LinkRef:
 
 
 def read_links(document: Object, notes: Notes) -> tuple[dict[int, LinkRef], bool]:
-    """Every link that can be read, by its index; one that is named again is a problem.
+    """The valid links by index, and whether all links are valid.
 
-    The second value tells whether all could be read: else nobody knows what they are.
+    A link that is listed twice is a problem.
     """
     raw = document.get("links")
     if raw is None:
-        notes.problem("/links", "is required", 'write two or more of {"name": "..."}')
+        notes.problem("/links", "is required", 'write at least 2 entries {"name": "..."}')
         return {}, False
     if not isinstance(raw, list):
         message = f"{show(raw)} is not allowed"
         notes.problem("/links", message, 'write a list of objects, [{"name": "..."}, ...]')
         return {}, False
     if len(raw) < 2:
-        message = f"a bond needs two or more links, this one has {len(raw)}"
+        message = f"a bond needs at least 2 links, this one has {len(raw)}"
         notes.problem("/links", message, 'write each link as {"name": "..."}')
     found: dict[int, LinkRef] = {}
-    whole = True
+    all_valid = True
     for index, entry in enumerate(raw):
         pointer = f"/links/{index}"
         ref = _link(entry, pointer, notes)
-        whole &= ref is not None
+        all_valid &= ref is not None
         if ref is not None and any(
             (ref.by, ref.value) == (other.by, other.value) for other in found.values()
         ):
-            message = f"link {ref.value} is named twice"
-            notes.problem(f"{pointer}/{ref.by}", message, "name each link once")
+            message = f"link {ref.value} is listed twice"
+            notes.problem(f"{pointer}/{ref.by}", message, "list each link once")
         elif ref is not None:
             found[index] = ref
-    return found, whole
+    return found, all_valid
 
 
 def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
@@ -68,29 +69,29 @@ def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
         notes.problem(pointer, f"{show(entry)} is not allowed", f"write an object {example}")
         return None
     names: dict[str, Any] = {}
-    given = Given(notes)
+    options = OptionReader(notes)
     for key, raw in entry.items():
         row = member_option(key)
         if key.casefold() in _REFERENCES:
             names |= {} if raw is None else {key.casefold(): raw}
         elif row is not None and not row.read_only:
-            given.take(row, raw, pointer + token(key))
+            options.read(row, raw, pointer + token(key))
         else:
             near = did_you_mean(key, (*_REFERENCES, *_KEYS))
             notes.warn(pointer + token(key), "unknown key, ignored", near)
-    return _reference(names, given.values, pointer, notes)
+    return _reference(names, options.values, pointer, notes)
 
 
 def _reference(
     names: dict[str, Any], options: dict[str, OptionValue], pointer: str, notes: Notes
 ) -> LinkRef | None:
     if not names or (len(names) > 1 and "name" not in names):
-        message = "does not name a link by exactly one of name, mac and pci"
+        message = "must have exactly one of name, mac and pci"
         notes.problem(pointer, message, 'write {"name": "..."}, {"mac": "..."} or {"pci": "..."}')
         return None
     by = next(key for key in _REFERENCES if key in names)
-    if len(names) > 1:  # the incumbent knows names only
-        notes.warn(pointer, f"names a link by {' and '.join(names)}: the name counts")
+    if len(names) > 1:  # the Go bond-cni reads only the name
+        notes.warn(pointer, f"has {' and '.join(names)}: the name is used")
     reader, what = _REFERENCES[by]
     value = reader(names[by])
     if value is None:
@@ -100,7 +101,7 @@ def _reference(
 
 
 def guess(text: str) -> LinkRef | None:
-    """The link that somebody means who writes the value alone; None for what can be none."""
+    """The link that a name, MAC or PCI address given alone identifies; None if it is neither."""
     for by in ("pci", "mac", "name"):
         value = _REFERENCES[by][0](text)
         if value is not None:
@@ -109,7 +110,7 @@ def guess(text: str) -> LinkRef | None:
 
 
 def pci_address(raw: Any) -> str | None:
-    """``0000:3b:02.1`` of a PCI address with or without its domain, or None."""
+    """``0000:3b:02.1`` for a PCI address with or without its domain, else None."""
     import re  # noqa: PLC0415  # json has loaded it already
 
     if not isinstance(raw, str):
@@ -124,6 +125,6 @@ _REFERENCES = {
     "mac": (unicast_mac, "a unicast MAC address such as 02:00:00:00:00:01"),
     "pci": (pci_address, "a PCI address such as 0000:3b:02.1"),
 }
-"""How a link may be named, in order of preference: reader and what it takes."""
+"""The keys that identify a link, in order of preference: parser, and what is allowed."""
 
 _KEYS = tuple(row.key for row in MEMBER_OPTIONS if not row.read_only)

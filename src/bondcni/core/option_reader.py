@@ -1,6 +1,6 @@
-"""Options as a configuration gives them: values by kernel name, and where each stood.
+"""Collects the bonding options of a configuration.
 
-The same option may stand in several spellings and places as long as all say the same.
+An option may be given in several spellings and places if all have the same value.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from bondcni.core.state import OptionValue
 from bondcni.core.values import NotAllowed, parse_value
 
 
-class Given:
-    """``values`` holds what could be read, ``where`` the pointer also of what could not."""
+class OptionReader:
+    """Valid values by kernel name, and the JSON pointer of each option, valid or not."""
 
     def __init__(self, notes: Notes) -> None:
         self.values: dict[str, OptionValue] = {}
-        self.where: dict[str, str] = {}
+        self.pointers: dict[str, str] = {}
         self._notes = notes
 
-    def take(self, row: Option, raw: Any, pointer: str) -> None:
-        """Read one value; null is absent, as it is to Go."""
+    def read(self, row: Option, raw: Any, pointer: str) -> None:
+        """Parse the value ``raw`` of an option at ``pointer``; null means absent, as in Go."""
         if raw is None:
             return
-        first = self.where.setdefault(row.kernel, pointer)
+        first = self.pointers.setdefault(row.kernel, pointer)
         try:
             value = parse_value(row, raw)
         except NotAllowed as error:
@@ -33,5 +33,5 @@ class Given:
             return
         held = self.values.setdefault(row.kernel, value)
         if held != value:
-            text = f"{name_of(row, value)} contradicts {name_of(row, held)} at {first}"
-            self._notes.problem(pointer, text, "leave one of them out")
+            text = f"{name_of(row, value)} conflicts with {name_of(row, held)} at {first}"
+            self._notes.problem(pointer, text, "remove one of them")

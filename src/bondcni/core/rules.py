@@ -1,14 +1,15 @@
-"""What options of one bond do to each other and in its mode.
+"""Checks the options of a bond against its mode and against each other.
 
-``problems`` are what the kernel would refuse, or accept and silently not do; they come
-before anything is touched. ``warnings`` are what it accepts and what yet has no effect,
-or another one than was written. Both derive from the columns of the option table; a
-single value's range was checked when it was parsed.
+``problems`` are combinations that the kernel refuses, or accepts and silently ignores; they
+are found before anything is changed. ``warnings`` are options that the kernel accepts and
+that have no effect, or another effect than written. Both derive from the columns of the
+option table. The range of each value was checked when it was parsed.
 
-One mistake neither hides another nor makes one up: without a mode (None) the rules that
-depend on it are left out, and an option that could not be read is neither set nor absent.
+One mistake neither hides nor causes another: without a valid mode (None) the rules that
+depend on the mode are skipped, and an option with an invalid value counts neither as set nor
+as absent.
 
-Findings name the option by its kernel name, so that the caller can say where it stood.
+A finding has the kernel name of its option, so that the caller can add the JSON pointer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, na
 from bondcni.core.state import OptionValue
 
 TX_QUEUES = 16
-"""A bond's transmit queues unless the module's tx_queues says otherwise."""
+"""Transmit queues of a bond; the default of the module parameter tx_queues."""
 
 Options = Mapping[str, OptionValue]
 
@@ -31,7 +32,7 @@ _MEMBER_ROWS = {row.kernel: row for row in MEMBER_OPTIONS}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to say. ``member`` is the index in links, -1 for the bond itself."""
+    """A problem or a warning. ``member`` is the index in links, -1 for the bond itself."""
 
     option: str  # kernel name
     message: str
@@ -46,15 +47,15 @@ def problems(
     members: Mapping[int, Options] = _NONE,
     unread: Collection[str] = (),
 ) -> list[Finding]:
-    """Hard errors, all of them.
+    """Every error.
 
-    ``links`` are the names that ``primary`` may be, None when they cannot be known;
-    ``members`` the options of each link by its index in the configuration; ``unread`` the
-    options that were given a value that is not allowed.
+    ``links`` are the names that ``primary`` may have, None if they are not known; ``members``
+    the options of each link by its index in the configuration; ``unread`` the options whose
+    value is not allowed.
     """
     return [
         *_bond_problems(mode, options, unread),
-        *_strangers(options, links),
+        *_unknown_links(options, links),
         *_member_problems(mode, members),
     ]
 
@@ -65,18 +66,18 @@ def warnings(
     members: Mapping[int, Options] = _NONE,
     unread: Collection[str] = (),
 ) -> list[Finding]:
-    """What will have no effect, or not the one that was written."""
-    found = list(_unmonitored(options, unread))
+    """Options that have no effect, or another effect than written."""
+    found = list(_without_monitoring(options, unread))
     for row, value in _rows(options):
         if value != row.default_of(mode):
-            idle = _idle(row, mode, options, unread)
-            texts = (*idle, *_obsolete(row), *_changed(row, mode, options))
+            ineffective = _no_effect(row, mode, options, unread)
+            texts = (*ineffective, *_obsolete(row), *_rounding(row, mode, options))
             found += [Finding(row.kernel, text) for text in texts]
     return [*found, *_member_warnings(options, members)]
 
 
 def settled(mode: int | None, options: Options) -> dict[str, OptionValue]:
-    """The options as the kernel will hold them: delays rounded down as it rounds them."""
+    """The options with delays rounded down to a multiple of miimon, as the kernel does."""
     return {
         row.kernel: _rounded(row, value, mode, options) if row.multiple else value
         for row, value in _rows(options)
@@ -84,7 +85,7 @@ def settled(mode: int | None, options: Options) -> dict[str, OptionValue]:
 
 
 def in_effect(name: str, mode: int | None, options: Options) -> OptionValue | None:
-    """What an option is: as asked for, or the mode's default."""
+    """The value of an option: as configured, or the default of the mode."""
     return options[name] if name in options else _ROWS[name].default_of(mode)
 
 
@@ -99,8 +100,8 @@ def _in_modes(modes: tuple[int, ...]) -> str:
 
 def _only_in(row: Option, mode: int | None, member: int = -1) -> Iterator[Finding]:
     if mode is not None and mode not in row.takes:
-        text = f"only for {_in_modes(row.takes)}; the mode is {MODES[mode]}"
-        advice = f"leave {row.key} out, or change the mode"
+        text = f"is not supported in mode {MODES[mode]}, only in {_in_modes(row.takes)}"
+        advice = f"remove {row.key}, or change the mode"
         yield Finding(row.kernel, text, member, advice)
 
 
@@ -109,25 +110,27 @@ def _bond_problems(
 ) -> Iterator[Finding]:
     for row, value in _rows(options):
         yield from _only_in(row, mode)
-        yield from _unmet(row, value, mode, options, unread)
+        yield from _option_problems(row, value, mode, options, unread)
 
 
-def _unmet(
+def _option_problems(
     row: Option, value: OptionValue, mode: int | None, options: Options, unread: Collection[str]
 ) -> Iterator[Finding]:
     for name in row.needs:
         known = name not in unread and (mode is not None or name in options)
         if known and not in_effect(name, mode, options):
             key = _ROWS[name].key
-            yield Finding(row.kernel, f"needs {key} above 0", advice=f'write "{key}": 100')
+            yield Finding(
+                row.kernel, f"requires {key} to be greater than 0", advice=f'write "{key}": 100'
+            )
     for name in row.conflicts:
         if value and options.get(name) and _ROWS[name].number < row.number:
             text = f"cannot be used together with {_ROWS[name].key}"
-            yield Finding(row.kernel, text, advice="leave one of them out")
+            yield Finding(row.kernel, text, advice="remove one of them")
     if row.exact and row.multiple not in unread:
         down, step = _rounded(row, value, mode, options), in_effect(row.multiple, mode, options)
         if isinstance(down, int) and isinstance(step, int) and value != down:
-            text = f"{value} must be a multiple of {_ROWS[row.multiple].key}, which is {step}"
+            text = f"{value} is not a multiple of {_ROWS[row.multiple].key} ({step})"
             yield Finding(row.kernel, text, advice=f"write {down} or {down + step}")
 
 
@@ -138,10 +141,10 @@ def _rounded(row: Option, value: OptionValue, mode: int | None, options: Options
     return value
 
 
-def _strangers(options: Options, links: Sequence[str] | None) -> Iterator[Finding]:
+def _unknown_links(options: Options, links: Sequence[str] | None) -> Iterator[Finding]:
     for row, value in _rows(options):
         if row.codec == "ifindex" and links is not None and value not in links:
-            text = f"{value} is not one of the links: {', '.join(links)}"
+            text = f"{value} is not one of the links ({', '.join(links)})"
             yield Finding(row.kernel, text, advice="write one of these names")
 
 
@@ -152,23 +155,23 @@ def _member_problems(mode: int | None, members: Mapping[int, Options]) -> Iterat
             yield from _only_in(_MEMBER_ROWS[name], mode, index)
         queue = options.get("queue_id", 0)
         if queue and queue in taken:
-            text = f"{queue} is the queueId of link {taken[queue]}, too"
-            yield Finding("queue_id", text, index, "give each link a queueId of its own")
+            text = f"queueId {queue} is already used by /links/{taken[queue]}"
+            yield Finding("queue_id", text, index, "give each link a different queueId")
         taken.setdefault(queue, index)
 
 
-def _unmonitored(options: Options, unread: Collection[str]) -> Iterator[Finding]:
+def _without_monitoring(options: Options, unread: Collection[str]) -> Iterator[Finding]:
     arp = options.get("arp_interval") or "arp_interval" in unread
-    if options.get("miimon") == 0 and not arp:  # to leave it out is a problem
-        text = "no link monitoring: a failed member goes unnoticed"
+    if options.get("miimon") == 0 and not arp:  # absent: an error
+        text = "0 disables link monitoring: a failed member is not detected"
         yield Finding("miimon", text, advice='write "miimon": 100')
 
 
-def _idle(
+def _no_effect(
     row: Option, mode: int | None, options: Options, unread: Collection[str]
 ) -> Iterator[str]:
     if mode is not None and mode in row.takes and mode not in row.works:
-        yield f"has no effect in {MODES[mode]}, only in {_in_modes(row.works)}"
+        yield f"has no effect in mode {MODES[mode]}, only in {_in_modes(row.works)}"
     elif row.wants and not any(options.get(name) or name in unread for name in row.wants):
         others = " or ".join(_ROWS[name].key for name in row.wants)
         yield f"has no effect without {others}"
@@ -176,23 +179,23 @@ def _idle(
 
 def _obsolete(row: Option) -> Iterator[str]:
     if row.obsolete and row.default is not None:
-        yield f"kernels from {row.obsolete} on take only {name_of(row, row.default)}"
+        yield f"Linux {row.obsolete} and later accept only {name_of(row, row.default)}"
 
 
-def _changed(row: Option, mode: int | None, options: Options) -> Iterator[str]:
+def _rounding(row: Option, mode: int | None, options: Options) -> Iterator[str]:
     value = options[row.kernel]
     down = _rounded(row, value, mode, options) if row.multiple else value
     if down != value and not row.exact:
         step = _ROWS[row.multiple].key
-        yield f"{value} is no multiple of {step}: the kernel rounds it down to {down}"
+        yield f"{value} is not a multiple of {step}: the kernel rounds it down to {down}"
 
 
 def _member_warnings(options: Options, members: Mapping[int, Options]) -> Iterator[Finding]:
     for index, member in members.items():
         if member.get("prio") and options.get("primary"):
-            yield Finding("prio", "has no effect while a primary is set", index)
+            yield Finding("prio", "has no effect while primary is set", index)
         queue = member.get("queue_id", 0)
         if isinstance(queue, int) and queue > TX_QUEUES:
-            text = f"{queue} is above the {TX_QUEUES} transmit queues that a bond has by default"
-            advice = "write a lower number, or load the module bonding with a higher tx_queues"
+            text = f"{queue} exceeds the default number of transmit queues of a bond ({TX_QUEUES})"
+            advice = "write a lower number, or load the bonding module with a higher tx_queues"
             yield Finding("queue_id", text, index, advice)

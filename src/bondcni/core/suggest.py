@@ -1,7 +1,7 @@
-"""What a value that is not allowed was probably meant to be.
+"""Suggests an allowed value in place of one that is not allowed.
 
-Wanted for mistakes only, so who finds one imports this then. A suggestion is a value that
-the option takes; nothing is accepted because of it.
+Suggestions appear in messages only. The module is imported when a mistake is found, so that a
+valid configuration does not pay for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from bondcni.core.options import Option
 from bondcni.core.values import parsed, show
 
-MEANT = {
+OTHER_NAMES = {
     "mode": {
         "lacp": "802.3ad",
         "lag": "802.3ad",
@@ -25,10 +25,10 @@ MEANT = {
     "lacp_rate": {"30s": "slow", "long": "slow", "1s": "fast", "short": "fast"},
     "fail_over_mac": {"off": "none", "no": "none", "false": "none"},
 }
-"""What other tools call a value, by the option's kernel name; without punctuation."""
+"""Names that other tools have for a value, by the option's kernel name; without punctuation."""
 
 IPAM = ("host-local", "static", "dhcp", "whereabouts", "calico-ipam", "nv-ipam", "kube-ovn")
-"""IPAM plugins that a misspelled name is held against."""
+"""IPAM plugins with which a misspelled name is compared."""
 
 MILLISECONDS = {"ms": 1, "msec": 1, "s": 1000, "sec": 1000, "second": 1000, "min": 60000}
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([a-z]*)")
@@ -36,7 +36,7 @@ _LAYER = re.compile(r"l(?:ayer)?(?=\d)")
 
 
 def value(option: Option, raw: Any) -> str:
-    """JSON of what ``raw`` was meant to be, "" where nothing is near."""
+    """The allowed value that is most similar to ``raw``, as JSON; "" if none is."""
     if option.names:
         found: Any = _name(option, raw)
     elif option.codec.endswith("-list"):
@@ -48,7 +48,7 @@ def value(option: Option, raw: Any) -> str:
 
 
 def number(raw: Any, unit: str) -> int | None:
-    """A whole number of ``unit`` ("ms", "s", "bytes" or "") written with its unit or as 100.0."""
+    """The integer in ``unit`` ("ms", "s", "bytes" or "") that is written with a unit or as 100.0."""
     match = _NUMBER.fullmatch(str(raw).strip().casefold()) if type(raw) in (str, float) else None
     if match is None:
         return None
@@ -63,7 +63,7 @@ def number(raw: Any, unit: str) -> int | None:
 
 
 def ipam(kind: str) -> str:
-    """``did you mean "host-local"?``, or "" where no plugin that is known is near."""
+    """``did you mean "host-local"?`` if a known IPAM plugin is similar, else ""."""
     near = _nearest(_plain(kind), {_plain(name): name for name in IPAM})
     return f'did you mean "{near}"?' if near and near != kind else ""
 
@@ -72,27 +72,27 @@ def _name(option: Option, raw: Any) -> str | None:
     if not isinstance(raw, str) or not raw.strip():
         return None
     text = _plain(raw)
-    meant = MEANT.get(option.kernel, {}).get(text)
+    meant = OTHER_NAMES.get(option.kernel, {}).get(text)
     parts = [name for name in option.names if text in map(_plain, name.split("-"))]
-    if meant or parts:  # "balance" is part of four
+    if meant or parts:  # "balance" is part of four names
         return meant or (parts[0] if len(parts) == 1 else None)
     return _nearest(text, {_plain(name): name for name in option.names})
 
 
 def _plain(text: str) -> str:
-    """Without case, punctuation, and how a layer is named: ``layer3+layer4`` as ``layer3+4``."""
+    """Lower case without punctuation and without "layer" or "l" before a digit."""
     return _LAYER.sub("", "".join(letter for letter in text.casefold() if letter.isalnum()))
 
 
 def _nearest(text: str, names: dict[str, str]) -> str | None:
-    import difflib  # noqa: PLC0415  # few mistakes come so far
+    import difflib  # noqa: PLC0415  # only for messages about mistakes
 
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.7)
     return names[near[0]] if near else None
 
 
 def _addresses(raw: Any) -> list[str] | None:
-    """Targets without prefix length, and without blanks between them."""
+    """The addresses without prefix length, and without white space between them."""
     parts = re.split(r"[,\s]+", raw.strip()) if isinstance(raw, str) else raw
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return None

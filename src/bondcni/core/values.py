@@ -1,10 +1,10 @@
-"""What users write for an option, to the value that the core holds; or what is allowed.
+"""Parses the value of a bonding option, or says which values are allowed.
 
-Tolerant where the meaning is plain (100 and "100", 1 and "active", true and "on" for
-switches), strict where it is not: no floats, no true for a number, nothing out of range.
-Every refusal says what was written and what may be, with unit, from the option's row.
+Several spellings are accepted if their meaning is clear: 100 and "100", 1 and "active", true
+and "on" for a switch. Floats, true for a number and values out of range are refused. An error
+quotes the value and lists the allowed ones with their unit, from the option's row.
 
-MACs become lower-case colon text, addresses their canonical text; links stay names.
+A MAC becomes lower-case text with colons, an address its canonical text, a link stays a name.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MAX_TARGETS = 16
 """BOND_MAX_ARP_TARGETS and BOND_MAX_NS_TARGETS (include/net/bonding.h)."""
 
 MAX_NAME = 127
-"""Bytes of the longest alternative name (ALTIFNAMSIZ - 1)."""
+"""Largest length of an alternative name in bytes (ALTIFNAMSIZ - 1)."""
 
 SWITCH = {"on": 1, "yes": 1, "true": 1, "y": 1, "off": 0, "no": 0, "false": 0, "n": 0}
 
 
 class NotAllowed(ValueError):
-    """A value that an option cannot have: what was written, and what to write instead."""
+    """A value is not allowed: ``message`` quotes it, ``advice`` says what to write."""
 
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(f"{message}: {advice}")
@@ -33,15 +33,15 @@ class NotAllowed(ValueError):
 
 
 def show(raw: Any) -> str:
-    """A value for a message: JSON, printable, cut where it is long."""
-    import json  # noqa: PLC0415  # wanted in messages only
+    """A value as JSON for a message, shortened to 60 characters."""
+    import json  # noqa: PLC0415  # only for messages
 
     text = json.dumps(raw)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def allowed(option: Option) -> str:
-    """What the option may be, in words."""
+    """The values that the option may have, as text."""
     if option.names == OFF_ON:
         return "on or off (1 or 0)"
     if option.names:
@@ -49,25 +49,25 @@ def allowed(option: Option) -> str:
     if option.codec in _ALLOWED:
         return _ALLOWED[option.codec]
     unit = f" {option.unit}" if option.unit else ""
-    but = f", but not {', '.join(map(str, option.never))}" if option.never else ""
-    return f"a whole number from {option.low} to {option.top}{unit}{but}"
+    but = f", except {', '.join(map(str, option.never))}" if option.never else ""
+    return f"an integer from {option.low} to {option.top}{unit}{but}"
 
 
 _ALLOWED = {
-    "mac": "a MAC address such as 02:00:00:00:00:01, not multicast",
-    "ipv4-list": f"1 to {MAX_TARGETS} IPv4 addresses, not 0.0.0.0 or 255.255.255.255, none twice",
-    "ipv6-list": f"1 to {MAX_TARGETS} IPv6 addresses, not ::, ::1 or multicast, none twice",
+    "mac": "a MAC address that is not multicast, such as 02:00:00:00:00:01",
+    "ipv4-list": f"1 to {MAX_TARGETS} different IPv4 addresses, except 0.0.0.0 and 255.255.255.255",
+    "ipv6-list": f"1 to {MAX_TARGETS} different IPv6 addresses, except ::, ::1 and multicast",
     "ifindex": "the name of one of the links",
 }
 
 
 def parse_value(option: Option, raw: Any) -> OptionValue:
-    """The value of ``raw``. Raises ``NotAllowed``: what was written, what is allowed."""
+    """The value of ``raw``. Raises NotAllowed."""
     if option.read_only:
-        raise NotAllowed("cannot be set, the kernel only reports it", "leave it out")
+        raise NotAllowed("is read-only: the kernel only reports it", "remove it")
     value = parsed(option, raw)
     if value is None:
-        from bondcni.core import suggest  # noqa: PLC0415  # wanted for mistakes only
+        from bondcni.core import suggest  # noqa: PLC0415  # only for messages about mistakes
 
         meant = suggest.value(option, raw)
         advice = f"write {meant} (allowed: {allowed(option)})" if meant else ""
@@ -76,7 +76,7 @@ def parse_value(option: Option, raw: Any) -> OptionValue:
 
 
 def parsed(option: Option, raw: Any) -> OptionValue | None:
-    """The value of ``raw``, None where it is not allowed."""
+    """The value of ``raw``, None if it is not allowed."""
     return _PARSERS.get(option.codec, _number)(option, raw)
 
 
@@ -101,7 +101,7 @@ def _named(option: Option, text: str) -> int | None:
 
 
 def whole(text: str) -> int | None:
-    """The number of decimal text, as Go's Atoi takes it: a sign and ASCII digits."""
+    """The integer in decimal text as Go's Atoi accepts it: an optional sign and ASCII digits."""
     digits = text[1:] if text[:1] in ("+", "-") else text
     digits = digits.lstrip("0") or digits[-1:]
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
@@ -110,7 +110,7 @@ def whole(text: str) -> int | None:
 
 
 def mac_text(raw: Any) -> str | None:
-    """Lower-case colon text of a six byte MAC written with ``:`` or ``-``, or None."""
+    """A MAC of six bytes, written with ``:`` or ``-``, in lower case with colons; else None."""
     if not isinstance(raw, str):
         return None
     octets = raw.strip().lower().replace("-", ":").split(":")
@@ -123,13 +123,13 @@ def _is_hex(text: str) -> bool:
 
 
 def unicast_mac(raw: Any) -> str | None:
-    """``mac_text`` of a MAC that an interface can have: not multicast, not zero."""
+    """``mac_text`` of a MAC that an interface can have (not multicast, not zero); else None."""
     mac = mac_text(raw)
     return mac if mac and not is_multicast(mac) and mac.strip("0:") else None
 
 
 def is_multicast(mac: str) -> bool:
-    """Whether the group bit of colon text is set (broadcast, too)."""
+    """Whether the group bit of the MAC is set, as in multicast and broadcast."""
     return bool(int(mac[:2], 16) & 1)
 
 
@@ -139,12 +139,12 @@ def _mac(_option: Option, raw: Any) -> str | None:
 
 
 def link_name(raw: Any) -> str | None:
-    """A string that can be a link's name or alternative name, or None."""
+    """``raw`` if it can be a link's name or alternative name, else None."""
     if not isinstance(raw, str) or not raw or "\0" in raw:
         return None
     try:
         return raw if len(raw.encode()) <= MAX_NAME else None
-    except UnicodeEncodeError:  # a lone surrogate from a JSON escape
+    except UnicodeEncodeError:  # a lone surrogate, from a JSON escape
         return None
 
 
@@ -162,7 +162,7 @@ def _addresses(option: Option, raw: Any) -> tuple[str, ...] | None:
 
 
 def _target(option: Option, raw: Any) -> str | None:
-    import ipaddress  # noqa: PLC0415  # costs more than this package; few bonds have targets
+    import ipaddress  # noqa: PLC0415  # slow to import, and few bonds have targets
 
     if not isinstance(raw, str) or "%" in raw:
         return None

@@ -152,7 +152,7 @@ def test_10_15_ipv6_needs_members_of_its_least_mtu() -> None:
     assert planned(host, ips=("10.0.0.5/24",)).wanted.mtu == 1000
     assert refusal(host, ips=("10.0.0.5/24", "fd00::5/64")) == (
         (
-            "mtu 1000 is below 1280, the smallest MTU for IPv6, which fd00::5/64 needs: raise the MTU "
+            "mtu 1000 is below the minimum MTU for IPv6 (1280), which fd00::5/64 requires: raise the MTU "
             "of eth1 (1279), eth2 (1000), or give no IPv6 address"
         ),
     )

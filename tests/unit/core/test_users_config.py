@@ -15,57 +15,66 @@ MAC = "02:00:00:00:00:77"
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"kubernetes": {}}, "/kubernetes: has no effect: it is a setting of calico-ipam"),
-        ({"log_level": "x"}, "/log_level: has no effect: it is a setting of calico-ipam"),
+        (
+            {"kubernetes": {}},
+            "/kubernetes: is a setting of calico-ipam and has no effect without it",
+        ),
+        (
+            {"log_level": "x"},
+            "/log_level: is a setting of calico-ipam and has no effect without it",
+        ),
         (
             {"datastore_type": "x", "ipam": {"type": "static"}},
-            "/datastore_type: has no effect: it is a setting of calico-ipam",
+            "/datastore_type: is a setting of calico-ipam and has no effect without it",
         ),
         (
             {"spoofChk": "off"},
             (
-                "/spoofChk: has no effect on a bond: it is a key of sriov-cni, write it in the "
-                "networks of the links"
+                "/spoofChk: has no effect on a bond: write it in the sriov-cni configuration of the "
+                "links"
             ),
         ),
         (
             {"mac": MAC},
             (
-                "/mac: has no effect on a bond: the runtime passes it in runtimeConfig to a network "
-                "with this capability, or write it in args.cni"
+                "/mac: has no effect on a bond: enable this capability, so that the runtime passes it "
+                "in runtimeConfig, or write it in args.cni"
             ),
         ),
         ({"args": "x"}, '/args: "x" has no effect: write an object, { ... }'),
         ({"args": {"cni": []}}, "/args/cni: [] has no effect: write an object, { ... }"),
         (
             {"args": {"cni": {"macs": MAC}}},
-            '/args/cni/macs: has no effect on a bond without ipam: did you mean "mac"?',
+            '/args/cni/macs: has no effect without an IPAM plugin: did you mean "mac"?',
         ),
         (
             {"runtimeConfig": {"portMappings": []}},
             (
-                "/runtimeConfig/portMappings: has no effect on a bond: add the plugin portmap behind "
+                "/runtimeConfig/portMappings: has no effect on a bond: add the portmap plugin after "
                 "bond in the list of plugins"
             ),
         ),
         (
             {"runtimeConfig": {"bandwidth": {}}, "ipam": {"type": "static"}},
             (
-                "/runtimeConfig/bandwidth: has no effect on a bond: add the plugin bandwidth behind "
-                "bond in the list of plugins"
+                "/runtimeConfig/bandwidth: has no effect on a bond: add the bandwidth plugin "
+                "after bond in the list of plugins"
             ),
         ),
         (
             {"runtimeConfig": {"ipRanges": []}},
-            "/runtimeConfig/ipRanges: has no effect on a bond without ipam",
+            "/runtimeConfig/ipRanges: has no effect without an IPAM plugin",
         ),
         (
             {"runtimeConfig": {"mac": MAC}, "args": {"cni": {"mac": "02:00:00:00:00:78"}}},
-            '/args/cni/mac: "02:00:00:00:00:78" has no effect: /runtimeConfig/mac counts',
+            '/args/cni/mac: "02:00:00:00:00:78" has no effect: /runtimeConfig/mac takes precedence',
         ),
         (
             {"ipam": {"type": "", "subnet": "10.0.0.0/24"}},
-            '/ipam: has no type: no IPAM plugin is called: write "type"',
+            (
+                "/ipam: has no type, so no IPAM plugin is called: write the name of an IPAM plugin "
+                'as "type"'
+            ),
         ),
         (
             {"dns": {"nameserver": ["10.0.0.1"]}},
@@ -148,8 +157,8 @@ V6 = "fd00::5/64"
 )
 def test_10_15_an_mtu_that_is_too_small_for_ipv6(changes: dict[str, Any]) -> None:
     assert problems(mtu=1279, **changes) == {
-        "/mtu": "1279 is below 1280, the smallest MTU for IPv6, which fd00::5/64 needs: "
-        "write an mtu of 1280 or more, or give no IPv6 address"
+        "/mtu": "1279 is below the minimum MTU for IPv6 (1280), which fd00::5/64 requires: "
+        "write an mtu of 1280 or more, or use no IPv6 address"
     }
     assert read(mtu=1280, **changes).mtu == 1280
     assert read(**changes).mtu is None
@@ -187,7 +196,7 @@ def test_10_16_a_mac_from_the_runtime_is_left_out_with_a_warning(
     assert config.warnings == (
         (
             f"{where}: {MAC} is not set: with failOverMac 1 the bond takes the MAC of its active "
-            "member: to get it write failOverMac 0 or 2, where the members may change their MAC"
+            "member: write failOverMac 0 or 2 if the members can change their MAC"
         ),
     )
 
@@ -197,8 +206,8 @@ def test_10_16_a_mac_in_the_configuration_itself_contradicts(capabilities: Any) 
     found = problems(failOverMac="active", runtimeConfig={"mac": MAC}, capabilities=capabilities)
     assert found == {
         "/runtimeConfig/mac": f"{MAC} cannot be set: with failOverMac 1 the bond takes the MAC of "
-        "its active member: leave mac out, or write failOverMac 0 or 2, where the members may "
-        "change their MAC"
+        "its active member: remove mac, or write failOverMac 0 or 2 if the members can change "
+        "their MAC"
     }
 
 

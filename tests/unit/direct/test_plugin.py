@@ -130,11 +130,11 @@ def test_an_interface_name_that_is_not_utf8(bond: Bond) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
         (b"[1]", "not a JSON object"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "nested deeper than 100 levels"),
         (b" " * ((4 << 20) + 1), "standard input exceeds 4194304 bytes"),
     ],
     ids=["empty", "cut", "no text", "list", "deep", "large"],
