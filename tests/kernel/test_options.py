@@ -171,7 +171,7 @@ def test_a_member_option_is_set_and_read_back(
 
 @pytest.mark.parametrize(
     ("row", "value"),
-    [(row, value) for row in BOND_OPTIONS for value in row.newer],
+    [(row, value) for row in BOND_OPTIONS for value in row.newer_values],
     ids=lambda part: part.kernel if isinstance(part, Option) else str(part),
 )
 def test_a_value_of_newer_kernels_is_held_or_told(

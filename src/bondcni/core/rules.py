@@ -79,7 +79,7 @@ def warnings(
 def settled(mode: int | None, options: Options) -> dict[str, OptionValue]:
     """The options with delays rounded down to a multiple of miimon, as the kernel does."""
     return {
-        row.kernel: _rounded(row, value, mode, options) if row.multiple else value
+        row.kernel: _rounded(row, value, mode, options) if row.multiple_of else value
         for row, value in _rows(options)
     }
 
@@ -99,8 +99,8 @@ def _in_modes(modes: tuple[int, ...]) -> str:
 
 
 def _only_in(row: Option, mode: int | None, member: int = -1) -> Iterator[Finding]:
-    if mode is not None and mode not in row.takes:
-        text = f"is not supported in mode {MODES[mode]}, only in {_in_modes(row.takes)}"
+    if mode is not None and mode not in row.accepted_in:
+        text = f"is not supported in mode {MODES[mode]}, only in {_in_modes(row.accepted_in)}"
         advice = f"remove {row.key}, or change the mode"
         yield Finding(row.kernel, text, member, advice)
 
@@ -116,7 +116,7 @@ def _bond_problems(
 def _option_problems(
     row: Option, value: OptionValue, mode: int | None, options: Options, unread: Collection[str]
 ) -> Iterator[Finding]:
-    for name in row.needs:
+    for name in row.requires:
         known = name not in unread and (mode is not None or name in options)
         if known and not in_effect(name, mode, options):
             key = _ROWS[name].key
@@ -127,15 +127,15 @@ def _option_problems(
         if value and options.get(name) and _ROWS[name].number < row.number:
             text = f"cannot be used together with {_ROWS[name].key}"
             yield Finding(row.kernel, text, advice="remove one of them")
-    if row.exact and row.multiple not in unread:
-        down, step = _rounded(row, value, mode, options), in_effect(row.multiple, mode, options)
+    if row.exact and row.multiple_of not in unread:
+        down, step = _rounded(row, value, mode, options), in_effect(row.multiple_of, mode, options)
         if isinstance(down, int) and isinstance(step, int) and value != down:
-            text = f"{value} is not a multiple of {_ROWS[row.multiple].key} ({step})"
+            text = f"{value} is not a multiple of {_ROWS[row.multiple_of].key} ({step})"
             yield Finding(row.kernel, text, advice=f"write {down} or {down + step}")
 
 
 def _rounded(row: Option, value: OptionValue, mode: int | None, options: Options) -> OptionValue:
-    step = in_effect(row.multiple, mode, options)
+    step = in_effect(row.multiple_of, mode, options)
     if isinstance(value, int) and isinstance(step, int) and step > 0:
         return value - value % step
     return value
@@ -170,10 +170,12 @@ def _without_monitoring(options: Options, unread: Collection[str]) -> Iterator[F
 def _no_effect(
     row: Option, mode: int | None, options: Options, unread: Collection[str]
 ) -> Iterator[str]:
-    if mode is not None and mode in row.takes and mode not in row.works:
-        yield f"has no effect in mode {MODES[mode]}, only in {_in_modes(row.works)}"
-    elif row.wants and not any(options.get(name) or name in unread for name in row.wants):
-        others = " or ".join(_ROWS[name].key for name in row.wants)
+    if mode is not None and mode in row.accepted_in and mode not in row.effective_in:
+        yield f"has no effect in mode {MODES[mode]}, only in {_in_modes(row.effective_in)}"
+    elif row.effective_with and not any(
+        options.get(name) or name in unread for name in row.effective_with
+    ):
+        others = " or ".join(_ROWS[name].key for name in row.effective_with)
         yield f"has no effect without {others}"
 
 
@@ -184,9 +186,9 @@ def _obsolete(row: Option) -> Iterator[str]:
 
 def _rounding(row: Option, mode: int | None, options: Options) -> Iterator[str]:
     value = options[row.kernel]
-    down = _rounded(row, value, mode, options) if row.multiple else value
+    down = _rounded(row, value, mode, options) if row.multiple_of else value
     if down != value and not row.exact:
-        step = _ROWS[row.multiple].key
+        step = _ROWS[row.multiple_of].key
         yield f"{value} is not a multiple of {step}: the kernel rounds it down to {down}"
 
 

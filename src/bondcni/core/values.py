@@ -45,12 +45,12 @@ def allowed(option: Option) -> str:
     if option.names == OFF_ON:
         return "on or off (1 or 0)"
     if option.names:
-        return f"one of {', '.join(option.names)} (or 0 to {option.top})"
+        return f"one of {', '.join(option.names)} (or 0 to {option.maximum})"
     if option.codec in _ALLOWED:
         return _ALLOWED[option.codec]
     unit = f" {option.unit}" if option.unit else ""
-    but = f", except {', '.join(map(str, option.never))}" if option.never else ""
-    return f"an integer from {option.low} to {option.top}{unit}{but}"
+    but = f", except {', '.join(map(str, option.forbidden))}" if option.forbidden else ""
+    return f"an integer from {option.low} to {option.maximum}{unit}{but}"
 
 
 _ALLOWED = {
@@ -87,9 +87,9 @@ def _number(option: Option, raw: Any) -> int | None:
         number = int(raw) if option.names == OFF_ON else None
     else:
         number = raw if isinstance(raw, int) else None
-    if number is None or number in option.never:
+    if number is None or number in option.forbidden:
         return None
-    return number if option.low <= number <= option.top else None
+    return number if option.low <= number <= option.maximum else None
 
 
 def _named(option: Option, text: str) -> int | None:

@@ -90,13 +90,20 @@ def test_numbers_and_codecs_are_the_kernels(table: tuple[Option, ...], policy: s
 def test_a_row_is_sound(row: Option) -> None:
     if row.codec in RANGES:
         least, beyond = RANGES[row.codec]
-        assert least <= row.low <= row.top < beyond
-        assert row.read_only or row.top > row.low
+        assert least <= row.low <= row.maximum < beyond
+        assert row.read_only or row.maximum > row.low
     assert row.help
     assert not row.help.endswith(".")
-    assert set(row.takes) <= set(ALL)
-    assert row.takes in (row.works, ALL), "works is narrower only where takes is all"
-    for name in (*row.needs, *row.wants, *row.conflicts, *filter(None, [row.multiple])):
+    assert set(row.accepted_in) <= set(ALL)
+    assert row.accepted_in in (row.effective_in, ALL), (
+        "effective_in is narrower only where accepted_in is all"
+    )
+    for name in (
+        *row.requires,
+        *row.effective_with,
+        *row.conflicts,
+        *filter(None, [row.multiple_of]),
+    ):
         assert bond(name).kernel == name
     for name in row.conflicts:
         assert row.kernel in bond(name).conflicts
@@ -109,7 +116,7 @@ def test_a_row_is_sound(row: Option) -> None:
 @pytest.mark.parametrize("row", [r for r in EVERY_ROW if r.read_only], ids=lambda r: r.kernel)
 def test_a_read_only_row_says_nothing_of_setting(row: Option) -> None:
     plain = Option(row.kernel, row.key, row.number, row.codec, row.help, read_only=True)
-    same = ("default", "default_in", "names", "high", "works", "shown")
+    same = ("default", "default_in", "names", "high", "effective_in", "reported_in")
     assert row == replace(plain, **{field: getattr(row, field) for field in same})
 
 
@@ -124,14 +131,14 @@ def test_columns_that_few_rows_have() -> None:
         return {row.kernel for row in EVERY_ROW if getattr(row, column)}
 
     delays = {"updelay", "downdelay", "peer_notif_delay"}
-    assert rows("needs") == rows("multiple") == delays
-    assert rows("exact") == rows("policy") == {"peer_notif_delay"}
-    assert rows("never") == {"actor_port_prio"}
-    assert rows("bound") == {"queue_id"}
+    assert rows("requires") == rows("multiple_of") == delays
+    assert rows("exact") == rows("nla_policy") == {"peer_notif_delay"}
+    assert rows("forbidden") == {"actor_port_prio"}
+    assert rows("limited_by") == {"queue_id"}
     assert rows("since") == {"broadcast_neighbor", "lacp_strict"}
-    assert rows("newer") == {"ad_select"}
+    assert rows("newer_values") == {"ad_select"}
     assert rows("obsolete") == {"use_carrier"}
-    assert {row.kernel for row in MEMBER_OPTIONS if row.down or row.empty} == set()
+    assert {row.kernel for row in MEMBER_OPTIONS if row.needs_down or row.needs_empty} == set()
     writable = {row.kernel for row in MEMBER_OPTIONS if not row.read_only}
     assert writable == {"queue_id", "prio", "actor_port_prio"}
 
@@ -139,11 +146,11 @@ def test_columns_that_few_rows_have() -> None:
 @pytest.mark.parametrize("name", ["queue_id", "prio", "actor_port_prio"])
 def test_a_member_option_takes_what_its_codec_holds(name: str) -> None:
     row = member(name)
-    assert (row.low, row.top + 1) == RANGES[row.codec]
+    assert (row.low, row.maximum + 1) == RANGES[row.codec]
 
 
 def test_mode_may_only_change_while_down_and_empty() -> None:
-    assert [row.kernel for row in BOND_OPTIONS if row.down and row.empty] == ["mode"]
+    assert [row.kernel for row in BOND_OPTIONS if row.needs_down and row.needs_empty] == ["mode"]
 
 
 @pytest.mark.parametrize("table", [BOND_OPTIONS, MEMBER_OPTIONS])
@@ -273,7 +280,7 @@ def test_what_crashes_kernels_is_never_sent(raw: int) -> None:
 @settings(deadline=None)
 @given(st.sampled_from([r for r in EVERY_ROW if r.codec in RANGES and not r.read_only]), st.data())
 def test_a_number_and_its_text_are_the_same(row: Option, data: st.DataObject) -> None:
-    number = data.draw(st.integers(row.low - 2, row.top + 2))
+    number = data.draw(st.integers(row.low - 2, row.maximum + 2))
 
     def outcome(raw: Any) -> Any:
         try:

@@ -89,8 +89,8 @@ def in_range(row: Option, value: OptionValue | bytes, bond: Bond) -> bool:
     if row.codec == "ifindex":
         return True
     if isinstance(value, int):
-        known = bond.has(row.newer.get(value, ""))
-        return row.low <= value <= row.top and known
+        known = bond.has(row.newer_values.get(value, ""))
+        return row.low <= value <= row.maximum and known
     if value == b"":
         return True  # an empty nest clears the list
     try:
@@ -113,7 +113,7 @@ def refusal(
     if row.codec == "mac" and isinstance(value, bytes) and len(value) != MAC_BYTES:
         too_long = len(value) > MAC_BYTES
         return ("ERANGE", "Attribute failed policy validation") if too_long else ("EINVAL", "")
-    if row.policy and not in_range(row, value, bond):
+    if row.nla_policy and not in_range(row, value, bond):
         return ("ERANGE", "integer out of range")
     if row.obsolete and bond.has(row.obsolete) and value != row.default:
         return ("EINVAL", f"option obsolete, {row.kernel} cannot be disabled")
@@ -121,11 +121,11 @@ def refusal(
 
 
 def gate(row: Option, bond: Bond) -> tuple[str, str] | None:
-    if bond.mode not in row.takes:
+    if bond.mode not in row.accepted_in:
         return UNSUPPORTED
-    if row.empty and bond.member:
+    if row.needs_empty and bond.member:
         return ("ENOTEMPTY", "unable to set option because the bond device has slaves")
-    if row.down and bond.up:
+    if row.needs_down and bond.up:
         return ("EBUSY", "unable to set option because the bond is up")
     return None
 
@@ -135,23 +135,23 @@ def judged(
 ) -> tuple[str, str] | None:
     if not in_range(row, value, bond):
         return BAD_VALUE
-    if any(not rules.in_effect(name, bond.mode, others) for name in row.needs):
+    if any(not rules.in_effect(name, bond.mode, others) for name in row.requires):
         return ("EPERM", "")
-    if row.bound and isinstance(value, int) and value > bond.queues:
+    if row.limited_by and isinstance(value, int) and value > bond.queues:
         return ("EPERM", "")
     return None
 
 
 def held(row: Option, bond: Bond) -> OptionValue | None:
     """What a fresh bond or member reports of an option."""
-    if not bond.has(row.since) or bond.mode not in row.shown:
+    if not bond.has(row.since) or bond.mode not in row.reported_in:
         return None
     return row.default_of(bond.mode)
 
 
 def after(row: Option, value: OptionValue | bytes, bond: Bond, others: dict[str, Any]) -> Any:
     """What is read back once the value was taken."""
-    if not bond.has(row.since) or row.read_only or bond.mode not in row.shown:
+    if not bond.has(row.since) or row.read_only or bond.mode not in row.reported_in:
         return recorded(row, held(row, bond))
     if row.codec == "ifindex":
         return SOME_IFINDEX if bond.member and row.kernel == "active_slave" else None
@@ -270,7 +270,7 @@ def test_the_active_aggregator_is_reported_once_there_is_one(kernel: str) -> Non
     reported = {mode for mode, cell in cells.items() if cell[""][2] is not None}
     row = bond_option("ad_info")
     assert row is not None
-    assert reported == {MODES[mode] for mode in row.shown}
+    assert reported == {MODES[mode] for mode in row.reported_in}
     assert set(NO_PARTNER) == {part.kernel for part in AD_INFO}
 
 
