@@ -1,9 +1,9 @@
-"""The bonding driver: whether this kernel can make a bond, found out without a trace.
+"""Finds out whether this kernel can create a bond, without loading the bonding module.
 
-Asking the kernel itself would load the module, and that makes an interface bond0 where nobody
-said max_bonds=0. So it is looked up what the kernel would do: load it by the program that
-kernel.modprobe names, for the alias rtnl-link-bond (net/core/rtnetlink.c, rtnl_link_ops_get).
-In a container not all of this can be seen; then nothing is said to be missing.
+Loading the module would create an interface bond0, unless max_bonds=0 is configured. So this
+module checks what the kernel does on demand: it runs the program in kernel.modprobe for the
+alias rtnl-link-bond (net/core/rtnetlink.c, rtnl_link_ops_get). In a container some of the files
+may not be visible; then the answer is "not known", and not "missing".
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from typing import NamedTuple
 from bondcni.core.errors import KernelError
 
 REMEDY = (
-    "run `modprobe bonding max_bonds=0` on the node, and name bonding in a file of "
+    "run `modprobe bonding max_bonds=0` on the node, and add bonding to a file in "
     "/etc/modules-load.d"
 )
 
 NO_LOADERS = ("true", "false", "null")
-"""What administrators put in the place of modprobe so that the kernel loads nothing."""
+"""Programs that administrators configure instead of modprobe, so that no module is loaded."""
 
 MODPROBE_D = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
-"""Where modprobe.d(5) is looked for."""
+"""Directories that contain modprobe.d (modprobe.d(5))."""
 
 
 class Driver(NamedTuple):
-    """Why no bond can be made, or why that could not be found out; neither: one can be made."""
+    """``missing``: why no bond can be created. ``doubt``: why that is not known. Both are "" if a bond
+    can be created.
+    """
 
     missing: str = ""
     doubt: str = ""
 
 
 def bonding_driver(root: str = "") -> Driver:
-    """Whether a bond can be made. ``root`` stands for a file system other than our own."""
+    """Whether a bond can be created. ``root`` is the directory of another root file system."""
     release = os.uname().release
     if os.path.isdir(f"{root}/sys/module/bonding") or _lists(root, release, "modules.builtin"):
         return Driver()
@@ -47,13 +49,13 @@ def bonding_driver(root: str = "") -> Driver:
     if not listed:
         return Driver(
             missing=f"kernel {release} has no bonding driver: it is neither loaded nor in "
-            f"/lib/modules/{release}; install the package with this kernel's modules"
+            f"/lib/modules/{release}: install the package with the modules of this kernel"
         )
     return _loader(root)
 
 
 def explained(error: KernelError) -> KernelError:
-    """The kernel's refusal to make a bond; where the driver is missing, that is said with it."""
+    """The error of creating a bond, with advice added if the bonding driver is missing."""
     if error.number == errno.EOPNOTSUPP and not os.path.isdir("/sys/module/bonding"):
         found = bonding_driver()
         why = found.missing or f"the kernel could not load the bonding driver: {REMEDY}"
@@ -62,7 +64,7 @@ def explained(error: KernelError) -> KernelError:
 
 
 def _read(path: str) -> str | None:
-    """A file's text; None where it cannot be seen."""
+    """The text of a file; None if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -71,7 +73,7 @@ def _read(path: str) -> str | None:
 
 
 def _lists(root: str, release: str, listing: str) -> bool | None:
-    """Whether a list of the kernel's modules has the driver; None where it cannot be seen."""
+    """Whether a list of kernel modules has the driver; None if the list cannot be read."""
     text = _read(f"{root}/lib/modules/{release}/{listing}")
     if text is None:
         return None
@@ -79,43 +81,43 @@ def _lists(root: str, release: str, listing: str) -> bool | None:
 
 
 def _unseen(place: str) -> Driver:
-    """Without the lists: modules of other kernels tell that this is where they would be."""
+    """The answer without module lists. If modules of other kernels exist, this kernel's are missing."""
     above = os.path.dirname(place)
     others = os.listdir(above) if os.access(above, os.R_OK | os.X_OK) else []
     if others and not os.path.lexists(place):
         return Driver(
-            missing=f"the bonding driver is not loaded, and {place} does not exist, only "
-            f"modules of {', '.join(sorted(others))}: boot the kernel that is installed"
+            missing=f"the bonding driver is not loaded, and {place} does not exist; modules of "
+            f"{', '.join(sorted(others))} exist: boot one of these kernels"
         )
     return _doubt(f"{place} is not visible here")
 
 
 def _doubt(why: str) -> Driver:
-    return Driver(doubt=f"the bonding driver is not loaded; whether it can be is not known: {why}")
+    return Driver(
+        doubt=f"the bonding driver is not loaded, and it is not known whether it can be: {why}"
+    )
 
 
 def _loading_is_off(root: str) -> str:
-    """Why the kernel loads no module when it needs one; "" where it may."""
+    """Why the kernel does not load modules on demand; "" if it does."""
     if (_read(f"{root}/proc/sys/kernel/modules_disabled") or "").strip() == "1":
         return (
-            "no module can be loaded until the node is booted anew (kernel.modules_disabled is "
-            "1): name bonding in a file of /etc/modules-load.d, then boot"
+            "no module can be loaded until the node is rebooted (kernel.modules_disabled is 1): "
+            "add bonding to a file in /etc/modules-load.d, then reboot"
         )
     loader = _read(f"{root}/proc/sys/kernel/modprobe")
     if loader is None or os.path.basename(loader.strip()) not in ("", *NO_LOADERS):
         return ""
-    return (
-        f"the kernel loads no modules by itself (kernel.modprobe is {loader.strip()!r}): {REMEDY}"
-    )
+    return f"the kernel does not load modules on demand (kernel.modprobe is {loader.strip()!r}): {REMEDY}"
 
 
 def _kept_from_loading(root: str) -> str:
-    """What of modprobe's configuration keeps the driver from being loaded on demand."""
+    """The configuration of modprobe that prevents loading the driver on demand, or ""."""
     parameters = (_read(f"{root}/proc/cmdline") or "").split()
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name == "modprobe.blacklist" and "bonding" in value.split(","):
-            return f"the kernel's command line keeps it from being loaded ({parameter}): {REMEDY}"
+            return f"the kernel command line prevents loading it ({parameter}): {REMEDY}"
     for directory in MODPROBE_D:
         place = f"{root}{directory}/modprobe.d"
         names = os.listdir(place) if os.access(place, os.R_OK | os.X_OK) else []
@@ -123,9 +125,9 @@ def _kept_from_loading(root: str) -> str:
             for line in (_read(f"{place}/{name}") or "").splitlines():
                 words = line.split()
                 if name.endswith(".conf") and words[:2] == ["blacklist", "bonding"]:
-                    return f"{place}/{name} keeps it from being loaded ({line.strip()}): {REMEDY}"
+                    return f"{place}/{name} prevents loading it ({line.strip()}): {REMEDY}"
                 if name.endswith(".conf") and _installs_nothing(words):
-                    return f"{place}/{name} keeps it from being loaded: remove `{line.strip()}`"
+                    return f"{place}/{name} prevents loading it: remove `{line.strip()}`"
     return ""
 
 
@@ -136,15 +138,15 @@ def _installs_nothing(words: list[str]) -> bool:
 
 
 def _loader(root: str) -> Driver:
-    """With a driver to load: whether the program that loads it is there."""
+    """Whether the program that loads the driver exists."""
     loader = (_read(f"{root}/proc/sys/kernel/modprobe") or "").strip()
     if not loader:
         return _doubt("/proc/sys/kernel/modprobe is not visible here")
     if os.access(f"{root}{loader}", os.X_OK):
         return Driver()
-    if os.path.ismount(f"{root}/lib/modules"):  # given to a container; the program need not be
-        return _doubt(f"{loader}, by which the kernel loads modules, is not visible here")
+    if os.path.ismount(f"{root}/lib/modules"):  # mounted into a container, which may have no kmod
+        return _doubt(f"{loader}, with which the kernel loads modules, is not visible here")
     return Driver(
-        missing=f"the bonding driver is not loaded, and {loader}, by which the kernel loads "
+        missing=f"the bonding driver is not loaded, and {loader}, with which the kernel loads "
         f"modules, does not exist: install kmod, or {REMEDY}"
     )

@@ -1,12 +1,10 @@
-"""Messages about links: bonds, members, names; and links read back. Pure.
+"""Messages that create, change, delete and read links. Pure.
 
-A function here returns a ``Request`` or turns a message's body into ``state.Link``.
-Bond and member options travel as raw payloads by IFLA_BOND_ and IFLA_BOND_SLAVE_
-number; what they mean is ``core.options``' business, and the only thing this module
-asks of it is to decode them.
+A function here returns a ``Request``, or decodes the body of a message into a ``state.Link``.
+Bond and member options are payloads by their IFLA_BOND_ and IFLA_BOND_SLAVE_ numbers;
+``option_codec.py`` encodes and decodes them.
 
-Numbers and names are the kernel's (include/uapi/linux/if_link.h, rtnetlink.h); the
-order in which one message takes effect is told where it matters.
+Numbers and names are the kernel's (include/uapi/linux/if_link.h, rtnetlink.h).
 """
 
 import struct
@@ -67,26 +65,26 @@ IFLA_INFO_SLAVE_DATA = 5
 RTEXT_FILTER_SKIP_STATS = 8
 
 PEER_KINDS = ("veth", "netkit", "vxcan")
-"""Kinds whose IFLA_LINK is the other end of a cable and not a link below."""
+"""Kinds whose IFLA_LINK is their peer, not a lower link."""
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD type, index, flags, change mask
-_NOTHING: Mapping[int, bytes] = {}
+_NO_OPTIONS: Mapping[int, bytes] = {}
 
 
 class Change(NamedTuple):
-    """What one message changes of a link; None leaves a thing as it is.
+    """The changes that one message makes to a link; None means no change.
 
     The kernel applies bond and member options first, then the namespace, MAC, MTU, name,
-    flags, and the master last (net/core/rtnetlink.c, rtnl_newlink and do_setlink). So
-    one message moves a NIC and enslaves it there, but a member's options want a later
-    one: before the master is set there is nobody to take them (EOPNOTSUPP). A failure
-    in the middle leaves what came before it done: a link whose new name is taken there
-    is refused with EEXIST and has moved all the same.
+    flags, and the master last (net/core/rtnetlink.c, rtnl_newlink and do_setlink). So one
+    message can move a link and make it a member, but the member's options need a second
+    message: without a master they are refused (EOPNOTSUPP). An error does not undo the earlier
+    changes of the same message: a link whose new name is taken in the target namespace is
+    refused with EEXIST, but has moved.
 
-    ``namespace`` is a file descriptor; ``master`` an ifindex there, 0 to leave it; MACs
-    are colon text; ``flags`` are the IFF_* values of the bits in ``mask``; ``alias`` ""
-    removes it. A link that moves keeps its ifindex where that is free, or takes
-    ``new_index`` (EBUSY when that is taken).
+    ``namespace`` is a file descriptor; ``master`` an ifindex in that namespace, 0 for no master;
+    ``mac`` is text with colons; ``flags`` are the IFF_* values of the bits in ``mask``;
+    ``alias`` "" removes the alias. A link that moves keeps its ifindex if that is free, or gets
+    ``new_index`` (EBUSY if that is taken).
     """
 
     namespace: int | None = None
@@ -99,16 +97,16 @@ class Change(NamedTuple):
     txqlen: int | None = None
     flags: int = 0
     mask: int = 0
-    bond: Mapping[int, bytes] = _NOTHING
-    member: Mapping[int, bytes] = _NOTHING
+    bond: Mapping[int, bytes] = _NO_OPTIONS
+    member: Mapping[int, bytes] = _NO_OPTIONS
 
 
 def pack_mac(mac: str) -> bytes:
-    """The bytes of ``02:00:00:00:00:01``. Raises WireError for anything else."""
+    """The bytes of a MAC such as ``02:00:00:00:00:01``. Raises WireError if it is not one."""
     try:
         return bytes(int(octet, 16) for octet in mac.split(":"))
     except ValueError:
-        raise WireError(f"not a hardware address: {mac!r}") from None
+        raise WireError(f"{mac!r} is not a MAC address") from None
 
 
 def _request(
@@ -117,7 +115,9 @@ def _request(
     try:
         head = _IFINFOMSG.pack(0, 0, index, *bits)
     except struct.error:
-        raise WireError(f"{operation}: ifindex {index} or flags {bits} do not fit") from None
+        raise WireError(
+            f"{operation}: ifindex {index} or flags {bits} do not fit into 32 bits"
+        ) from None
     return Request(kind, 0, head + attributes, _IFINFOMSG.size, operation)
 
 
@@ -138,7 +138,7 @@ def _change_attrs(change: Change) -> bytes:
         body += pack_attr(IFLA_ADDRESS, pack_mac(change.mac))
     if change.name is not None:
         body += pack_attr(IFLA_IFNAME, pack_text(change.name))
-    if change.alias is not None:  # without its NUL: an empty value is what removes it
+    if change.alias is not None:  # without the NUL: an empty value removes the alias
         body += pack_attr(IFLA_IFALIAS, pack_text(change.alias)[:-1])
     info = b""
     if change.bond:
@@ -158,8 +158,8 @@ def create_bond(
 ) -> Request:
     """RTM_NEWLINK of a bond with all its options, in the socket's namespace.
 
-    ``index`` is the ifindex it shall have, 0 for the kernel's choice. EEXIST when name
-    or ifindex is taken; when an option is refused the kernel leaves no link.
+    ``index`` is its ifindex, 0 for one that the kernel chooses. EEXIST if the name or the ifindex
+    is taken. If an option is refused, the kernel creates no link.
     """
     body = _change_attrs(Change(name=name, mac=mac, mtu=mtu))
     info = pack_attr(IFLA_INFO_KIND, b"bond") + _options(IFLA_INFO_DATA, options)
@@ -169,13 +169,13 @@ def create_bond(
 
 
 def change_link(index: int, operation: str, change: Change) -> Request:
-    """RTM_NEWLINK on the link of that ifindex; ``operation`` names it and the change."""
+    """RTM_NEWLINK that changes the link with an ifindex; ``operation`` is for error messages."""
     bits = (change.flags, change.mask)
     return _request(RTM_NEWLINK, operation, _change_attrs(change), index, bits)
 
 
 def delete_link(index: int, name: str) -> Request:
-    """RTM_DELLINK by ifindex; ``name`` is for the error's sentence."""
+    """RTM_DELLINK by ifindex; ``name`` is for error messages."""
     return _request(RTM_DELLINK, f"delete {name}", b"", index)
 
 
@@ -185,15 +185,15 @@ def _altnames(altnames: tuple[str, ...]) -> bytes:
 
 
 def add_altnames(index: int, name: str, *altnames: str) -> Request:
-    """RTM_NEWLINKPROP. EEXIST when a name is taken, be it by this very link."""
-    operation = f"give {name} the alternative name {', '.join(altnames)}"
+    """RTM_NEWLINKPROP. EEXIST if a name is taken, also by this link."""
+    operation = f"add alternative name {', '.join(altnames)} to {name}"
     request = _request(RTM_NEWLINKPROP, operation, _altnames(altnames), index)
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)
 
 
 def delete_altnames(index: int, name: str, *altnames: str) -> Request:
-    """RTM_DELLINKPROP. ENOENT when the link has no such alternative name."""
-    operation = f"take the alternative name {', '.join(altnames)} from {name}"
+    """RTM_DELLINKPROP. ENOENT if the link has no such alternative name."""
+    operation = f"remove alternative name {', '.join(altnames)} from {name}"
     return _request(RTM_DELLINKPROP, operation, _altnames(altnames), index)
 
 
@@ -201,20 +201,20 @@ _NO_STATS = pack_attr(IFLA_EXT_MASK, pack_u32(RTEXT_FILTER_SKIP_STATS))
 
 
 def get_links() -> Request:
-    """RTM_GETLINK for a dump of the namespace."""
+    """RTM_GETLINK for a dump of all links in the namespace."""
     return _request(RTM_GETLINK, "list links", _NO_STATS)
 
 
 def get_link(index: int) -> Request:
-    """RTM_GETLINK of one ifindex. ENODEV when there is none."""
+    """RTM_GETLINK by ifindex. ENODEV if there is no such link."""
     return _request(RTM_GETLINK, f"read link {index}", _NO_STATS, index)
 
 
 def get_link_named(name: str) -> Request:
-    """RTM_GETLINK of a name or alternative name. ENODEV when no link has it.
+    """RTM_GETLINK by name or alternative name. ENODEV if no link has it.
 
-    The kernel looks among both for either attribute (__dev_get_by_name); IFLA_IFNAME has no
-    room for a long one.
+    For IFLA_ALT_IFNAME the kernel searches names as well (__dev_get_by_name); IFLA_IFNAME is too
+    short for an alternative name.
     """
     return _request(
         RTM_GETLINK, f"read link {name}", _NO_STATS + pack_attr(IFLA_ALT_IFNAME, pack_text(name))
@@ -222,18 +222,18 @@ def get_link_named(name: str) -> Request:
 
 
 def stands_on(index: int) -> bytes:
-    """What the message of a link that stands on another holds: IFLA_LINK with its ifindex.
+    """The bytes of IFLA_LINK with this ifindex, as in the message of each link on top of it.
 
-    Other messages may hold these bytes by chance.
+    Other messages can contain the same bytes by chance.
     """
     return pack_attr(IFLA_LINK, pack_u32(index))
 
 
 def decode_stack(body: bytes) -> tuple[int, int | None]:
-    """The ifindex of an RTM_NEWLINK's or RTM_DELLINK's link, and that of the link below it.
+    """The ifindex of the link in an RTM_NEWLINK or RTM_DELLINK, and that of its lower link.
 
-    None: there is none. 0: it is in another namespace, and may come back under any ifindex.
-    Raises WireError.
+    None: it has no lower link. 0: the lower link is in another namespace and can return with
+    any ifindex. Raises WireError.
     """
     found = attrs(body, _IFINFOMSG.size)
     index = int(_IFINFOMSG.unpack_from(body)[2])
@@ -244,7 +244,7 @@ def decode_stack(body: bytes) -> tuple[int, int | None]:
 
 
 def _lower(index: int, kind: str, found: Mapping[int, bytes]) -> int:
-    """IFLA_LINK, where it is a link below this one and in the same namespace."""
+    """The ifindex of the lower link in the same namespace (IFLA_LINK); 0 if there is none."""
     if IFLA_LINK not in found or IFLA_LINK_NETNSID in found or kind in PEER_KINDS:
         return 0
     lower = u32(found[IFLA_LINK])
@@ -252,7 +252,7 @@ def _lower(index: int, kind: str, found: Mapping[int, bytes]) -> int:
 
 
 def decode_link(body: bytes) -> Link:
-    """The link of an RTM_NEWLINK's body. Raises WireError."""
+    """The link in the body of an RTM_NEWLINK. Raises WireError."""
     found = attrs(body, _IFINFOMSG.size)
     _, arp_type, index, flags, _ = _IFINFOMSG.unpack_from(body)
     info = attrs(found.get(IFLA_LINKINFO, b""))

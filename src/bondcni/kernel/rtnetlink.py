@@ -1,22 +1,21 @@
-"""One rtnetlink socket: requests in batches, their acks, dumps, a deadline on each wait.
+"""An rtnetlink socket: sends requests in batches, reads acknowledgements, answers and dumps.
 
-The socket acts in the namespace it was opened in, from whatever namespace and process
-it is used. The kernel works through the messages of one send in their order, within
-the call, and goes on after one that failed (net/netlink/af_netlink.c, netlink_rcv_skb);
-an answer of its own comes for each. So a later message may build on an earlier one,
-and must stand its failure.
+The socket acts in the namespace in which it was opened, whichever process uses it. The kernel
+processes the messages of one send in order, within the system call, acknowledges each, and
+continues after an error (net/netlink/af_netlink.c, netlink_rcv_skb). So a message may depend on
+an earlier one of the same send, and must be harmless if that one failed.
 
-Answers are matched by number and taken from the kernel alone. An error keeps what the
-kernel said and names the bond option that its extended ack points at. A deadline is a
-``time.monotonic()`` value, None for PATIENCE seconds from the first wait on; it bounds the
-waits for an answer, not the kernel's own wait for its lock inside a send. An answer is
-mostly there when the send returns, so each is first asked for without waiting, and no
-clock is read for it.
+Answers are matched by sequence number, and accepted from the kernel only. A KernelError has the
+kernel's text, and the bond option at the offset of the extended acknowledgement.
+
+A deadline is a ``time.monotonic()`` value; None means PATIENCE seconds after the start of a
+wait. It limits the wait for an answer, not the time in which the kernel waits for the rtnl lock
+during a send. Most answers are ready when the send returns, so a receive first does not wait.
 """
 
 from __future__ import annotations
 
-import _socket as socket  # without the 2 ms that the selectors and enums of socket cost
+import _socket as socket  # importing socket takes 2 ms more, for selectors and enums
 import errno
 import struct
 import time
@@ -53,36 +52,36 @@ SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
 
 _SOCK_FILTER = struct.Struct("=HBBI")  # code, jt, jf, k
-_SOCK_FPROG = struct.Struct("@HP")  # instructions, where they are
+_SOCK_FPROG = struct.Struct("@HP")  # number of instructions, pointer to them
 
 RECEIVE_BUFFER = 1 << 20
 DATAGRAM = 1 << 16
-"""Above the largest datagram of a dump, 32 KiB (netlink_dump, SKB_WITH_OVERHEAD(32768))."""
+"""Size for a receive: more than a datagram of a dump, 32 KiB (SKB_WITH_OVERHEAD(32768))."""
 
 BATCH = 64
-"""Messages of one send: their acks, each with its echoed request, must find room in
-the receive buffer before the first of them is read, or the kernel drops them."""
+"""Requests in one send. All their acknowledgements, each with a copy of its request, must fit
+into the receive buffer, else the kernel drops them."""
 
 ASKED_AT_ONCE = 32
-"""The same for questions: a link's answer takes up to 4 KiB there (if_nlmsg_size), and the
-buffer is net.core.rmem_default where it could not be made larger, 208 KiB."""
+"""Queries in one send. The answer about a link needs up to 4 KiB (if_nlmsg_size) of the receive
+buffer, which has 208 KiB (net.core.rmem_default) if it could not be enlarged."""
 
 PATIENCE = 20.0
-"""Seconds to wait for the kernel; a busy node's rtnl lock can take many."""
+"""Seconds to wait for an answer; on a busy node the rtnl lock is held for a long time."""
 
 DUMP_TRIES = 5
 
 
 _FIRST = count(time.monotonic_ns(), 1 << 12)
-"""The number of each socket's first request: an answer to another's is no answer."""
+"""The first sequence number of each socket, so that answers to other sockets do not match."""
 
 
 class Rtnetlink:
-    """A socket to rtnetlink; a context manager that closes it.
+    """An rtnetlink socket; a context manager that closes it.
 
-    ``sock`` is ready to use (``adopt`` and ``open`` make it so). Methods raise TryAgain
-    past their deadline; what was sent by then may have been done. They raise KernelError
-    for what the kernel refused.
+    ``open`` and ``adopt`` create it. Methods raise TryAgain at their deadline; the kernel may
+    have processed the requests nevertheless. They raise KernelError if the kernel refuses a
+    request.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -91,17 +90,17 @@ class Rtnetlink:
 
     @classmethod
     def adopt(cls, sock: socket.socket) -> Self:
-        """Set a netlink socket's options; it may come from another process.
+        """Configure a netlink socket, which may come from another process.
 
-        Connected to the kernel, it takes no answer that a pod's process forges
-        (af_netlink.c, netlink_getsockbyportid).
+        It is connected to the kernel, so that no other process can send to it (af_netlink.c,
+        netlink_getsockbyportid).
         """
         sock.connect((0, 0))
         sock.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:  # no CAP_NET_ADMIN: as much as net.core.rmem_max grants
+        except PermissionError:  # without CAP_NET_ADMIN net.core.rmem_max is the limit
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         return cls(sock)
 
@@ -111,7 +110,7 @@ class Rtnetlink:
         return cls.adopt(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
 
     def close(self) -> None:
-        """Close the socket; twice is fine."""
+        """Close the socket; a second call has no effect."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -121,29 +120,29 @@ class Rtnetlink:
         self.close()
 
     def send(self, requests: Sequence[Request], deadline: float | None = None) -> list[Ack]:
-        """One ack for each request, in their order. A refused request raises nothing."""
+        """The acknowledgement of each request, in order. A refused request raises no error."""
         acks: list[Ack] = []
         for at in range(0, len(requests), BATCH):
             acks += self._send_batch(requests[at : at + BATCH], deadline)
         return acks
 
     def execute(self, requests: Sequence[Request], deadline: float | None = None) -> None:
-        """Send them all, then raise KernelError for the first that the kernel refused."""
+        """Send all requests, then raise KernelError for the first that was refused."""
         for request, answer in zip(requests, self.send(requests, deadline), strict=True):
             if answer.number:
                 raise failure(request, answer)
 
     def get(self, request: Request, deadline: float | None = None) -> bytes:
-        """The body of the one message that answers ``request``."""
+        """The body of the message that answers ``request``."""
         (answer,) = self.ask([request], deadline)
         if isinstance(answer, Ack):
             raise failure(request, answer)
         return answer
 
     def ask(self, requests: Sequence[Request], deadline: float | None = None) -> list[bytes | Ack]:
-        """The body of the one message that answers each request, or the refusal; in their order.
+        """The body of the message that answers each request, or its refusal, in order.
 
-        They go in few sends: what the kernel says to each comes as a datagram of its own.
+        Several requests go into one send; the kernel answers each with a separate datagram.
         """
         answers: list[bytes | Ack] = []
         for at in range(0, len(requests), ASKED_AT_ONCE):
@@ -153,21 +152,21 @@ class Rtnetlink:
     def dump(
         self, request: Request, deadline: float | None = None, needles: Sequence[bytes] = ()
     ) -> list[bytes]:
-        """The bodies of a dump, from one undisturbed pass; with ``needles`` those alone in which
-        the bytes of one stand: of thousands of links few are worth a closer look.
+        """The bodies of a consistent dump; with ``needles`` only those that contain one of them,
+        so that only a few of thousands of links are decoded.
 
-        A pass that the kernel marks as interrupted (NLM_F_DUMP_INTR) or that overran the
-        socket's buffer is read to its end, for until then another is EBUSY, and done
-        again, DUMP_TRIES times before TryAgain.
+        A dump that is marked as interrupted (NLM_F_DUMP_INTR) or that overflowed the receive
+        buffer is read to its end, because the next dump would fail with EBUSY, and repeated.
+        Raises TryAgain after DUMP_TRIES tries.
         """
         for _ in range(DUMP_TRIES):
             bodies = self._dump_once(request, deadline, needles)
             if bodies is not None:
                 return bodies
-        raise TryAgain(f"{request.operation}: changed each of the {DUMP_TRIES} times it was read")
+        raise TryAgain(f"{request.operation}: the state changed during each of {DUMP_TRIES} dumps")
 
     def follow(self, groups: Sequence[int], program: Sequence[tuple[int, int, int, int]]) -> None:
-        """Listen to the events of groups (RTNLGRP_*), those that a BPF program lets through."""
+        """Subscribe to the events of groups (RTNLGRP_*) that a BPF program accepts."""
         code = array("B", b"".join(_SOCK_FILTER.pack(*line) for line in program))
         whole = _SOCK_FPROG.pack(len(program), code.buffer_info()[0])
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, whole)
@@ -175,9 +174,9 @@ class Rtnetlink:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def heard(self) -> list[Message] | None:
-        """The events since the last call, oldest first; None where some were lost.
+        """The events since the last call, oldest first; None if some were lost.
 
-        The kernel tells an event before the call returns that made it.
+        The kernel sends an event before the system call that causes it returns.
         """
         events: list[Message] = []
         whole = True
@@ -240,7 +239,7 @@ class Rtnetlink:
                     bodies += _with(needles, data[start:end])
 
     def _transmit(self, requests: Sequence[Request], flags: int, deadline: float | None) -> int:
-        """Send as one datagram; the number of the first message."""
+        """Send all in one datagram. Returns the sequence number of the first message."""
         first = self._seq
         self._seq += len(requests)
         data = b"".join(
@@ -272,7 +271,7 @@ def _with(needles: Sequence[bytes], body: bytes) -> list[bytes]:
 
 
 def failure(request: Request, answer: Ack) -> KernelError:
-    """The error of a refused request, with the bond option at fault where that is known."""
+    """The error for a refused request, with the bond option if the kernel points at one."""
     option = option_at(path_at(request, answer.offset))
     return KernelError(request.operation, answer.number, answer.text, option)
 
@@ -293,7 +292,7 @@ def _raise_refused(request: Request, message: Message) -> None:
 
 
 def _late(waiting: Request) -> TryAgain:
-    return TryAgain(f"{waiting.operation}: no answer from the kernel before the deadline")
+    return TryAgain(f"{waiting.operation}: the kernel did not answer before the deadline")
 
 
 def _left(waiting: Request, deadline: float) -> float:

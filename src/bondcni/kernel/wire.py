@@ -1,13 +1,12 @@
-"""Netlink messages and attributes as bytes, and back.
+"""Netlink messages and attributes as bytes, and back. Pure.
 
-A message is a header and a body; the body is a fixed struct and a run of
-attributes (type, length, value), and a value may be a run of attributes again.
-This module knows that grammar and the kernel's answers (acknowledgement, error,
-extended ack), and nothing of links or sockets. It is pure.
+A message is a header and a body. The body is a fixed header (such as ifinfomsg) and a sequence
+of attributes (length, type, value); a value may be a sequence of attributes. This module
+handles that format and the kernel's acknowledgements. ``link.py`` and ``address.py`` know what
+the messages mean, ``rtnetlink.py`` sends them.
 
-Bytes that break the grammar raise ``WireError``, whatever they are, and every loop
-moves forward. Integers are in host order, as netlink has them
-(include/uapi/linux/netlink.h, lib/nlattr.c).
+Malformed bytes raise WireError. Integers are in host byte order. Source:
+include/uapi/linux/netlink.h, lib/nlattr.c.
 """
 
 import struct
@@ -38,11 +37,11 @@ _S32 = struct.Struct("=i")
 
 
 class WireError(ValueError):
-    """Bytes that are not well-formed netlink."""
+    """Malformed netlink bytes, or a value that does not fit into its attribute."""
 
 
 class Message(NamedTuple):
-    """One received message without its header's length."""
+    """A received message."""
 
     type: int
     flags: int
@@ -51,10 +50,10 @@ class Message(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One message to send; the socket adds NLM_F_REQUEST, NLM_F_ACK and the number.
+    """A message to send; ``Rtnetlink`` adds NLM_F_REQUEST, NLM_F_ACK and the sequence number.
 
-    ``fixed`` is the size of the struct before the attributes; ``operation`` says in
-    words what is tried ("create bond bond0") and opens the error's sentence.
+    ``fixed`` is the size of the fixed header before the attributes. ``operation`` describes the
+    request ("create bond bond0") and is the first part of an error message.
     """
 
     type: int
@@ -65,11 +64,11 @@ class Request(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """The kernel's answer to one request.
+    """The kernel's acknowledgement of a request.
 
-    ``number`` is an errno, 0 for success. ``text`` is the extended ack's (a success
-    may carry a warning). ``offset`` counts from the request's nlmsghdr to the
-    attribute at fault, 0 where the kernel points at none.
+    ``number`` is an errno, 0 for success. ``text`` is the message of the extended
+    acknowledgement (a warning, on success). ``offset`` is the place of the invalid attribute in
+    the request, counted from its nlmsghdr; 0 if the kernel names none.
     """
 
     number: int
@@ -78,48 +77,48 @@ class Ack(NamedTuple):
 
 
 def align(length: int) -> int:
-    """``length`` rounded up to netlink's four bytes (NLMSG_ALIGN, NLA_ALIGN)."""
+    """``length`` rounded up to a multiple of four (NLMSG_ALIGN, NLA_ALIGN)."""
     return (length + 3) & ~3
 
 
 def pack_message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
-    """A whole message, padded so that another may follow."""
+    """A message with its header, padded so that another message can follow."""
     length = _NLMSGHDR.size + len(body)
     return _NLMSGHDR.pack(length, kind, flags, seq, 0) + body + bytes(align(length) - length)
 
 
 def headers(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(type, flags, number, start, end) of each message of one datagram, its body's place.
+    """(type, flags, sequence number, start and end of the body) of each message in a datagram.
 
     Raises WireError at the first malformed one.
     """
     at, whole, header = 0, len(buffer), _NLMSGHDR.size
     while at < whole:
         if whole - at < header:
-            raise WireError(f"{whole - at} bytes where a netlink header should be")
+            raise WireError(f"{whole - at} bytes are too short for a netlink header")
         length, kind, flags, seq, _ = _NLMSGHDR.unpack_from(buffer, at)
         if not header <= length <= whole - at:
-            raise WireError(f"netlink message of {length} bytes in {whole - at}")
+            raise WireError(f"netlink message: length {length}, but {whole - at} bytes are left")
         yield kind, flags, seq, at + header, at + length
         at += (length + 3) & ~3
 
 
 def messages(buffer: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Raises WireError at the first malformed one."""
+    """The messages in a datagram. Raises WireError at the first malformed one."""
     for kind, flags, seq, start, end in headers(buffer):
         yield Message(kind, flags, seq, buffer[start:end])
 
 
 def pack_attr(kind: int, value: bytes) -> bytes:
-    """One attribute, padded. Raises WireError above the 64 KiB its length can tell."""
+    """An attribute, padded. Raises WireError if its length exceeds 16 bits."""
     length = _NLATTR.size + len(value)
     if length > 0xFFFF:
-        raise WireError(f"attribute {kind}: {len(value)} bytes do not fit")
+        raise WireError(f"attribute {kind}: a value of {len(value)} bytes is too long")
     return _NLATTR.pack(length, kind) + value + bytes(align(length) - length)
 
 
 def pack_nest(kind: int, *attrs: bytes) -> bytes:
-    """An attribute that holds packed attributes, marked NLA_F_NESTED."""
+    """An attribute with packed attributes as its value, and NLA_F_NESTED set."""
     return pack_attr(kind | NLA_F_NESTED, b"".join(attrs))
 
 
@@ -150,10 +149,10 @@ def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
 
 
 def path_at(request: Request, offset: int) -> tuple[int, ...]:
-    """The chain of attribute types, outermost first, at an extended ack's offset.
+    """The types of the nested attributes, outermost first, at an offset in a request.
 
-    ``offset`` counts from the nlmsghdr (netlink.h, NLMSGERR_ATTR_OFFS). () where no
-    attribute is there.
+    ``offset`` counts from the nlmsghdr (netlink.h, NLMSGERR_ATTR_OFFS). () if no attribute is
+    there.
     """
     path: list[int] = []
     value, start = request.body, align(request.fixed)
@@ -174,18 +173,18 @@ def path_at(request: Request, offset: int) -> tuple[int, ...]:
 
 
 def ack(message: Message) -> Ack:
-    """The outcome that an NLMSG_ERROR or NLMSG_DONE tells.
+    """The acknowledgement in an NLMSG_ERROR or NLMSG_DONE.
 
-    An NLMSG_ERROR echoes the request between errno and attributes, only its header
-    when NLM_F_CAPPED (net/netlink/af_netlink.c, netlink_ack).
+    Between errno and attributes an NLMSG_ERROR repeats the request, or with NLM_F_CAPPED only
+    its header (net/netlink/af_netlink.c, netlink_ack).
     """
     body = message.body
     if message.type == NLMSG_DONE and not body:
         return Ack(0)
     number, at = -s32(body[:4]), 4
     if message.type == NLMSG_ERROR:
-        echoed = u32(body[4:8])
-        at += _NLMSGHDR.size if message.flags & NLM_F_CAPPED else align(echoed)
+        length = u32(body[4:8])
+        at += _NLMSGHDR.size if message.flags & NLM_F_CAPPED else align(length)
     if not message.flags & NLM_F_ACK_TLVS:
         return Ack(number)
     found = attrs(body, at)
@@ -195,46 +194,46 @@ def ack(message: Message) -> Ack:
 
 def _unpack(codec: struct.Struct, value: bytes) -> int:
     if len(value) != codec.size:
-        raise WireError(f"{len(value)} bytes where a number of {codec.size} should be")
+        raise WireError(f"{len(value)} bytes instead of a number of {codec.size}")
     return int(codec.unpack(value)[0])
 
 
 def u8(value: bytes) -> int:
-    """An NLA_U8's number."""
+    """The number in an NLA_U8."""
     if len(value) != 1:
-        raise WireError(f"{len(value)} bytes where a number of 1 should be")
+        raise WireError(f"{len(value)} bytes instead of a number of 1")
     return value[0]
 
 
 def u16(value: bytes) -> int:
-    """An NLA_U16's number."""
+    """The number in an NLA_U16."""
     return _unpack(_U16, value)
 
 
 def u32(value: bytes) -> int:
-    """An NLA_U32's number."""
+    """The number in an NLA_U32."""
     return _unpack(_U32, value)
 
 
 def s32(value: bytes) -> int:
-    """An NLA_S32's number."""
+    """The number in an NLA_S32."""
     return _unpack(_S32, value)
 
 
 def pack_u32(number: int) -> bytes:
-    """An NLA_U32's bytes. Raises WireError outside 32 bits."""
+    """The bytes of an NLA_U32. Raises WireError if the number exceeds 32 bits."""
     if not 0 <= number <= 0xFFFFFFFF:
         raise WireError(f"{number} does not fit into 32 bits")
     return _U32.pack(number)
 
 
 def text(value: bytes) -> str:
-    """A string's text, with or without its NUL; bytes that are not UTF-8 survive."""
+    """The text of a string with or without a NUL at its end; other bytes than UTF-8 are kept."""
     return value.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def pack_text(value: str) -> bytes:
-    """A string with its NUL, as NLA_NUL_STRING wants it. A NUL inside is a WireError."""
+    """The bytes of an NLA_NUL_STRING. Raises WireError for a NUL in the text."""
     if "\0" in value:
-        raise WireError(f"NUL in {value!r}")
+        raise WireError(f"{value!r} contains a NUL")
     return value.encode("utf-8", "surrogateescape") + b"\0"
