@@ -86,7 +86,7 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def honest(teller: Report, record: RunRecord | None = None) -> Iterator[None]:
+def handle_errors(report: Report, record: RunRecord | None = None) -> Iterator[None]:
     """Turn an error that ends the run into a message, an entry in the record and an exit code."""
     try:
         yield
@@ -103,16 +103,16 @@ def honest(teller: Report, record: RunRecord | None = None) -> Iterator[None]:
         if record:
             record.error = text
         advice = "\nNo case failed. Run it again, or try another --kernel." * (code == LOST)
-        teller.error(text + advice)
+        report.error(text + advice)
         sys.exit(code)
     except subprocess.TimeoutExpired as error:
-        teller.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
+        report.error(f"the guest did not end {error.cmd} within {error.timeout:g} s")
         sys.exit(LOST)
     except KeyboardInterrupt:  # the guest was ended on the way here
         text = "interrupted; no guest is left running"
         if record:
             record.error = text
-        teller.error(text)
+        report.error(text)
         sys.exit(INTERRUPTED)
 
 
@@ -142,11 +142,11 @@ def run(files: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
 
     FILES are manifests in YAML or JSON; - is standard input.
     """
-    teller, record = Report(stderr=as_json), RunRecord()
+    report, record = Report(stderr=as_json), RunRecord()
     try:
-        with honest(teller, record):
-            found = checked(teller, files, record)
-            tell(teller, record, found, Choice(**options))
+        with handle_errors(report, record):
+            found = checked(report, files, record)
+            run_pods(report, record, found, Choice(**options))
     finally:
         if as_json:
             click.echo(json.dumps(record.document(), indent=2))
@@ -182,34 +182,34 @@ def policy_text(path: Path | None, kernel: str | None) -> bytes | None:
         raise Stop(f"policy {path} cannot be read: {error.strerror}") from error
 
 
-def checked(teller: Report, files: Sequence[Path], record: RunRecord) -> Manifests:
+def checked(report: Report, files: Sequence[Path], record: RunRecord) -> Manifests:
     """Load the manifests. Prints every problem with them, and raises ``Stop`` if there are any."""
     if not files:
         raise Stop("no manifests given: use bondctl lab run FILE.yaml, or - for standard input")
     found = manifests.load(files)
     if found.findings:
         record.findings = found.findings
-        teller.findings(found.findings)
+        report.findings(found.findings)
         raise Stop(f"problems in the manifests: {len(found.findings)}; nothing was run")
     return found
 
 
-def tell(teller: Report, record: RunRecord, found: Manifests, choice: Choice) -> None:
+def run_pods(report: Report, record: RunRecord, found: Manifests, choice: Choice) -> None:
     """Boot a guest, run and report all cases, and keep the guest if asked to."""
     if choice.keep and guest.is_answering(guest.kept_path()):
         raise Stop("a guest is already kept: end it with `bondctl lab stop`, or omit --keep")
     policy = policy_text(choice.policy, choice.kernel)
     kernel = choice.kernel or (catalog.default() if policy is not None else None)
-    folders = session.plugin_directories(teller.progress, found.pods)
+    folders = session.plugin_directories(report.progress, found.pods)
     hardware = catalog.has_cables(kernel)
     nics = planning.host_nics(found.pods) if hardware else []
-    with booted(teller, kernel, nics) as machine:
+    with booted(report, kernel, nics) as machine:
         record.kernel = machine.release
         try:
-            hands = session.prepare(machine, nics, direct=choice.direct, policy=policy)
-            teller.progress(MODE_TEXTS[choice.direct])
+            guest_commands = session.prepare(machine, nics, direct=choice.direct, policy=policy)
+            report.progress(MODE_TEXTS[choice.direct])
             room = session.lab(
-                hands,
+                guest_commands,
                 folders,
                 strict=choice.strict,
                 hardware=hardware,
@@ -218,19 +218,19 @@ def tell(teller: Report, record: RunRecord, found: Manifests, choice: Choice) ->
             )
             for event in story.run_cases(room, found.pods):
                 record.add(event)
-                teller.show(event)
+                report.show(event)
             if choice.keep:
-                settle(teller, machine, room, found)
+                keep_guest(report, machine, room, found)
         except LostGuest as error:
             record.lost = error.why
             raise
 
 
-def settle(teller: Report, machine: Guest, room: story.Lab, found: Manifests) -> None:
+def keep_guest(report: Report, machine: Guest, room: story.Lab, found: Manifests) -> None:
     """Bring the last pod up again and keep the guest for `bondctl lab shell`."""
     case = story.Case(room, found.pods[-1])
     for event in case.bring_up_only():
-        teller.show(event)
+        report.show(event)
     for one in case.runtime.attached:
         for config in one.configs:
             if config.get("type") == "bond":
@@ -238,7 +238,7 @@ def settle(teller: Report, machine: Guest, room: story.Lab, found: Manifests) ->
                     room.commands, case.sandbox, one.ifname, room.cni_path, config, one.result
                 )
     machine.keep(guest.kept_path())
-    teller.progress(
+    report.progress(
         f"guest kept; the pod is in the namespace {case.sandbox.netns}. Enter it with "
         "`bondctl lab shell`, end it with `bondctl lab stop`"
     )
@@ -246,7 +246,7 @@ def settle(teller: Report, machine: Guest, room: story.Lab, found: Manifests) ->
 
 @contextlib.contextmanager
 def booted(
-    teller: Report,
+    report: Report,
     kernel: str | None,
     nics: Sequence[str] = (),
     memory: int = 1024,
@@ -256,13 +256,13 @@ def booted(
     missing = catalog.missing_packages()
     if missing:
         raise Stop(f"packages for the guest are missing: apt-get install {' '.join(missing)}")
-    with teller.waiting("booting a guest"):
+    with report.waiting("booting a guest"):
         machine = guest.open_guest(
             kernel,
             nics=session.nic_pairs(nics),
             memory_mb=memory,
             shares={str(folder.resolve()): folder for folder in shares},
-            progress=teller.progress,
+            progress=report.progress,
         )
     with machine:
         yield machine
@@ -277,29 +277,29 @@ def shell(
     files: tuple[Path, ...], kernel: str | None, policy: Path | None, *, direct: bool
 ) -> None:
     """Open a shell in the kept guest, or in a new one with two free NICs."""
-    teller = Report(stderr=True)
-    with honest(teller):
+    report = Report(stderr=True)
+    with handle_errors(report):
         text = policy_text(policy, kernel)
         if text is None and guest.is_answering(guest.kept_path()) and not files:
             sys.exit(guest.attach(guest.kept_path()).shell(["sh", "-c", interactive.SHELL_SCRIPT]))
-        found = checked(teller, files, RunRecord()) if files else Manifests((), ())
-        sys.exit(new_shell(teller, found, kernel, text, direct=direct))
+        found = checked(report, files, RunRecord()) if files else Manifests((), ())
+        sys.exit(new_shell(report, found, kernel, text, direct=direct))
 
 
 def new_shell(
-    teller: Report, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
+    report: Report, found: Manifests, kernel: str | None, policy: bytes | None, *, direct: bool
 ) -> int:
     """Boot a guest, set up a pod, and run a shell; return its exit status."""
-    folders = session.plugin_directories(teller.progress, found.pods)
+    folders = session.plugin_directories(report.progress, found.pods)
     pod = interactive.example_pod(found.pods)
     cables = catalog.has_cables(kernel)
     nics = interactive.hardware_nics(pod) if cables else []
-    with booted(teller, kernel, nics) as machine:
-        hands = session.prepare(machine, nics, direct=direct, policy=policy)
+    with booted(report, kernel, nics) as machine:
+        guest_commands = session.prepare(machine, nics, direct=direct, policy=policy)
         path = ":".join([session.BIN, *folders])
-        interactive.set_up_pod(hands, pod, cables=cables)
+        interactive.set_up_pod(guest_commands, pod, cables=cables)
         sandbox = Sandbox(pod, "by-hand", "by-hand", "pod")
-        interactive.write_home(hands, sandbox, "net1", path, interactive.SAMPLE)
+        interactive.write_home(guest_commands, sandbox, "net1", path, interactive.SAMPLE)
         return machine.shell(["sh", "-c", interactive.SHELL_SCRIPT])
 
 
@@ -369,15 +369,15 @@ def execute(
     timeout: float,
 ) -> None:
     """Run a command in a guest: bondctl lab exec -- CMD..."""
-    teller = Report(stderr=True)
-    with honest(teller):
-        folders = session.plugin_directories(teller.progress)
-        with booted(teller, kernel, nics, memory, shares) as machine:
-            sys.exit(stream(teller, machine, command, ":".join(folders), timeout))
+    report = Report(stderr=True)
+    with handle_errors(report):
+        folders = session.plugin_directories(report.progress)
+        with booted(report, kernel, nics, memory, shares) as machine:
+            sys.exit(stream(report, machine, command, ":".join(folders), timeout))
 
 
 def stream(
-    teller: Report, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
+    report: Report, machine: Guest, command: Sequence[str], cni_path: str, timeout: float
 ) -> int:
     """Run the command and pass on its output as it comes; return its exit status."""
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -392,7 +392,7 @@ def stream(
     try:
         return machine.start(command, env=env, cwd=os.getcwd()).follow(copy, timeout)
     except subprocess.TimeoutExpired:
-        teller.error(f"{command[0]} did not end within {timeout:g} s and was killed")
+        report.error(f"{command[0]} did not end within {timeout:g} s and was killed")
     except OSError as error:
-        teller.error(f"{command[0]} could not be started: {error.strerror}")
+        report.error(f"{command[0]} could not be started: {error.strerror}")
     return FAILED

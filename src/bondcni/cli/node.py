@@ -39,13 +39,13 @@ POLICY = click.option(
 )
 
 
-WELL, ILL, UNKNOWN = 0, 1, 2
+OK, NOT_OK, UNKNOWN = 0, 1, 2
 
 ELSEWHERE = "run this as root on the node itself, outside of containers"
 """The remedy where a namespace is not visible."""
 
 
-def told(command: Callable[..., int]) -> Callable[..., None]:
+def exits_with_verdict(command: Callable[..., int]) -> Callable[..., None]:
     """Exit with the code that the command returns; print a ``BondError`` and exit with 2."""
 
     @wraps(command)
@@ -68,7 +68,7 @@ def service_of(state: str) -> Service:
     return Service(Journal(state), partial(click.echo, err=True), reach=reach)
 
 
-def recorded(state: str) -> Service:
+def service_with_records(state: str) -> Service:
     """The service, for a command that reads all records.
 
     Raises ``JournalError`` if the state directory does not exist.

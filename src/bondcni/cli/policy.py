@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from bondcni.cli.node import ILL, POLICY, STATE, WELL, service_of, told
+from bondcni.cli.node import NOT_OK, OK, POLICY, STATE, exits_with_verdict, service_of
 from bondcni.core.errors import BondError, Refused
 from bondcni.core.lifecycle import Operation, action_of
 from bondcni.core.links import LinkRef, guess
@@ -28,7 +28,7 @@ def policy() -> None:
 @click.option("--namespace", default="", help="The pod's Kubernetes namespace.")
 @POLICY
 @STATE
-@told
+@exits_with_verdict
 def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     """Show whether a pod may take LINK (a name, MAC or PCI address), and why.
 
@@ -45,9 +45,9 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
     name = found.name if found else link
     if found and not reasons:
         _say(f"{name}: may be taken", [verdicts[found.index].why])
-        return WELL
+        return OK
     _say(f"{name}: refused", [*reasons, *_held(service_of(state), ref)])
-    return ILL
+    return NOT_OK
 
 
 def _say(first: str, reasons: Iterable[str]) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from bondcni.cli.node import ELSEWHERE, ILL, STATE, UNKNOWN, WELL, recorded, told
+from bondcni.cli.node import (
+    ELSEWHERE,
+    NOT_OK,
+    OK,
+    STATE,
+    UNKNOWN,
+    exits_with_verdict,
+    service_with_records,
+)
 from bondcni.core.lifecycle import AttachmentState
 from bondcni.daemon.delete_queue import DeleteQueue, recover_all
 from bondcni.service.reconcile import Recovered
@@ -13,10 +21,10 @@ from bondcni.service.reconcile import Recovered
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @STATE
-@told
+@exits_with_verdict
 def recover(*, dry_run: bool, state: str) -> int:
     """Clean up after deleted pods and interrupted requests, and process the queued DELs."""
-    found = list(recover_all(recorded(state), DeleteQueue(state), dry_run=dry_run))
+    found = list(recover_all(service_with_records(state), DeleteQueue(state), dry_run=dry_run))
     for one in found:
         messages = "".join(f"\n    {message}" for message in one.messages)
         outcome = _outcome(one, dry_run=dry_run)
@@ -25,8 +33,8 @@ def recover(*, dry_run: bool, state: str) -> int:
         click.echo("no attachments")
     unknown = [one for one in found if one.state is AttachmentState.UNKNOWN]
     if not dry_run and not all(one.done or one in unknown for one in found):
-        return ILL
-    return UNKNOWN if unknown else WELL
+        return NOT_OK
+    return UNKNOWN if unknown else OK
 
 
 def _outcome(one: Recovered, *, dry_run: bool) -> str:
