@@ -31,7 +31,7 @@ from bondcni.service.answer import Answer, answered
 from bondcni.service.attachment import Service
 from bondcni.service.journal import Journal
 from bondcni.service.reach import Direct, Unaided
-from bondcni.service.reconcile import mend
+from bondcni.service.reconcile import restore_returned
 from bondcni.service.request import Request, read_request
 from bondcni.service.timeouts import Timeouts
 
@@ -89,7 +89,7 @@ class Worker:
         self._journal.stay()
         self._watch.begin()
         try:
-            mend(service)
+            restore_returned(service)
             self._cleanup.scan(service)
         except BondError as error:
             self._warn(error.message)

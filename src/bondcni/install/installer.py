@@ -180,7 +180,7 @@ def queued(target: Target) -> Iterator[str]:
     journal = Journal(target.at(STATE_DIRECTORY))
     if names := journal.queued():
         what = "DELs are" if len(names) > 1 else "DEL is"
-        yield f"{len(names)} {what} queued in {journal.folder}; run bondctl recover first"
+        yield f"{len(names)} {what} queued in {journal.directory}; run bondctl recover first"
 
 
 def is_ours(bond: str) -> bool:

@@ -104,7 +104,7 @@ def locked(service: Service, record: Record, patience: float) -> Iterator[None]:
 
     Raises ``TryAgain`` after ``patience`` seconds.
     """
-    directory, key = service.journal.folder, attachment_key(record.container_id, record.ifname)
+    directory, key = service.journal.directory, attachment_key(record.container_id, record.ifname)
     links = map(link_key, host_links(record))
     with hold(directory, [key], patience), hold(directory, links, patience):
         yield

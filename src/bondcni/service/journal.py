@@ -65,18 +65,18 @@ class Record(NamedTuple):
 class Journal:
     """The records in one directory. Threads may share a journal."""
 
-    def __init__(self, folder: str = STATE_DIRECTORY) -> None:
-        self.folder = folder
+    def __init__(self, directory: str = STATE_DIRECTORY) -> None:
+        self.directory = directory
         self._index: Index | None = None
 
     def stay(self) -> None:
         """Keep an index for ``naming``, for a process that searches often."""
-        self._index = Index(self.folder)
+        self._index = Index(self.directory)
         with contextlib.suppress(OSError, JournalError):  # then the first search builds it
             self._index.naming((), self._spellings)
 
     def _path(self, container_id: str, ifname: str) -> str:
-        return f"{self.folder}/{container_id}:{ifname}.json"  # neither contains a colon
+        return f"{self.directory}/{container_id}:{ifname}.json"  # neither contains a colon
 
     def write(self, record: Record) -> None:
         """Store durably. Raises ``JournalError``."""
@@ -144,12 +144,12 @@ class Journal:
 
     def _names(self, ending: str) -> list[Name]:
         try:
-            return named(sorted(os.listdir(self.folder)), ending)
+            return named(sorted(os.listdir(self.directory)), ending)
         except OSError as error:
             if error.errno in NO_RECORD:
                 return []
             raise JournalError(
-                f"cannot read the state directory {self.folder}: {error.strerror}"
+                f"cannot read the state directory {self.directory}: {error.strerror}"
             ) from error
 
     def read(self, container_id: str, ifname: str, warn: Warn) -> Record | None:
@@ -180,7 +180,7 @@ class Journal:
     def queued(self) -> list[Name]:
         """Attachments whose DEL is queued: stored by the executable because the daemon did not answer."""
         try:
-            return named(sorted(os.listdir(f"{self.folder}/{QUEUE}")), QUEUED)
+            return named(sorted(os.listdir(f"{self.directory}/{QUEUE}")), QUEUED)
         except OSError:  # no DEL was ever queued
             return []
 
@@ -209,15 +209,15 @@ class Journal:
             try:
                 descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
             except FileNotFoundError:
-                make_directory(self.folder)
+                make_directory(self.directory)
                 descriptor = create(self._refusal(container_id, ifname), os.O_WRONLY)
             try:
-                own_as_directory(descriptor, self.folder)
+                own_as_directory(descriptor, self.directory)
             finally:
                 os.close(descriptor)
-            notes = [name for name in os.listdir(self.folder) if name.endswith(REFUSED)]
+            notes = [name for name in os.listdir(self.directory) if name.endswith(REFUSED)]
             if len(notes) > REFUSALS:
-                paths = [f"{self.folder}/{name}" for name in notes]
+                paths = [f"{self.directory}/{name}" for name in notes]
                 os.unlink(min(paths, key=lambda path: os.stat(path).st_mtime_ns))
 
     def was_refused(self, container_id: str, ifname: str) -> bool:
@@ -234,16 +234,16 @@ class Journal:
             os.unlink(self._refusal(container_id, ifname))
 
     def _refusal(self, container_id: str, ifname: str) -> str:
-        return f"{self.folder}/{container_id}:{ifname}{REFUSED}"
+        return f"{self.directory}/{container_id}:{ifname}{REFUSED}"
 
     def unusable(self) -> str:
         """Why no record can be written; "" when one can."""
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
         except OSError as error:
-            return f"state directory {self.folder}: {error.strerror}"
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            return f"state directory {self.folder} is not writable"
+            return f"state directory {self.directory}: {error.strerror}"
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            return f"state directory {self.directory} is not writable"
         return ""
 
 

@@ -65,7 +65,7 @@ def recover(service: Service, *, dry_run: bool = False) -> Iterator[Recovered]:
         yield _drop(service, name, dry_run=dry_run)
 
 
-def mend(service: Service) -> None:
+def restore_returned(service: Service) -> None:
     """Restore hardware that is on the host although a record says that it is claimed.
 
     For a process that cannot open the pods' namespaces, such as the daemon when it starts: no
@@ -126,7 +126,7 @@ def _drop(service: Service, name: tuple[str, str], *, dry_run: bool) -> Recovere
     else.
     """
     try:
-        with hold(service.journal.folder, [attachment_key(*name)], service.timeouts.busy):
+        with hold(service.journal.directory, [attachment_key(*name)], service.timeouts.busy):
             if not dry_run:
                 service.journal.tidy(*name)
     except BondError as error:

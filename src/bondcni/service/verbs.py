@@ -124,7 +124,7 @@ def _add(service: Service, request: Request) -> Document:
     pod = pod_key(service.reach.presence(request.netns).identity)
     keys = [attachment_key(request.container_id, request.ifname), pod]
     with (
-        hold(service.journal.folder, keys, service.timeouts.lock),
+        hold(service.journal.directory, keys, service.timeouts.lock),
         service.reach.node(request.netns) as node,
     ):
         _finish_old(service, request)
@@ -142,7 +142,7 @@ def _add(service: Service, request: Request) -> Document:
         before_add(service, config.links)
         links = node.named_links(config.links)
         locks = {link_key(link) for link in links}
-        with hold(service.journal.folder, locks, service.timeouts.lock):
+        with hold(service.journal.directory, locks, service.timeouts.lock):
             plan = _plan(service, request, config, node, links)
             if not locks.issuperset(link_key(item.link) for item in plan.claimed):
                 raise TryAgain("the links changed while ADD waited for them")
@@ -252,7 +252,7 @@ def _finish_old(service: Service, request: Request) -> None:
         else f"cleaning up an earlier attachment {name} first: {state}"
     )
     links = map(link_key, host_links(record))
-    with hold(service.journal.folder, links, service.timeouts.lock):
+    with hold(service.journal.directory, links, service.timeouts.lock):
         end(service, record, action).raise_all()
     if service.journal.read(request.container_id, request.ifname, service.warn):
         raise TryAgain(f"links that an earlier ADD of {name} claimed are not back yet")
@@ -284,7 +284,7 @@ def _hold(service: Service, keys: Iterable[str], held: ExitStack) -> bool:
     file system cannot be written.
     """
     try:
-        held.enter_context(hold(service.journal.folder, keys, service.timeouts.lock))
+        held.enter_context(hold(service.journal.directory, keys, service.timeouts.lock))
     except JournalError as error:
         service.warn(error.message)
     except TryAgain as error:

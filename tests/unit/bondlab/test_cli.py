@@ -99,7 +99,7 @@ def test_json_is_one_document_for_bad_input_too(tmp_path: Path) -> None:
 )
 def test_what_stops_everything_has_its_exit_code(error: BaseException, code: int) -> None:
     record = RunRecord()
-    with pytest.raises(SystemExit) as stopped, lab.honest(Report(quiet=True), record):
+    with pytest.raises(SystemExit) as stopped, lab.handle_errors(Report(quiet=True), record):
         raise error
     assert stopped.value.code == code
     assert record.document()["error"] == str(error)

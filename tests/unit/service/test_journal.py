@@ -362,7 +362,7 @@ def searched(request: pytest.FixtureRequest, tmp_path: Path) -> Counting:
 def test_records_are_found_by_what_may_be_written_for_their_links(
     searched: Counting, word: str
 ) -> None:
-    other = Journal(searched.folder)
+    other = Journal(searched.directory)
     nic = replace(NIC, permanent_mac="02:00:00:00:00:99")
     other.write(of(nic))
     other.write(stranger(1))
@@ -385,7 +385,7 @@ def test_a_name_that_json_escapes_is_found(searched: Counting) -> None:
 
 
 def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
-    other = Journal(searched.folder)
+    other = Journal(searched.directory)
     other.write(of(NIC))
     assert heard(searched.naming, ["eth1"]) == ([of(NIC)], [])
     done = of(NIC)._replace(result={"cniVersion": "1.0.0"})
@@ -395,7 +395,7 @@ def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
     other.write(moved)
     assert heard(searched.naming, ["eth1"])[0] == []
     assert heard(searched.naming, ["eth2"]) == ([moved], [])
-    path = Path(searched.folder) / "abc:net1.json"
+    path = Path(searched.directory) / "abc:net1.json"
     path.write_text(path.read_text().replace("eth2", "eth3"))
     assert len(heard(searched.naming, ["eth3"])[0]) == 1
     path.rename(path.with_name("def:net1.json"))
@@ -405,7 +405,7 @@ def test_what_others_do_to_records_is_seen(searched: Counting) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_set_aside_by_a_search(searched: Counting) -> None:
-    path = Path(searched.folder) / "abc:net1.json"
+    path = Path(searched.directory) / "abc:net1.json"
     path.write_text('{"taken": "eth1"}')
     found, (word,) = heard(searched.naming, ["eth1"])
     assert found == []

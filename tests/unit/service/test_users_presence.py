@@ -175,7 +175,7 @@ def test_9_add_of_the_same_attachment_waits(blind: Service) -> None:
 def test_9_it_is_counted_apart_until_it_is_known(blind: Service) -> None:
     told: list[dict[str, object]] = []
     due = PendingCleanup(
-        DeleteQueue(blind.journal.folder),
+        DeleteQueue(blind.journal.directory),
         lambda event, **said: told.append({"event": event, **said}),
     )
     due.scan(blind)
