@@ -17,21 +17,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bondcni.core import fields, rules
-from bondcni.core.asked import (
-    IPV6_MIN_MTU,
-    RUNTIME,
-    Asked,
-    is_by_capability,
-    known_ipv6,
-    read_asked,
-    too_small_for,
-)
 from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
 from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
 from bondcni.core.links import LinkRef, pci_address, read_links
 from bondcni.core.option_reader import OptionReader
 from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
 from bondcni.core.result import SUPPORTED, Result
+from bondcni.core.runtime_config import (
+    IPV6_MIN_MTU,
+    RUNTIME,
+    RuntimeConfig,
+    expected_ipv6,
+    has_mac_capability,
+    ipv6_mtu_problem,
+    read_runtime_config,
+)
 from bondcni.core.state import OptionValue
 from bondcni.core.values import allowed, mac_text
 
@@ -174,12 +174,12 @@ class _Reading:
     options: OptionReader
     links: Mapping[int, LinkRef]  # by index in the configuration
     all_links: bool  # whether each is valid
-    asked: Asked
+    runtime: RuntimeConfig
 
 
 def _read(document: Object, version: str, notes: Notes) -> _Reading:
     options = _options(document, notes)
-    asked = read_asked(document, notes)
+    runtime = read_runtime_config(document, notes)
     mode = options.values.get("mode", 0)
     mtu, inherit = fields.mtu(document, notes)
     fields.plugin_type(document, notes)
@@ -198,11 +198,11 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
         ipam=fields.ipam(document, notes),
         dns=fields.dns(document, notes),
         prev_result=fields.previous(document, notes),
-        mac=asked.mac,
-        ips=asked.ips,
+        mac=runtime.mac,
+        ips=runtime.ips,
         raw=document,
     )
-    return _Reading(config, options, links, all_links, asked)
+    return _Reading(config, options, links, all_links, runtime)
 
 
 def _options(document: Object, notes: Notes) -> OptionReader:
@@ -277,12 +277,12 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
         notes.warn(_pointer(finding, reading), finding.message, finding.advice)
     config = replace(config, options=rules.settled(mode, options))
     _check_ipv6(config, notes)
-    return _checked_mac(config, mode, reading.asked.mac_at, notes)
+    return _checked_mac(config, mode, reading.runtime.mac_pointer, notes)
 
 
 def _check_ipv6(config: BondConfig, notes: Notes) -> None:
-    address = known_ipv6(config.ips, config.ipam, config.raw)
-    if why := too_small_for(address, config.mtu or IPV6_MIN_MTU):
+    address = expected_ipv6(config.ips, config.ipam, config.raw)
+    if why := ipv6_mtu_problem(address, config.mtu or IPV6_MIN_MTU):
         advice = f"write an mtu of {IPV6_MIN_MTU} or more, or use no IPv6 address"
         notes.problem("/mtu", why, advice)
 
@@ -298,7 +298,7 @@ def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) ->
         return config
     why = "with failOverMac 1 the bond takes the MAC of its active member"
     advice = "write failOverMac 0 or 2 if the members can change their MAC"
-    if at.startswith(RUNTIME) and not is_by_capability(config.raw):
+    if at.startswith(RUNTIME) and not has_mac_capability(config.raw):
         notes.problem(at, f"{config.mac} cannot be set: {why}", f"remove mac, or {advice}")
     else:
         notes.warn(at, f"{config.mac} is not set: {why}", advice)

@@ -12,13 +12,13 @@ first change, already identifies the bond, and members can be enslaved in the sa
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bondcni.core.asked import IPV6_MIN_MTU, known_ipv6, too_small_for
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused, TryAgain
 from bondcni.core.macs import distinct, replacement_warnings
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Verdict
 from bondcni.core.resolve import candidate, reasons_between
+from bondcni.core.runtime_config import IPV6_MIN_MTU, expected_ipv6, ipv6_mtu_problem
 from bondcni.core.state import IFF_UP, Kept, Link, Location, Namespace, OptionValue
 
 LATE = ("primary", "active_slave")
@@ -187,8 +187,8 @@ def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
     if len(found) == len(config.links):
         reasons += _unknown_members(config, found)
     mtu, warnings = choose_mtu(config, links) if links else (DEFAULT_MTU, [])
-    address = known_ipv6(config.ips, config.ipam, config.raw)
-    if why := too_small_for(address, mtu):
+    address = expected_ipv6(config.ips, config.ipam, config.raw)
+    if why := ipv6_mtu_problem(address, mtu):
         low = ", ".join(f"{link.name} ({link.mtu})" for link in links if link.mtu < IPV6_MIN_MTU)
         reasons.append(f"mtu {why}: raise the MTU of {low}, or give no IPv6 address")
     if reasons:

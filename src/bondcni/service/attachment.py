@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from bondcni.core.asked import too_small_for, unasked
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, doubts, expected_later, located
 from bondcni.core.errors import (
@@ -31,6 +30,7 @@ from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
 from bondcni.core.result import Object, Result, merge, read, render
+from bondcni.core.runtime_config import ipv6_mtu_problem, unassigned_addresses
 from bondcni.core.state import Link, Location, Namespace
 from bondcni.core.values import mac_text
 from bondcni.kernel.apply import apply
@@ -174,7 +174,7 @@ def _verify(differences: Iterable[str]) -> None:
 def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> Result:
     if config.ipam:
         answer = ipam.add(service.reach, config.raw, env, service.timeouts)
-        other = unasked(config.ips, (str(ip["address"]) for ip in answer.ips))
+        other = unassigned_addresses(config.ips, (str(ip["address"]) for ip in answer.ips))
         if other:
             kind = config.ipam["type"]
             service.warn(f"IPAM plugin {kind} did not assign the requested addresses: {other}")
@@ -185,7 +185,7 @@ def _addresses(service: Service, config: BondConfig, env: Mapping[str, str]) -> 
 def _check_ipv6(addresses: Result, mtu: int) -> None:
     """Refuse IPv6 addresses of the IPAM plugin if the MTU of the bond is too small for IPv6."""
     found = (str(ip["address"]) for ip in addresses.ips)
-    if why := too_small_for(next((text for text in found if ":" in text), ""), mtu):
+    if why := ipv6_mtu_problem(next((text for text in found if ":" in text), ""), mtu):
         raise Refused((f"mtu {why}: raise the MTU of the bond and its links",))
 
 

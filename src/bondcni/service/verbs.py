@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from bondcni.core.asked import arguments_without_effect
 from bondcni.core.config import BondConfig, parse, parse_leniently
 from bondcni.core.errors import (
     BondError,
@@ -38,6 +37,7 @@ from bondcni.core.plan import Claimed, Facts, Plan, Wanted, new_ifindexes, plan_
 from bondcni.core.resolve import matches
 from bondcni.core.restore import adopt, claims, unlike
 from bondcni.core.result import at_least
+from bondcni.core.runtime_config import ignored_cni_args
 from bondcni.core.state import Link, Location, Namespace
 from bondcni.kernel.apply import emergency_messages
 from bondcni.kernel.driver import bonding_driver
@@ -117,7 +117,7 @@ def _add(service: Service, request: Request) -> Document:
     config = _configured(service, request)
     _own_namespace(service, request)
     given = request.env.get("CNI_ARGS", "")
-    for warning in arguments_without_effect(given, config.mac, ipam=config.ipam is not None):
+    for warning in ignored_cni_args(given, config.mac, ipam=config.ipam is not None):
         service.warn(warning)
     if config.ipam:
         _find_ipam(service, str(config.ipam["type"]), request)

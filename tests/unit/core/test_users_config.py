@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.core.test_config import problems, read
 
-from bondcni.core.asked import arguments_without_effect, unasked
+from bondcni.core.runtime_config import ignored_cni_args, unassigned_addresses
 
 MAC = "02:00:00:00:00:77"
 
@@ -109,8 +109,8 @@ def test_10_13_no_word_on_what_has_an_effect_or_comes_from_the_runtime(
 
 def test_10_13_addresses_that_an_ipam_plugin_did_not_give() -> None:
     asked = ("10.0.0.5/24", "fd00::5/64")
-    assert unasked(asked, ["10.0.0.5/16", "fd00::5/64"]) == ""
-    assert unasked(asked, ["10.0.0.9/24"]) == "10.0.0.5/24, fd00::5/64"
+    assert unassigned_addresses(asked, ["10.0.0.5/16", "fd00::5/64"]) == ""
+    assert unassigned_addresses(asked, ["10.0.0.9/24"]) == "10.0.0.5/24, fd00::5/64"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_10_13_cni_args_that_nobody_reads(
     ipam: bool,  # noqa: FBT001
     said: list[tuple[str, str]],
 ) -> None:
-    words = list(arguments_without_effect(given, mac, ipam=ipam))
+    words = list(ignored_cni_args(given, mac, ipam=ipam))
     assert len(words) == len(said)
     for word, (name, capability) in zip(words, said, strict=True):
         assert word.startswith(f"CNI_ARGS: {name}=")

@@ -21,7 +21,7 @@ IPV6_MIN_MTU = 1280
 RUNTIME = "/runtimeConfig"
 ARGS = "/args/cni"
 
-OTHERS = {
+UNSUPPORTED_CAPABILITIES = {
     "portMappings": "add the portmap plugin after bond in the list of plugins",
     "bandwidth": "add the bandwidth plugin after bond in the list of plugins",
     "dns": "write dns in the configuration",
@@ -30,37 +30,37 @@ OTHERS = {
 }
 """Capabilities that neither a bond nor an IPAM plugin has, and advice for each."""
 
-RUNTIMES_OWN = ("deviceID", "CNIDeviceInfoFile", "io.kubernetes.cri.pod-annotations")
+RUNTIME_KEYS = ("deviceID", "CNIDeviceInfoFile", "io.kubernetes.cri.pod-annotations")
 """Keys that a runtime adds on its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RuntimeConfig:
     """The MAC and the addresses in CIDR notation, and the JSON pointer of each."""
 
     mac: str = ""
     ips: tuple[str, ...] = ()
-    mac_at: str = ""
-    ips_at: str = ""
+    mac_pointer: str = ""
+    ips_pointer: str = ""
 
 
-def read_asked(document: Object, notes: Notes) -> Asked:
+def read_runtime_config(document: Object, notes: Notes) -> RuntimeConfig:
     """The MAC and the addresses; a key without effect is a warning."""
-    found = Asked()
+    found = RuntimeConfig()
     for pointer, source in _sources(document, notes):
         for key in ("mac", "ips"):
             raw = source.get(key)
             if raw in (None, "") or (key == "ips" and not raw):
                 continue
             at = pointer + token(key)
-            first = found.mac_at if key == "mac" else found.ips_at
+            first = found.mac_pointer if key == "mac" else found.ips_pointer
             if first:
                 if raw != document["runtimeConfig"][key]:
                     notes.warn(at, f"{show(raw)} has no effect: {first} takes precedence")
             elif key == "mac":
-                found = replace(found, mac=_mac(raw, at, notes), mac_at=at)
+                found = replace(found, mac=_mac(raw, at, notes), mac_pointer=at)
             else:
-                found = replace(found, ips=_ips(raw, at, notes), ips_at=at)
+                found = replace(found, ips=_ips(raw, at, notes), ips_pointer=at)
     return found
 
 
@@ -86,10 +86,12 @@ def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str,
 def _without_effect(source: Mapping[str, Any], pointer: str, ipam: Any, notes: Notes) -> None:
     """Warn of keys that are not read. With ``ipam`` others are passed to the IPAM plugin."""
     for key in source:
-        if key in ("mac", "ips", *RUNTIMES_OWN):
+        if key in ("mac", "ips", *RUNTIME_KEYS):
             continue
-        if pointer == RUNTIME and key in OTHERS:
-            notes.warn(pointer + token(key), "has no effect on a bond", OTHERS[key])
+        if pointer == RUNTIME and key in UNSUPPORTED_CAPABILITIES:
+            notes.warn(
+                pointer + token(key), "has no effect on a bond", UNSUPPORTED_CAPABILITIES[key]
+            )
         elif not ipam:
             near = did_you_mean(key, ("mac", "ips"))
             notes.warn(pointer + token(key), "has no effect without an IPAM plugin", near)
@@ -130,7 +132,7 @@ def _cidr(value: Any) -> str | None:
         return None
 
 
-def is_by_capability(document: Mapping[str, Any]) -> bool:
+def has_mac_capability(document: Mapping[str, Any]) -> bool:
     """Whether the runtime set ``runtimeConfig.mac`` because of the capability ``mac`` (libcni,
     injectRuntimeConfig). Without the capability it is part of the configuration.
     """
@@ -138,7 +140,7 @@ def is_by_capability(document: Mapping[str, Any]) -> bool:
     return isinstance(capabilities, dict) and bool(capabilities.get("mac"))
 
 
-def arguments_without_effect(cni_args: str, mac: str, *, ipam: bool) -> Iterator[str]:
+def ignored_cni_args(cni_args: str, mac: str, *, ipam: bool) -> Iterator[str]:
     """A warning for each value in CNI_ARGS that is not read: ``MAC``, and without an IPAM plugin
     ``IP``. Older versions of Multus set both, with or without the capability.
     """
@@ -153,13 +155,15 @@ def arguments_without_effect(cni_args: str, mac: str, *, ipam: bool) -> Iterator
         )
 
 
-def unasked(ips: Iterable[str], answered: Iterable[str]) -> str:
+def unassigned_addresses(ips: Iterable[str], answered: Iterable[str]) -> str:
     """The requested addresses that an IPAM plugin did not assign, or ""."""
     given = {address.split("/")[0] for address in answered}
     return ", ".join(cidr for cidr in ips if cidr.split("/")[0] not in given)
 
 
-def known_ipv6(ips: tuple[str, ...], ipam: Mapping[str, Any] | None, raw: Mapping[str, Any]) -> str:
+def expected_ipv6(
+    ips: tuple[str, ...], ipam: Mapping[str, Any] | None, raw: Mapping[str, Any]
+) -> str:
     """An IPv6 address or network that the bond will have, if the configuration of the IPAM plugin
     tells it; else "".
     """
@@ -187,7 +191,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
     return (entry for entry in _list(value) if isinstance(entry, dict))
 
 
-def too_small_for(address: str, mtu: int) -> str:
+def ipv6_mtu_problem(address: str, mtu: int) -> str:
     """Why a bond with this MTU cannot have the IPv6 address; "" if it can."""
     if not address or mtu >= IPV6_MIN_MTU:
         return ""
