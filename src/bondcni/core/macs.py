@@ -13,7 +13,7 @@ DISTINCT_MAC_MODES = ("balance-tlb", "balance-alb")
 """The modes in which each member needs a different MAC."""
 
 
-def distinct(
+def replacement_macs(
     links: Sequence[Link], mode: str, seed: str, others: Collection[Link] = ()
 ) -> dict[int, str]:
     """The new MAC, by ifindex, of each link that has the MAC of an earlier link.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from bondcni.core.config import BondConfig, LinkRef
 from bondcni.core.errors import Refused, TryAgain
-from bondcni.core.macs import distinct, replacement_warnings
+from bondcni.core.macs import replacement_macs, replacement_warnings
 from bondcni.core.options import MODES, key_of
 from bondcni.core.policy import Verdict
 from bondcni.core.resolve import candidate, reasons_between
@@ -195,7 +195,7 @@ def plan_add(config: BondConfig, ifname: str, facts: Facts) -> Plan:
         raise Refused(tuple(dict.fromkeys(reasons)))
     altname, why = choose_altname(config, ifname, links, pod)
     warnings += [f"/ifname: alternative name {config.ifname} is left out: {why}"] if why else []
-    macs = distinct(links, MODES[config.mode], facts.seed, (*space.links, *pod.links))
+    macs = replacement_macs(links, MODES[config.mode], facts.seed, (*space.links, *pod.links))
     warnings += replacement_warnings(links, MODES[config.mode], macs)
     bond, members = _members(found, macs, home, facts)
     options = {"mode": config.mode, **_options(config, found, members)}

@@ -19,7 +19,7 @@ from tests.unit.core.world import (
     veth,
 )
 
-from bondcni.core.macs import distinct
+from bondcni.core.macs import replacement_macs
 from bondcni.core.plan import ChangeLink, Plan
 from bondcni.core.restore import lookup_is_enough, lookup_keys, plan_restore
 from bondcni.core.state import IFF_UP, Link, Location, Namespace
@@ -55,8 +55,10 @@ def test_3_only_modes_that_need_different_macs_change_any(mode: int) -> None:
 
 @pytest.mark.parametrize("mode", ["balance-tlb", "balance-alb"])
 def test_3_different_macs_stay(mode: str) -> None:
-    assert distinct((nic(11, "eth1"), nic(12, "eth2")), mode, "c1 net1") == {}
-    assert distinct((nic(11, "eth1", mac=""), nic(12, "eth2", mac="")), mode, "c1 net1") == {}
+    assert replacement_macs((nic(11, "eth1"), nic(12, "eth2")), mode, "c1 net1") == {}
+    assert (
+        replacement_macs((nic(11, "eth1", mac=""), nic(12, "eth2", mac="")), mode, "c1 net1") == {}
+    )
 
 
 def test_3_a_repeated_add_gives_the_same_macs_and_another_pod_gets_others() -> None:
@@ -67,12 +69,12 @@ def test_3_a_repeated_add_gives_the_same_macs_and_another_pod_gets_others() -> N
 
 
 def test_3_a_new_mac_is_no_other_links() -> None:
-    (new,) = distinct(SAME[:2], "balance-alb", "c1 net1").values()
+    (new,) = replacement_macs(SAME[:2], "balance-alb", "c1 net1").values()
     neighbour = veth(50, "cali1", mac=new)
-    (next_one,) = distinct(SAME[:2], "balance-alb", "c1 net1", (neighbour,)).values()
+    (next_one,) = replacement_macs(SAME[:2], "balance-alb", "c1 net1", (neighbour,)).values()
     assert next_one != new
     third = nic(51, "eth9", permanent_mac=new)
-    (next_one,) = distinct((*SAME[:2], third), "balance-alb", "c1 net1").values()
+    (next_one,) = replacement_macs((*SAME[:2], third), "balance-alb", "c1 net1").values()
     assert next_one != new
 
 
