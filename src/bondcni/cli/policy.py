@@ -9,7 +9,7 @@ import click
 from bondcni.cli.node import NOT_OK, OK, POLICY, STATE, exits_with_verdict, service_of
 from bondcni.core.errors import BondError, Refused
 from bondcni.core.lifecycle import Operation, action_of
-from bondcni.core.links import LinkRef, guess
+from bondcni.core.links import LinkRef, link_ref_of
 from bondcni.core.resolve import candidate
 from bondcni.core.state import Location, Namespace
 from bondcni.kernel.namespaces import Namespaces
@@ -34,7 +34,7 @@ def explain(link: str, *, namespace: str, policy_file: str, state: str) -> int:
 
     The answer is that of ADD, except for what depends on the pod and on the other links.
     """
-    ref = guess(link)
+    ref = link_ref_of(link)
     if ref is None:
         raise Refused((f"{link!r} is not an interface name, MAC or PCI address",))
     policy = policies.load(policy_file)

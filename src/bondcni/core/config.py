@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bondcni.core import fields, rules
-from bondcni.core.document import Notes, Object, did_you_mean, read_object, token
+from bondcni.core.document import Diagnostics, Object, did_you_mean, pointer_token, read_object
 from bondcni.core.errors import BondError, ConfigError, InputError, Problem, VersionError
 from bondcni.core.links import LinkRef, pci_address, read_links
 from bondcni.core.option_reader import OptionReader
-from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, fold, member_option
+from bondcni.core.options import BOND_OPTIONS, MODES, bond_option, folded_key, member_option
 from bondcni.core.result import SUPPORTED, Result
 from bondcni.core.runtime_config import (
     IPV6_MIN_MTU,
@@ -76,9 +76,9 @@ ELSEWHERE = {
 """Keys that have an effect in another place, and advice for each."""
 
 _PARAMETERS = {name.casefold(): name for name in PARAMETERS}
-_FOREIGN = {fold(name) for name in FOREIGN}
-_CALICO = {fold(name) for name in CALICO}
-_ELSEWHERE = {fold(name): advice for name, advice in ELSEWHERE.items()}
+_FOREIGN = {folded_key(name) for name in FOREIGN}
+_CALICO = {folded_key(name) for name in CALICO}
+_ELSEWHERE = {folded_key(name): advice for name, advice in ELSEWHERE.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +111,21 @@ def parse(text: bytes) -> BondConfig:
     Raises InputError (not a JSON object), VersionError (its details list the supported
     versions) or ConfigError with every problem, each with a JSON pointer and advice.
     """
-    notes = Notes()
-    document = _canonical(read_object(text, notes), notes)
+    diagnostics = Diagnostics()
+    document = _canonical(read_object(text, diagnostics), diagnostics)
     if isinstance(document.get("plugins"), list) and "links" not in document:
         raise ConfigError((_LIST_OF_PLUGINS,))
     try:
         version, wrong = fields.version(document), None
     except VersionError as error:
         version, wrong = SUPPORTED[-1], error
-    config = _checked(_read(document, version, notes), notes)
+    config = _checked(_read(document, version, diagnostics), diagnostics)
     if wrong:
-        wrong.details = "; ".join((wrong.details, *map(str, notes.problems)))
+        wrong.details = "; ".join((wrong.details, *map(str, diagnostics.problems)))
         raise wrong
-    if notes.problems:
-        raise ConfigError(tuple(notes.problems), tuple(notes.warnings))
-    return replace(config, warnings=tuple(map(str, notes.warnings)))
+    if diagnostics.problems:
+        raise ConfigError(tuple(diagnostics.problems), tuple(diagnostics.warnings))
+    return replace(config, warnings=tuple(map(str, diagnostics.warnings)))
 
 
 def parse_leniently(text: bytes) -> BondConfig:
@@ -134,27 +134,29 @@ def parse_leniently(text: bytes) -> BondConfig:
     An invalid part is empty (mode 0, no links, no ipam, cniVersion 0.1.0), and its problem is
     a warning.
     """
-    notes = Notes()
+    diagnostics = Diagnostics()
     version = SUPPORTED[0]
     try:
-        document = _canonical(read_object(text, notes), notes)
+        document = _canonical(read_object(text, diagnostics), diagnostics)
         version = fields.version(document)
     except InputError as error:
         document = {}
-        notes.warn("", error.message)
+        diagnostics.warn("", error.message)
     except BondError as error:
-        notes.warn("/cniVersion", error.message)
-    config = _read(document, version, notes).config
-    return replace(config, warnings=tuple(map(str, (*notes.warnings, *notes.problems))))
+        diagnostics.warn("/cniVersion", error.message)
+    config = _read(document, version, diagnostics).config
+    return replace(config, warnings=tuple(map(str, (*diagnostics.warnings, *diagnostics.problems))))
 
 
-def _canonical(document: Object, notes: Notes) -> Object:
+def _canonical(document: Object, diagnostics: Diagnostics) -> Object:
     """The object with its keys in the spelling of PARAMETERS: Go ignores case."""
     found: Object = {}
     for key, value in document.items():
         name = _PARAMETERS.get(key.casefold(), key)
         if name in found:
-            notes.warn(token(key), f"{name} appears twice (case is ignored): the last one is used")
+            diagnostics.warn(
+                pointer_token(key), f"{name} appears twice (case is ignored): the last one is used"
+            )
         found[name] = value
     return found
 
@@ -177,27 +179,27 @@ class _Reading:
     runtime: RuntimeConfig
 
 
-def _read(document: Object, version: str, notes: Notes) -> _Reading:
-    options = _options(document, notes)
-    runtime = read_runtime_config(document, notes)
+def _read(document: Object, version: str, diagnostics: Diagnostics) -> _Reading:
+    options = _options(document, diagnostics)
+    runtime = read_runtime_config(document, diagnostics)
     mode = options.values.get("mode", 0)
-    mtu, inherit = fields.mtu(document, notes)
-    fields.plugin_type(document, notes)
-    name = fields.network_name(document, notes)
-    links, all_links = read_links(document, notes)
+    mtu, inherit = fields.mtu(document, diagnostics)
+    fields.plugin_type(document, diagnostics)
+    name = fields.network_name(document, diagnostics)
+    links, all_links = read_links(document, diagnostics)
     config = BondConfig(
         cni_version=version,
         name=name,
         mode=mode if isinstance(mode, int) else 0,
         options={key: value for key, value in options.values.items() if key != "mode"},
         links=tuple(links.values()),
-        links_in_container=fields.switch(document, "linksInContainer", notes),
+        links_in_container=fields.boolean(document, "linksInContainer", diagnostics),
         mtu=mtu,
         mtu_inherit=inherit,
-        ifname=fields.interface_name(document, notes),
-        ipam=fields.ipam(document, notes),
-        dns=fields.dns(document, notes),
-        prev_result=fields.previous(document, notes),
+        ifname=fields.interface_name(document, diagnostics),
+        ipam=fields.ipam(document, diagnostics),
+        dns=fields.dns(document, diagnostics),
+        prev_result=fields.previous(document, diagnostics),
         mac=runtime.mac,
         ips=runtime.ips,
         raw=document,
@@ -205,57 +207,59 @@ def _read(document: Object, version: str, notes: Notes) -> _Reading:
     return _Reading(config, options, links, all_links, runtime)
 
 
-def _options(document: Object, notes: Notes) -> OptionReader:
-    options = OptionReader(notes)
+def _options(document: Object, diagnostics: Diagnostics) -> OptionReader:
+    options = OptionReader(diagnostics)
     for key, raw in document.items():
         row = None if key in PARAMETERS else bond_option(key)
         if row is not None:
-            options.read(row, raw, token(key))
+            options.read(row, raw, pointer_token(key))
         elif key not in PARAMETERS:
-            _unknown(key, document, notes)
-    inner = fields.object_field(document.get("options"), "/options", notes)
+            _unknown(key, document, diagnostics)
+    inner = fields.object_field(document.get("options"), "/options", diagnostics)
     for key, raw in inner.items():
         row = bond_option(key)
         if row is not None:
-            options.read(row, raw, "/options" + token(key))
+            options.read(row, raw, "/options" + pointer_token(key))
         else:
-            _unknown_option(key, notes)
+            _unknown_option(key, diagnostics)
     if "mode" not in options.pointers:
-        notes.problem("/mode", "is required", f"write {allowed(BOND_OPTIONS[0])}")
+        diagnostics.problem("/mode", "is required", f"write {allowed(BOND_OPTIONS[0])}")
     return options
 
 
-def _unknown(key: str, document: Object, notes: Notes) -> None:
+def _unknown(key: str, document: Object, diagnostics: Diagnostics) -> None:
     """Warn of a top-level key, unless another tool is known to write or read it."""
-    if fold(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
+    if folded_key(key) in _FOREIGN or key.startswith(FOREIGN_STARTS) or "/" in key or "." in key:
         return
-    if fold(key) in _CALICO or key.startswith(CALICO_STARTS):
+    if folded_key(key) in _CALICO or key.startswith(CALICO_STARTS):
         ipam = document.get("ipam")
         kind = ipam.get("type") if isinstance(ipam, dict) else None
         if not kind or kind in WITHOUT_SETTINGS:
-            notes.warn(token(key), "is a setting of calico-ipam and has no effect without it")
+            diagnostics.warn(
+                pointer_token(key), "is a setting of calico-ipam and has no effect without it"
+            )
         return
-    if fold(key) in _ELSEWHERE:
-        notes.warn(token(key), "has no effect on a bond", _ELSEWHERE[fold(key)])
+    if folded_key(key) in _ELSEWHERE:
+        diagnostics.warn(pointer_token(key), "has no effect on a bond", _ELSEWHERE[folded_key(key)])
         return
     known = (*PARAMETERS, *(row.key for row in BOND_OPTIONS if not row.read_only))
-    notes.warn(token(key), "unknown key, ignored", did_you_mean(key, known))
+    diagnostics.warn(pointer_token(key), "unknown key, ignored", did_you_mean(key, known))
 
 
-def _unknown_option(key: str, notes: Notes) -> None:
-    pointer = "/options" + token(key)
+def _unknown_option(key: str, diagnostics: Diagnostics) -> None:
+    pointer = "/options" + pointer_token(key)
     member = member_option(key)
     if key.casefold() in _PARAMETERS:
-        notes.problem(pointer, "is not a bonding option", "write it at the top level")
+        diagnostics.problem(pointer, "is not a bonding option", "write it at the top level")
     elif member is not None and not member.read_only:
-        notes.problem(pointer, "is a member option", "write it in an entry of links")
+        diagnostics.problem(pointer, "is a member option", "write it in an entry of links")
     else:
         near = did_you_mean(key, (row.key for row in BOND_OPTIONS if not row.read_only))
         advice = near or "remove it, or write one of the options in docs/options.md"
-        notes.problem(pointer, "unknown option", advice)
+        diagnostics.problem(pointer, "unknown option", advice)
 
 
-def _checked(reading: _Reading, notes: Notes) -> BondConfig:
+def _checked(reading: _Reading, diagnostics: Diagnostics) -> BondConfig:
     """The configuration after the cross-checks, with delays rounded as the kernel does."""
     config, reader = reading.config, reading.options
     options = _canonical_links(config)
@@ -265,29 +269,31 @@ def _checked(reading: _Reading, notes: Notes) -> BondConfig:
     mode = config.mode if "mode" in reader.values else None
     unread = reader.pointers.keys() - reader.values.keys()
     if "miimon" not in reader.pointers and not _arp_monitored(options, unread):
-        notes.problem(
+        diagnostics.problem(
             "/miimon",
             "is required",
             'write "miimon": 100 (milliseconds), or configure ARP monitoring with arpInterval '
             "and arpIpTarget",
         )
     for finding in rules.problems(mode, options, known, members, unread):
-        notes.problem(_pointer(finding, reading), finding.message, finding.advice)
+        diagnostics.problem(_pointer(finding, reading), finding.message, finding.advice)
     for finding in rules.warnings(mode, options, members, unread):
-        notes.warn(_pointer(finding, reading), finding.message, finding.advice)
-    config = replace(config, options=rules.settled(mode, options))
-    _check_ipv6(config, notes)
-    return _checked_mac(config, mode, reading.runtime.mac_pointer, notes)
+        diagnostics.warn(_pointer(finding, reading), finding.message, finding.advice)
+    config = replace(config, options=rules.with_rounded_delays(mode, options))
+    _check_ipv6(config, diagnostics)
+    return _checked_mac(config, mode, reading.runtime.mac_pointer, diagnostics)
 
 
-def _check_ipv6(config: BondConfig, notes: Notes) -> None:
+def _check_ipv6(config: BondConfig, diagnostics: Diagnostics) -> None:
     address = expected_ipv6(config.ips, config.ipam, config.raw)
     if why := ipv6_mtu_problem(address, config.mtu or IPV6_MIN_MTU):
         advice = f"write an mtu of {IPV6_MIN_MTU} or more, or use no IPv6 address"
-        notes.problem("/mtu", why, advice)
+        diagnostics.problem("/mtu", why, advice)
 
 
-def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) -> BondConfig:
+def _checked_mac(
+    config: BondConfig, mode: int | None, at: str, diagnostics: Diagnostics
+) -> BondConfig:
     """The configuration without its MAC if the bond takes the MAC of its active member.
 
     The Go bond-cni ignores a MAC from the runtime, so that is a warning; a MAC in the
@@ -299,9 +305,9 @@ def _checked_mac(config: BondConfig, mode: int | None, at: str, notes: Notes) ->
     why = "with failOverMac 1 the bond takes the MAC of its active member"
     advice = "write failOverMac 0 or 2 if the members can change their MAC"
     if at.startswith(RUNTIME) and not has_mac_capability(config.raw):
-        notes.problem(at, f"{config.mac} cannot be set: {why}", f"remove mac, or {advice}")
+        diagnostics.problem(at, f"{config.mac} cannot be set: {why}", f"remove mac, or {advice}")
     else:
-        notes.warn(at, f"{config.mac} is not set: {why}", advice)
+        diagnostics.warn(at, f"{config.mac} is not set: {why}", advice)
     return replace(config, mac="")
 
 
@@ -325,10 +331,10 @@ def _canonical_links(config: BondConfig) -> dict[str, OptionValue]:
     return options
 
 
-def _pointer(finding: rules.Finding, reading: _Reading) -> str:
+def _pointer(finding: rules.OptionFinding, reading: _Reading) -> str:
     if finding.member < 0:
-        return reading.options.pointers.get(finding.option, token(finding.option))
+        return reading.options.pointers.get(finding.option, pointer_token(finding.option))
     entry = reading.config.raw["links"][finding.member]
     rows = ((key, member_option(key)) for key in entry)
     key = next(key for key, row in rows if row and row.kernel == finding.option)
-    return f"/links/{finding.member}{token(key)}"
+    return f"/links/{finding.member}{pointer_token(key)}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from bondcni.core import fields
-from bondcni.core.document import Notes, Object
+from bondcni.core.document import Diagnostics, Object
 from bondcni.core.options import BOND_OPTIONS, MEMBER_OPTIONS, MODES, Option, name_of
 from bondcni.core.plan import LATE, Claimed, Member, Wanted
 from bondcni.core.restore import identities
@@ -132,7 +132,7 @@ def expected_later(wanted: Wanted, config: Object, now: Object, added: Object) -
     value. A default is not compared: a later plugin may change it without reporting it, as
     ``tuning`` does with the MTU before CNI 1.1.0, whose results have no MTU.
     """
-    mtu = wanted.mtu if any(fields.mtu(config, Notes())) else 0
+    mtu = wanted.mtu if any(fields.mtu(config, Diagnostics())) else 0
     if isinstance(now.get("mtu"), int) and now["mtu"] != added.get("mtu"):
         mtu = now["mtu"]
     mac, said = wanted.mac, mac_text(now.get("mac"))

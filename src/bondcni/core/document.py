@@ -4,7 +4,7 @@ Python's json module accepts more than Go's, with which the delegates read the s
 So NaN, numbers that do not fit into a double, bytes that are not UTF-8 and deep nesting are
 refused here. Of a key that appears twice the last value is used, as Go does, with a warning.
 
-``Notes`` collects every problem and warning, each with its JSON pointer (RFC 6901). After a
+``Diagnostics`` collects every problem and warning, each with its JSON pointer (RFC 6901). After a
 problem the reader continues with an empty value.
 """
 
@@ -22,7 +22,7 @@ _DEEPER = f"deeper than {MAX_DEPTH} levels"
 Object = dict[str, Any]
 
 
-class Notes:
+class Diagnostics:
     """Problems and warnings of one document, in the order they were found."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Notes:
         self.warnings.append(Problem(pointer, message, advice))
 
 
-def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def load_json(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Parse JSON that Go accepts as well. Raises ValueError, or RecursionError for deep nesting."""
     return json.loads(
         text.decode("utf-8-sig"),
@@ -48,7 +48,7 @@ def loads(text: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = No
     )
 
 
-def read_object(text: bytes, notes: Notes) -> Object:
+def read_object(text: bytes, diagnostics: Diagnostics) -> Object:
     """The JSON object in ``text``. Raises InputError if it is not one."""
 
     def pairs(found: list[tuple[str, Any]]) -> Object:
@@ -56,13 +56,13 @@ def read_object(text: bytes, notes: Notes) -> Object:
         if len(whole) != len(found):
             keys = [key for key, _ in found]
             for key in {key for key in keys if keys.count(key) > 1}:
-                notes.warn(
+                diagnostics.warn(
                     "", f"key {json.dumps(key)} appears twice in one object: the last one is used"
                 )
         return whole
 
     try:
-        value = loads(text, pairs)
+        value = load_json(text, pairs)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError among them
         raise InputError(f"the configuration is not valid JSON: {error}") from None
     except RecursionError:
@@ -100,7 +100,7 @@ def _children(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def token(key: object) -> str:
+def pointer_token(key: object) -> str:
     """A key or an index as a reference token of a JSON pointer."""
     return "/" + str(key).replace("~", "~0").replace("/", "~1")
 

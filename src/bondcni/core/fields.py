@@ -1,6 +1,6 @@
 """The fields of the configuration that are not bonding options, one function each.
 
-Each function reads its field from the object, adds what is wrong with it to the notes, and
+Each function reads its field from the object, adds what is wrong with it to the diagnostics, and
 returns the field's value, or an empty one if it is absent or invalid. JSON null means absent,
 as in Go. What the Go bond-cni accepts is accepted with the same meaning.
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bondcni.core.document import Notes, Object, did_you_mean, token
+from bondcni.core.document import Diagnostics, Object, did_you_mean, pointer_token
 from bondcni.core.errors import ConfigError, VersionError
 from bondcni.core.names import invalid_interface_name
 from bondcni.core.result import SUPPORTED, Result, read
-from bondcni.core.values import SWITCH, show, whole
+from bondcni.core.values import SWITCH, parse_integer, show
 
 MIN_MTU = 68
 MAX_MTU = 65535
@@ -36,13 +36,13 @@ def version(document: Object) -> str:
     return str(value)
 
 
-def network_name(document: Object, notes: Notes) -> str:
+def network_name(document: Object, diagnostics: Diagnostics) -> str:
     """``name``: letters, digits, ``_``, ``.`` and ``-``."""
     value = document.get("name")
     if value is None or value == "":
-        notes.problem("/name", "is required", "write the name of the network")
+        diagnostics.problem("/name", "is required", "write the name of the network")
     elif not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", value):
-        notes.problem(
+        diagnostics.problem(
             "/name",
             f"{show(value)} is not allowed",
             "use letters, digits, '_', '.' and '-', and start with a letter or a digit",
@@ -52,16 +52,16 @@ def network_name(document: Object, notes: Notes) -> str:
     return ""
 
 
-def plugin_type(document: Object, notes: Notes) -> None:
+def plugin_type(document: Object, diagnostics: Diagnostics) -> None:
     """``type``: any string, because the runtime has found this plugin by it."""
     value = document.get("type")
     if value is None:
-        notes.warn("/type", "is missing", 'write "type": "bond"')
+        diagnostics.warn("/type", "is missing", 'write "type": "bond"')
     elif not isinstance(value, str):
-        notes.problem("/type", f"{show(value)} is not allowed", 'write "bond"')
+        diagnostics.problem("/type", f"{show(value)} is not allowed", 'write "bond"')
 
 
-def interface_name(document: Object, notes: Notes) -> str:
+def interface_name(document: Object, diagnostics: Diagnostics) -> str:
     """``ifname``, "" if absent or invalid: the Go bond-cni ignores the key, so no value is an error."""
     value = document.get("ifname")
     if value is None or value == "":
@@ -71,17 +71,17 @@ def interface_name(document: Object, notes: Notes) -> str:
         why = invalid_interface_name(value)
     if not why:
         return str(value)
-    notes.warn("/ifname", f"alternative name {show(value)} is left out: {why}")
+    diagnostics.warn("/ifname", f"alternative name {show(value)} is left out: {why}")
     return ""
 
 
-def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
+def mtu(document: Object, diagnostics: Diagnostics) -> tuple[int | None, bool]:
     """``mtu``: bytes or None, and whether it is ``inherit``."""
     value = document.get("mtu")
     if isinstance(value, str):
         if value.strip().casefold() == "inherit":
             return None, True
-        number = whole(value.strip())
+        number = parse_integer(value.strip())
     else:
         number = value if isinstance(value, int) and not isinstance(value, bool) else None
     if value is None or number == 0:
@@ -94,11 +94,11 @@ def mtu(document: Object, notes: Notes) -> tuple[int | None, bool]:
     meant = suggest.number(value, "bytes")
     good = meant is not None and MIN_MTU <= meant <= MAX_MTU
     advice = f"write {meant} (allowed: {allowed})" if good else f"write {allowed}"
-    notes.problem("/mtu", f"{show(value)} is not allowed", advice)
+    diagnostics.problem("/mtu", f"{show(value)} is not allowed", advice)
     return None, False
 
 
-def switch(document: Object, key: str, notes: Notes) -> bool:
+def boolean(document: Object, key: str, diagnostics: Diagnostics) -> bool:
     """A boolean field; absent means false."""
     value = document.get(key)
     if value is None or isinstance(value, bool):
@@ -107,55 +107,57 @@ def switch(document: Object, key: str, notes: Notes) -> bool:
         return bool(SWITCH[value.strip().casefold()])
     if value in (0, 1, "0", "1") and not isinstance(value, float):
         return str(value) == "1"
-    notes.problem(token(key), f"{show(value)} is not allowed", "write true or false")
+    diagnostics.problem(pointer_token(key), f"{show(value)} is not allowed", "write true or false")
     return False
 
 
-def object_field(value: Any, pointer: str, notes: Notes) -> Object:
+def object_field(value: Any, pointer: str, diagnostics: Diagnostics) -> Object:
     """An object, {} if absent or not an object."""
     if value is None or isinstance(value, dict):
         return value or {}
-    notes.problem(pointer, f"{show(value)} is not allowed", "write an object, { ... }")
+    diagnostics.problem(pointer, f"{show(value)} is not allowed", "write an object, { ... }")
     return {}
 
 
-def ipam(document: Object, notes: Notes) -> Object | None:
+def ipam(document: Object, diagnostics: Diagnostics) -> Object | None:
     """``ipam``; None if no IPAM plugin is to be called."""
-    found = object_field(document.get("ipam"), "/ipam", notes)
+    found = object_field(document.get("ipam"), "/ipam", diagnostics)
     kind = found.get("type")
     if kind is None or kind == "":
         if found.keys() - {"type"}:
             advice = 'write the name of an IPAM plugin as "type"'
-            notes.warn("/ipam", "has no type, so no IPAM plugin is called", advice)
+            diagnostics.warn("/ipam", "has no type, so no IPAM plugin is called", advice)
         return None
     if not isinstance(kind, str) or "/" in kind or "\0" in kind or kind in (".", ".."):
         advice = "write the name of an IPAM plugin, such as host-local"
-        notes.problem("/ipam/type", f"{show(kind)} is not allowed", advice)
+        diagnostics.problem("/ipam/type", f"{show(kind)} is not allowed", advice)
     elif kind == "bond":
         advice = "write the name of an IPAM plugin, such as host-local"
-        notes.problem("/ipam/type", "bond is not an IPAM plugin", advice)
+        diagnostics.problem("/ipam/type", "bond is not an IPAM plugin", advice)
     else:
         return found
     return None
 
 
-def dns(document: Object, notes: Notes) -> Object:
+def dns(document: Object, diagnostics: Diagnostics) -> Object:
     """``dns``: nameservers, search and options are lists of strings, domain is a string."""
-    found = object_field(document.get("dns"), "/dns", notes)
+    found = object_field(document.get("dns"), "/dns", diagnostics)
     good = dict(found)
     for key, value in found.items():
         strings = key == "domain" or _are_strings(value)
         if value is None:
             del good[key]
         elif key == "domain" and not isinstance(value, str):
-            notes.problem("/dns/domain", f"{show(value)} is not allowed", "write a string")
+            diagnostics.problem("/dns/domain", f"{show(value)} is not allowed", "write a string")
             del good[key]
         elif key != "domain" and key not in _DNS_LISTS:
             near = did_you_mean(key, ("domain", *_DNS_LISTS))
-            notes.warn("/dns" + token(key), "unknown key, ignored", near)
+            diagnostics.warn("/dns" + pointer_token(key), "unknown key, ignored", near)
             del good[key]
         elif key in _DNS_LISTS and not strings:
-            notes.problem(f"/dns/{key}", f"{show(value)} is not allowed", "write a list of strings")
+            diagnostics.problem(
+                f"/dns/{key}", f"{show(value)} is not allowed", "write a list of strings"
+            )
             del good[key]
     return good
 
@@ -167,14 +169,14 @@ def _are_strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def previous(document: Object, notes: Notes) -> Result | None:
+def previous(document: Object, diagnostics: Diagnostics) -> Result | None:
     """``prevResult``, which ADD passes on; None when absent, empty when invalid."""
     if document.get("prevResult") is None:
         return None
-    found = object_field(document["prevResult"], "/prevResult", notes)
+    found = object_field(document["prevResult"], "/prevResult", diagnostics)
     try:
         return read(found)
     except ConfigError as error:
         for problem in error.problems:
-            notes.problem(f"/prevResult{problem.pointer}", problem.message, problem.advice)
+            diagnostics.problem(f"/prevResult{problem.pointer}", problem.message, problem.advice)
     return Result()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bondcni.core.document import Notes, Object, did_you_mean, token
+from bondcni.core.document import Diagnostics, Object, did_you_mean, pointer_token
 from bondcni.core.option_reader import OptionReader
 from bondcni.core.options import MEMBER_OPTIONS, member_option
 from bondcni.core.state import OptionValue
@@ -31,76 +31,78 @@ class LinkRef:
     options: Mapping[str, OptionValue] = field(default_factory=dict)  # by kernel name
 
 
-def read_links(document: Object, notes: Notes) -> tuple[dict[int, LinkRef], bool]:
+def read_links(document: Object, diagnostics: Diagnostics) -> tuple[dict[int, LinkRef], bool]:
     """The valid links by index, and whether all links are valid.
 
     A link that is listed twice is a problem.
     """
     raw = document.get("links")
     if raw is None:
-        notes.problem("/links", "is required", 'write at least 2 entries {"name": "..."}')
+        diagnostics.problem("/links", "is required", 'write at least 2 entries {"name": "..."}')
         return {}, False
     if not isinstance(raw, list):
         message = f"{show(raw)} is not allowed"
-        notes.problem("/links", message, 'write a list of objects, [{"name": "..."}, ...]')
+        diagnostics.problem("/links", message, 'write a list of objects, [{"name": "..."}, ...]')
         return {}, False
     if len(raw) < 2:
         message = f"a bond needs at least 2 links, this one has {len(raw)}"
-        notes.problem("/links", message, 'write each link as {"name": "..."}')
+        diagnostics.problem("/links", message, 'write each link as {"name": "..."}')
     found: dict[int, LinkRef] = {}
     all_valid = True
     for index, entry in enumerate(raw):
         pointer = f"/links/{index}"
-        ref = _link(entry, pointer, notes)
+        ref = _link(entry, pointer, diagnostics)
         all_valid &= ref is not None
         if ref is not None and any(
             (ref.by, ref.value) == (other.by, other.value) for other in found.values()
         ):
             message = f"link {ref.value} is listed twice"
-            notes.problem(f"{pointer}/{ref.by}", message, "list each link once")
+            diagnostics.problem(f"{pointer}/{ref.by}", message, "list each link once")
         elif ref is not None:
             found[index] = ref
     return found, all_valid
 
 
-def _link(entry: Any, pointer: str, notes: Notes) -> LinkRef | None:
+def _link(entry: Any, pointer: str, diagnostics: Diagnostics) -> LinkRef | None:
     if not isinstance(entry, dict):
         example = f'{{"name": {show(entry)}}}' if isinstance(entry, str) else 'of {"name": "..."}'
-        notes.problem(pointer, f"{show(entry)} is not allowed", f"write an object {example}")
+        diagnostics.problem(pointer, f"{show(entry)} is not allowed", f"write an object {example}")
         return None
     names: dict[str, Any] = {}
-    options = OptionReader(notes)
+    options = OptionReader(diagnostics)
     for key, raw in entry.items():
         row = member_option(key)
         if key.casefold() in _REFERENCES:
             names |= {} if raw is None else {key.casefold(): raw}
         elif row is not None and not row.read_only:
-            options.read(row, raw, pointer + token(key))
+            options.read(row, raw, pointer + pointer_token(key))
         else:
             near = did_you_mean(key, (*_REFERENCES, *_KEYS))
-            notes.warn(pointer + token(key), "unknown key, ignored", near)
-    return _reference(names, options.values, pointer, notes)
+            diagnostics.warn(pointer + pointer_token(key), "unknown key, ignored", near)
+    return _reference(names, options.values, pointer, diagnostics)
 
 
 def _reference(
-    names: dict[str, Any], options: dict[str, OptionValue], pointer: str, notes: Notes
+    names: dict[str, Any], options: dict[str, OptionValue], pointer: str, diagnostics: Diagnostics
 ) -> LinkRef | None:
     if not names or (len(names) > 1 and "name" not in names):
         message = "must have exactly one of name, mac and pci"
-        notes.problem(pointer, message, 'write {"name": "..."}, {"mac": "..."} or {"pci": "..."}')
+        diagnostics.problem(
+            pointer, message, 'write {"name": "..."}, {"mac": "..."} or {"pci": "..."}'
+        )
         return None
     by = next(key for key in _REFERENCES if key in names)
     if len(names) > 1:  # the Go bond-cni reads only the name
-        notes.warn(pointer, f"has {' and '.join(names)}: the name is used")
+        diagnostics.warn(pointer, f"has {' and '.join(names)}: the name is used")
     reader, what = _REFERENCES[by]
     value = reader(names[by])
     if value is None:
-        notes.problem(f"{pointer}/{by}", f"{show(names[by])} is not allowed", f"write {what}")
+        diagnostics.problem(f"{pointer}/{by}", f"{show(names[by])} is not allowed", f"write {what}")
         return None
     return LinkRef(by, value, options)
 
 
-def guess(text: str) -> LinkRef | None:
+def link_ref_of(text: str) -> LinkRef | None:
     """The link that a name, MAC or PCI address given alone identifies; None if it is neither."""
     for by in ("pci", "mac", "name"):
         value = _REFERENCES[by][0](text)

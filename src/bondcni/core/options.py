@@ -317,13 +317,13 @@ MEMBER_OPTIONS: tuple[Option, ...] = (
 )  # fmt: skip
 
 
-def fold(spelling: str) -> str:
+def folded_key(spelling: str) -> str:
     """A key in lower case without ``_`` and ``-``, for comparison."""
     return spelling.casefold().replace("_", "").replace("-", "")
 
 
 def _index(table: tuple[Option, ...]) -> dict[str, Option]:
-    return {fold(name): row for row in table for name in (row.kernel, row.key, *row.aliases)}
+    return {folded_key(name): row for row in table for name in (row.kernel, row.key, *row.aliases)}
 
 
 _BOND_SPELLINGS = _index(BOND_OPTIONS)
@@ -332,17 +332,17 @@ _MEMBER_SPELLINGS = _index(MEMBER_OPTIONS)
 
 def bond_option(spelling: str) -> Option | None:
     """The bond option with any of its spellings: ``xmitHashPolicy``, ``xmit_hash_policy``, ..."""
-    return _BOND_SPELLINGS.get(fold(spelling))
+    return _BOND_SPELLINGS.get(folded_key(spelling))
 
 
 def member_option(spelling: str) -> Option | None:
     """The member option with any of its spellings."""
-    return _MEMBER_SPELLINGS.get(fold(spelling))
+    return _MEMBER_SPELLINGS.get(folded_key(spelling))
 
 
 def key_of(kernel: str) -> str:
     """The configuration key of an option, by its kernel name."""
-    row = _BOND_SPELLINGS.get(fold(kernel)) or _MEMBER_SPELLINGS.get(fold(kernel))
+    row = _BOND_SPELLINGS.get(folded_key(kernel)) or _MEMBER_SPELLINGS.get(folded_key(kernel))
     return row.key if row else kernel
 
 

@@ -31,7 +31,7 @@ _MEMBER_ROWS = {row.kernel: row for row in MEMBER_OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class OptionFinding:
     """A problem or a warning. ``member`` is the index in links, -1 for the bond itself."""
 
     option: str  # kernel name
@@ -46,7 +46,7 @@ def problems(
     links: Sequence[str] | None = None,
     members: Mapping[int, Options] = _NONE,
     unread: Collection[str] = (),
-) -> list[Finding]:
+) -> list[OptionFinding]:
     """Every error.
 
     ``links`` are the names that ``primary`` may have, None if they are not known; ``members``
@@ -65,18 +65,18 @@ def warnings(
     options: Options,
     members: Mapping[int, Options] = _NONE,
     unread: Collection[str] = (),
-) -> list[Finding]:
+) -> list[OptionFinding]:
     """Options that have no effect, or another effect than written."""
     found = list(_without_monitoring(options, unread))
     for row, value in _rows(options):
         if value != row.default_of(mode):
             ineffective = _no_effect(row, mode, options, unread)
             texts = (*ineffective, *_obsolete(row), *_rounding(row, mode, options))
-            found += [Finding(row.kernel, text) for text in texts]
+            found += [OptionFinding(row.kernel, text) for text in texts]
     return [*found, *_member_warnings(options, members)]
 
 
-def settled(mode: int | None, options: Options) -> dict[str, OptionValue]:
+def with_rounded_delays(mode: int | None, options: Options) -> dict[str, OptionValue]:
     """The options with delays rounded down to a multiple of miimon, as the kernel does."""
     return {
         row.kernel: _rounded(row, value, mode, options) if row.multiple_of else value
@@ -84,7 +84,7 @@ def settled(mode: int | None, options: Options) -> dict[str, OptionValue]:
     }
 
 
-def in_effect(name: str, mode: int | None, options: Options) -> OptionValue | None:
+def effective_value(name: str, mode: int | None, options: Options) -> OptionValue | None:
     """The value of an option: as configured, or the default of the mode."""
     return options[name] if name in options else _ROWS[name].default_of(mode)
 
@@ -98,16 +98,16 @@ def _in_modes(modes: tuple[int, ...]) -> str:
     return f"mode {names}" if len(modes) == 1 else f"modes {names}"
 
 
-def _only_in(row: Option, mode: int | None, member: int = -1) -> Iterator[Finding]:
+def _only_in(row: Option, mode: int | None, member: int = -1) -> Iterator[OptionFinding]:
     if mode is not None and mode not in row.accepted_in:
         text = f"is not supported in mode {MODES[mode]}, only in {_in_modes(row.accepted_in)}"
         advice = f"remove {row.key}, or change the mode"
-        yield Finding(row.kernel, text, member, advice)
+        yield OptionFinding(row.kernel, text, member, advice)
 
 
 def _bond_problems(
     mode: int | None, options: Options, unread: Collection[str]
-) -> Iterator[Finding]:
+) -> Iterator[OptionFinding]:
     for row, value in _rows(options):
         yield from _only_in(row, mode)
         yield from _option_problems(row, value, mode, options, unread)
@@ -115,40 +115,43 @@ def _bond_problems(
 
 def _option_problems(
     row: Option, value: OptionValue, mode: int | None, options: Options, unread: Collection[str]
-) -> Iterator[Finding]:
+) -> Iterator[OptionFinding]:
     for name in row.requires:
         known = name not in unread and (mode is not None or name in options)
-        if known and not in_effect(name, mode, options):
+        if known and not effective_value(name, mode, options):
             key = _ROWS[name].key
-            yield Finding(
+            yield OptionFinding(
                 row.kernel, f"requires {key} to be greater than 0", advice=f'write "{key}": 100'
             )
     for name in row.conflicts:
         if value and options.get(name) and _ROWS[name].number < row.number:
             text = f"cannot be used together with {_ROWS[name].key}"
-            yield Finding(row.kernel, text, advice="remove one of them")
+            yield OptionFinding(row.kernel, text, advice="remove one of them")
     if row.exact and row.multiple_of not in unread:
-        down, step = _rounded(row, value, mode, options), in_effect(row.multiple_of, mode, options)
+        down, step = (
+            _rounded(row, value, mode, options),
+            effective_value(row.multiple_of, mode, options),
+        )
         if isinstance(down, int) and isinstance(step, int) and value != down:
             text = f"{value} is not a multiple of {_ROWS[row.multiple_of].key} ({step})"
-            yield Finding(row.kernel, text, advice=f"write {down} or {down + step}")
+            yield OptionFinding(row.kernel, text, advice=f"write {down} or {down + step}")
 
 
 def _rounded(row: Option, value: OptionValue, mode: int | None, options: Options) -> OptionValue:
-    step = in_effect(row.multiple_of, mode, options)
+    step = effective_value(row.multiple_of, mode, options)
     if isinstance(value, int) and isinstance(step, int) and step > 0:
         return value - value % step
     return value
 
 
-def _unknown_links(options: Options, links: Sequence[str] | None) -> Iterator[Finding]:
+def _unknown_links(options: Options, links: Sequence[str] | None) -> Iterator[OptionFinding]:
     for row, value in _rows(options):
         if row.codec == "ifindex" and links is not None and value not in links:
             text = f"{value} is not one of the links ({', '.join(links)})"
-            yield Finding(row.kernel, text, advice="write one of these names")
+            yield OptionFinding(row.kernel, text, advice="write one of these names")
 
 
-def _member_problems(mode: int | None, members: Mapping[int, Options]) -> Iterator[Finding]:
+def _member_problems(mode: int | None, members: Mapping[int, Options]) -> Iterator[OptionFinding]:
     taken: dict[OptionValue, int] = {}
     for index, options in members.items():
         for name in options:
@@ -156,15 +159,15 @@ def _member_problems(mode: int | None, members: Mapping[int, Options]) -> Iterat
         queue = options.get("queue_id", 0)
         if queue and queue in taken:
             text = f"queueId {queue} is already used by /links/{taken[queue]}"
-            yield Finding("queue_id", text, index, "give each link a different queueId")
+            yield OptionFinding("queue_id", text, index, "give each link a different queueId")
         taken.setdefault(queue, index)
 
 
-def _without_monitoring(options: Options, unread: Collection[str]) -> Iterator[Finding]:
+def _without_monitoring(options: Options, unread: Collection[str]) -> Iterator[OptionFinding]:
     arp = options.get("arp_interval") or "arp_interval" in unread
     if options.get("miimon") == 0 and not arp:  # absent: an error
         text = "0 disables link monitoring: a failed member is not detected"
-        yield Finding("miimon", text, advice='write "miimon": 100')
+        yield OptionFinding("miimon", text, advice='write "miimon": 100')
 
 
 def _no_effect(
@@ -192,12 +195,12 @@ def _rounding(row: Option, mode: int | None, options: Options) -> Iterator[str]:
         yield f"{value} is not a multiple of {step}: the kernel rounds it down to {down}"
 
 
-def _member_warnings(options: Options, members: Mapping[int, Options]) -> Iterator[Finding]:
+def _member_warnings(options: Options, members: Mapping[int, Options]) -> Iterator[OptionFinding]:
     for index, member in members.items():
         if member.get("prio") and options.get("primary"):
-            yield Finding("prio", "has no effect while primary is set", index)
+            yield OptionFinding("prio", "has no effect while primary is set", index)
         queue = member.get("queue_id", 0)
         if isinstance(queue, int) and queue > TX_QUEUES:
             text = f"{queue} exceeds the default number of transmit queues of a bond ({TX_QUEUES})"
             advice = "write a lower number, or load the bonding module with a higher tx_queues"
-            yield Finding("queue_id", text, index, advice)
+            yield OptionFinding("queue_id", text, index, advice)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bondcni.core.document import Notes, Object, did_you_mean, token
+from bondcni.core.document import Diagnostics, Object, did_you_mean, pointer_token
 from bondcni.core.values import mac_text, show, unicast_mac
 
 IPV6_MIN_MTU = 1280
@@ -44,78 +44,84 @@ class RuntimeConfig:
     ips_pointer: str = ""
 
 
-def read_runtime_config(document: Object, notes: Notes) -> RuntimeConfig:
+def read_runtime_config(document: Object, diagnostics: Diagnostics) -> RuntimeConfig:
     """The MAC and the addresses; a key without effect is a warning."""
     found = RuntimeConfig()
-    for pointer, source in _sources(document, notes):
+    for pointer, source in _sources(document, diagnostics):
         for key in ("mac", "ips"):
             raw = source.get(key)
             if raw in (None, "") or (key == "ips" and not raw):
                 continue
-            at = pointer + token(key)
+            at = pointer + pointer_token(key)
             first = found.mac_pointer if key == "mac" else found.ips_pointer
             if first:
                 if raw != document["runtimeConfig"][key]:
-                    notes.warn(at, f"{show(raw)} has no effect: {first} takes precedence")
+                    diagnostics.warn(at, f"{show(raw)} has no effect: {first} takes precedence")
             elif key == "mac":
-                found = replace(found, mac=_mac(raw, at, notes), mac_pointer=at)
+                found = replace(found, mac=_mac(raw, at, diagnostics), mac_pointer=at)
             else:
-                found = replace(found, ips=_ips(raw, at, notes), ips_pointer=at)
+                found = replace(found, ips=_ips(raw, at, diagnostics), ips_pointer=at)
     return found
 
 
-def _sources(document: Object, notes: Notes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _sources(document: Object, diagnostics: Diagnostics) -> Iterator[tuple[str, Mapping[str, Any]]]:
     ipam = document.get("ipam")
     kind = ipam.get("type") if isinstance(ipam, dict) else None
     runtime = document.get("runtimeConfig")
     if isinstance(runtime, dict):
-        _without_effect(runtime, RUNTIME, kind, notes)
+        _without_effect(runtime, RUNTIME, kind, diagnostics)
         yield RUNTIME, runtime
     elif runtime is not None:
-        notes.problem(RUNTIME, f"{show(runtime)} is not allowed", "write an object, { ... }")
+        diagnostics.problem(RUNTIME, f"{show(runtime)} is not allowed", "write an object, { ... }")
     args = document.get("args")
     given = args.get("cni") if isinstance(args, dict) else None
     if isinstance(given, dict):
-        _without_effect(given, ARGS, kind, notes)
+        _without_effect(given, ARGS, kind, diagnostics)
         yield ARGS, given
     elif given is not None or not (args is None or isinstance(args, dict)):
         where, what = ("/args", args) if given is None else (ARGS, given)
-        notes.warn(where, f"{show(what)} has no effect", "write an object, { ... }")
+        diagnostics.warn(where, f"{show(what)} has no effect", "write an object, { ... }")
 
 
-def _without_effect(source: Mapping[str, Any], pointer: str, ipam: Any, notes: Notes) -> None:
+def _without_effect(
+    source: Mapping[str, Any], pointer: str, ipam: Any, diagnostics: Diagnostics
+) -> None:
     """Warn of keys that are not read. With ``ipam`` others are passed to the IPAM plugin."""
     for key in source:
         if key in ("mac", "ips", *RUNTIME_KEYS):
             continue
         if pointer == RUNTIME and key in UNSUPPORTED_CAPABILITIES:
-            notes.warn(
-                pointer + token(key), "has no effect on a bond", UNSUPPORTED_CAPABILITIES[key]
+            diagnostics.warn(
+                pointer + pointer_token(key),
+                "has no effect on a bond",
+                UNSUPPORTED_CAPABILITIES[key],
             )
         elif not ipam:
             near = did_you_mean(key, ("mac", "ips"))
-            notes.warn(pointer + token(key), "has no effect without an IPAM plugin", near)
+            diagnostics.warn(
+                pointer + pointer_token(key), "has no effect without an IPAM plugin", near
+            )
 
 
-def _mac(value: Any, pointer: str, notes: Notes) -> str:
+def _mac(value: Any, pointer: str, diagnostics: Diagnostics) -> str:
     mac = unicast_mac(value)
     if mac is None:
         advice = "write a unicast MAC address such as 02:00:00:00:00:01"
-        notes.problem(pointer, f"{show(value)} is not allowed", advice)
+        diagnostics.problem(pointer, f"{show(value)} is not allowed", advice)
     return mac or ""
 
 
-def _ips(value: Any, pointer: str, notes: Notes) -> tuple[str, ...]:
+def _ips(value: Any, pointer: str, diagnostics: Diagnostics) -> tuple[str, ...]:
     if not isinstance(value, list):
         advice = 'write a list of addresses, such as ["10.0.0.5/24"]'
-        notes.problem(pointer, f"{show(value)} is not allowed", advice)
+        diagnostics.problem(pointer, f"{show(value)} is not allowed", advice)
         return ()
     found = []
     for index, entry in enumerate(value):
         cidr = _cidr(entry)
         if cidr is None:
             advice = "write an address with its prefix length, such as 10.0.0.5/24"
-            notes.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed", advice)
+            diagnostics.problem(f"{pointer}/{index}", f"{show(entry)} is not allowed", advice)
         else:
             found.append(cidr)
     return tuple(found)

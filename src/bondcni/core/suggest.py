@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from bondcni.core.options import Option
-from bondcni.core.values import parsed, show
+from bondcni.core.values import show, try_parse
 
 OTHER_NAMES = {
     "mode": {
@@ -43,7 +43,7 @@ def value(option: Option, raw: Any) -> str:
         found = _addresses(raw)
     else:
         found = number(raw, option.unit)
-    good = found is not None and parsed(option, found) is not None
+    good = found is not None and try_parse(option, found) is not None
     return show(found) if good else ""
 
 

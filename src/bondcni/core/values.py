@@ -65,7 +65,7 @@ def parse_value(option: Option, raw: Any) -> OptionValue:
     """The value of ``raw``. Raises NotAllowed."""
     if option.read_only:
         raise NotAllowed("is read-only: the kernel only reports it", "remove it")
-    value = parsed(option, raw)
+    value = try_parse(option, raw)
     if value is None:
         from bondcni.core import suggest  # noqa: PLC0415  # only for messages about mistakes
 
@@ -75,7 +75,7 @@ def parse_value(option: Option, raw: Any) -> OptionValue:
     return value
 
 
-def parsed(option: Option, raw: Any) -> OptionValue | None:
+def try_parse(option: Option, raw: Any) -> OptionValue | None:
     """The value of ``raw``, None if it is not allowed."""
     return _PARSERS.get(option.codec, _number)(option, raw)
 
@@ -97,10 +97,10 @@ def _named(option: Option, text: str) -> int | None:
         return option.names.index(text)
     if option.names == OFF_ON and text in SWITCH:
         return SWITCH[text]
-    return whole(text)
+    return parse_integer(text)
 
 
-def whole(text: str) -> int | None:
+def parse_integer(text: str) -> int | None:
     """The integer in decimal text as Go's Atoi accepts it: an optional sign and ASCII digits."""
     digits = text[1:] if text[:1] in ("+", "-") else text
     digits = digits.lstrip("0") or digits[-1:]

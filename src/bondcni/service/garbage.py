@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bondcni.core.config import BondConfig
-from bondcni.core.document import token
+from bondcni.core.document import pointer_token
 from bondcni.core.errors import ConfigError, ErrorList, Problem
 from bondcni.core.lifecycle import Action, AttachmentState, Operation, action_of
 from bondcni.core.values import show
@@ -65,7 +65,7 @@ def _valid(config: BondConfig) -> set[tuple[str, str]] | None:
     if isinstance(entries, list) and all(map(_is_attachment, entries)):
         return {(entry["containerID"], entry["ifname"]) for entry in entries}
     advice = 'write a list of objects, [{"containerID": "...", "ifname": "..."}, ...]'
-    raise ConfigError((Problem(token(VALID), f"{show(entries)} is not allowed", advice),))
+    raise ConfigError((Problem(pointer_token(VALID), f"{show(entries)} is not allowed", advice),))
 
 
 def _is_attachment(entry: Any) -> bool:

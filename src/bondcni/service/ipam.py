@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bondcni.core.document import loads
+from bondcni.core.document import load_json
 from bondcni.core.errors import (
     BondError,
     ConfigError,
@@ -51,7 +51,7 @@ def add(
     name = str(config["ipam"]["type"])
     ended = _execute(reach, "ADD", config, env, timeouts)
     try:
-        result = read(loads(ended.output))
+        result = read(load_json(ended.output))
         problems = tuple(route_problems(result))
     except ConfigError as error:
         problems = error.problems
@@ -118,7 +118,7 @@ def _versions(
     asked = {"cniVersion": config.get("cniVersion") or SUPPORTED[0], "ipam": config["ipam"]}
     try:
         answer = _run(reach, "VERSION", asked, env, deadline).output
-        found = loads(answer)["supportedVersions"]
+        found = load_json(answer)["supportedVersions"]
     except (BondError, ValueError, TypeError, KeyError, RecursionError):
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()

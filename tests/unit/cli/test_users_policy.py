@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bondcni.core.links import LinkRef, guess
+from bondcni.core.links import LinkRef, link_ref_of
 from bondcni.install.installer import InstallOptions, Target, install
 
 SHIM = b"\x7fELF the bond daemon does not answer: is `bondctl serve` running?"
@@ -90,9 +90,9 @@ def test_10_install_reports_mistakes(options: InstallOptions, root: Path) -> Non
     ],
 )
 def test_11_a_link_by_any_of_its_names(text: str, by: str, value: str) -> None:
-    assert guess(text) == LinkRef(by, value)
+    assert link_ref_of(text) == LinkRef(by, value)
 
 
 @pytest.mark.parametrize("text", ["", "a" * 1000, "\udcff"])
 def test_11_what_can_be_no_link(text: str) -> None:
-    assert guess(text) is None
+    assert link_ref_of(text) is None

@@ -26,12 +26,12 @@ from bondcni.core.options import (
     XOR,
     Option,
     bond_option,
-    fold,
+    folded_key,
     member_option,
     name_of,
 )
-from bondcni.core.rules import Finding
-from bondcni.core.values import allowed, mac_text, parse_value, unicast_mac, whole
+from bondcni.core.rules import OptionFinding
+from bondcni.core.values import allowed, mac_text, parse_integer, parse_value, unicast_mac
 from bondcni.kernel.option_codec import decode, decode_bond, decode_member, encode
 
 # The kernel's own declaration: bond_policy and bond_slave_policy in bond_netlink.c, with
@@ -157,7 +157,7 @@ def test_mode_may_only_change_while_down_and_empty() -> None:
 def test_no_spelling_means_two_options(table: tuple[Option, ...]) -> None:
     seen: dict[str, str] = {}
     for row in table:
-        for spelling in {fold(name) for name in (row.kernel, row.key, *row.aliases)}:
+        for spelling in {folded_key(name) for name in (row.kernel, row.key, *row.aliases)}:
             assert spelling not in seen
             seen[spelling] = row.kernel
 
@@ -399,12 +399,12 @@ def test_macs() -> None:
     assert unicast_mac("02:00:00:00:00:01") == "02:00:00:00:00:01"
     assert unicast_mac("00:00:00:00:00:00") is None
     assert unicast_mac("ff:ff:ff:ff:ff:ff") is None
-    assert whole("-0") == 0
-    assert whole("") is None
-    assert whole("+") is None
+    assert parse_integer("-0") == 0
+    assert parse_integer("") is None
+    assert parse_integer("+") is None
 
 
-def told(findings: list[Finding]) -> list[tuple[str, str]]:
+def told(findings: list[OptionFinding]) -> list[tuple[str, str]]:
     return [(finding.option, finding.message) for finding in findings]
 
 
@@ -471,9 +471,9 @@ def test_problems_of_members() -> None:
     }
     found = rules.problems(AD, {"miimon": 100}, None, members)
     assert found == [
-        Finding("prio", f"is not supported in mode {MODES[AD]}, only in modes active-backup, "
+        OptionFinding("prio", f"is not supported in mode {MODES[AD]}, only in modes active-backup, "
                 "balance-tlb, balance-alb", 3, "remove prio, or change the mode"),
-        Finding("queue_id", "queueId 2 is already used by /links/0", 3,
+        OptionFinding("queue_id", "queueId 2 is already used by /links/0", 3,
                 "give each link a different queueId"),
     ]  # fmt: skip
 
@@ -531,6 +531,6 @@ def test_warnings_of_members() -> None:
 def test_delays_settle_as_the_kernel_rounds_them() -> None:
     asked = {"miimon": 100, "updelay": 150, "downdelay": 50, "min_links": 3}
     held = {"miimon": 100, "updelay": 100, "downdelay": 0, "min_links": 3}
-    assert rules.settled(AB, asked) == held
-    assert rules.settled(AD, {"updelay": 250}) == {"updelay": 200}
-    assert rules.settled(AB, {"updelay": 250}) == {"updelay": 250}
+    assert rules.with_rounded_delays(AB, asked) == held
+    assert rules.with_rounded_delays(AD, {"updelay": 250}) == {"updelay": 200}
+    assert rules.with_rounded_delays(AB, {"updelay": 250}) == {"updelay": 250}

@@ -135,7 +135,7 @@ def judged(
 ) -> tuple[str, str] | None:
     if not in_range(row, value, bond):
         return BAD_VALUE
-    if any(not rules.in_effect(name, bond.mode, others) for name in row.requires):
+    if any(not rules.effective_value(name, bond.mode, others) for name in row.requires):
         return ("EPERM", "")
     if row.limited_by and isinstance(value, int) and value > bond.queues:
         return ("EPERM", "")
@@ -157,8 +157,10 @@ def after(row: Option, value: OptionValue | bytes, bond: Bond, others: dict[str,
         return SOME_IFINDEX if bond.member and row.kernel == "active_slave" else None
     if isinstance(value, bytes):
         return recorded(row, decode(row, value)) or None
-    settled = rules.settled(bond.mode, {**others, row.kernel: value}) if is_bond(row) else {}
-    return recorded(row, settled.get(row.kernel, value))
+    with_rounded_delays = (
+        rules.with_rounded_delays(bond.mode, {**others, row.kernel: value}) if is_bond(row) else {}
+    )
+    return recorded(row, with_rounded_delays.get(row.kernel, value))
 
 
 def is_bond(row: Option) -> bool:
