@@ -270,7 +270,7 @@ def test_events_that_were_lost_are_made_good(node: Node) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         node.space.batch(*(f"link add link eth1 name v{n} type vlan id {n}" for n in range(1, 60)))
         node.space.ip("link", "add", "link", "eth2", "name", "up0", "type", "vlan", "id", "5")
-        assert seen.watch._events.heard() is None or seen("eth2").named("up0")  # type: ignore[attr-defined]
+        assert seen.watch._events.read_events() is None or seen("eth2").named("up0")  # type: ignore[attr-defined]
         node.space.batch(*(f"link set v{n} up" for n in range(1, 60)))
         assert seen("eth2").named("up0")
         assert len([link for link in seen("eth1").links if link.kind == "vlan"]) == 59
@@ -290,7 +290,7 @@ def test_what_does_not_matter_is_not_even_heard(node: Node, pod: Space) -> None:
             "addr add 192.0.2.1/24 dev d0",
             "route add 198.51.100.0/24 dev d0 proto bird",
         )
-        assert seen.watch._events.heard() == []  # type: ignore[attr-defined]
+        assert seen.watch._events.read_events() == []  # type: ignore[attr-defined]
 
 
 def test_a_watch_knows_its_own_namespace_alone(node: Node, pod: Space) -> None:

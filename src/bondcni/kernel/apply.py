@@ -23,7 +23,7 @@ from bondcni.core.plan import (
 )
 from bondcni.core.state import Location, OptionValue
 from bondcni.kernel import link as messages
-from bondcni.kernel.driver import explained
+from bondcni.kernel.driver import with_driver_advice
 from bondcni.kernel.namespaces import Namespaces
 from bondcni.kernel.option_codec import encode
 from bondcni.kernel.rtnetlink import failure
@@ -58,7 +58,7 @@ def attempt(namespaces: Namespaces, steps: Sequence[Step]) -> Iterator[tuple[Ste
         for step, request, answer in zip(sent, requests, answers, strict=True):
             if answer.number:
                 error = failure(request, answer)
-                yield step, explained(error) if isinstance(step, CreateBond) else error
+                yield step, with_driver_advice(error) if isinstance(step, CreateBond) else error
 
 
 def _request(namespaces: Namespaces, step: Step) -> Request:

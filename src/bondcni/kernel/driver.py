@@ -27,12 +27,12 @@ MODPROBE_D = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 
 
 class Driver(NamedTuple):
-    """``missing``: why no bond can be created. ``doubt``: why that is not known. Both are "" if a bond
+    """``missing``: why no bond can be created. ``unknown``: why that is not known. Both are "" if a bond
     can be created.
     """
 
     missing: str = ""
-    doubt: str = ""
+    unknown: str = ""
 
 
 def bonding_driver(root: str = "") -> Driver:
@@ -54,7 +54,7 @@ def bonding_driver(root: str = "") -> Driver:
     return _loader(root)
 
 
-def explained(error: KernelError) -> KernelError:
+def with_driver_advice(error: KernelError) -> KernelError:
     """The error of creating a bond, with advice added if the bonding driver is missing."""
     if error.number == errno.EOPNOTSUPP and not os.path.isdir("/sys/module/bonding"):
         found = bonding_driver()
@@ -89,12 +89,12 @@ def _unseen(place: str) -> Driver:
             missing=f"the bonding driver is not loaded, and {place} does not exist; modules of "
             f"{', '.join(sorted(others))} exist: boot one of these kernels"
         )
-    return _doubt(f"{place} is not visible here")
+    return _unknown(f"{place} is not visible here")
 
 
-def _doubt(why: str) -> Driver:
+def _unknown(why: str) -> Driver:
     return Driver(
-        doubt=f"the bonding driver is not loaded, and it is not known whether it can be: {why}"
+        unknown=f"the bonding driver is not loaded, and it is not known whether it can be: {why}"
     )
 
 
@@ -141,11 +141,11 @@ def _loader(root: str) -> Driver:
     """Whether the program that loads the driver exists."""
     loader = (_read(f"{root}/proc/sys/kernel/modprobe") or "").strip()
     if not loader:
-        return _doubt("/proc/sys/kernel/modprobe is not visible here")
+        return _unknown("/proc/sys/kernel/modprobe is not visible here")
     if os.access(f"{root}{loader}", os.X_OK):
         return Driver()
     if os.path.ismount(f"{root}/lib/modules"):  # mounted into a container, which may have no kmod
-        return _doubt(f"{loader}, with which the kernel loads modules, is not visible here")
+        return _unknown(f"{loader}, with which the kernel loads modules, is not visible here")
     return Driver(
         missing=f"the bonding driver is not loaded, and {loader}, with which the kernel loads "
         f"modules, does not exist: install kmod, or {REMEDY}"

@@ -221,7 +221,7 @@ def get_link_named(name: str) -> Request:
     )
 
 
-def stands_on(index: int) -> bytes:
+def lower_link_attr(index: int) -> bytes:
     """The bytes of IFLA_LINK with this ifindex, as in the message of each link on top of it.
 
     Other messages can contain the same bytes by chance.
@@ -229,7 +229,7 @@ def stands_on(index: int) -> bytes:
     return pack_attr(IFLA_LINK, pack_u32(index))
 
 
-def decode_stack(body: bytes) -> tuple[int, int | None]:
+def decode_lower_link(body: bytes) -> tuple[int, int | None]:
     """The ifindex of the link in an RTM_NEWLINK or RTM_DELLINK, and that of its lower link.
 
     None: it has no lower link. 0: the lower link is in another namespace and can return with

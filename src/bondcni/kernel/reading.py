@@ -34,12 +34,12 @@ from bondcni.kernel.address import (
 from bondcni.kernel.keeping import get_neighbours, losses
 from bondcni.kernel.link import (
     decode_link,
-    decode_stack,
+    decode_lower_link,
     get_link,
     get_link_named,
     get_links,
+    lower_link_attr,
     pack_mac,
-    stands_on,
 )
 from bondcni.kernel.rtnetlink import Rtnetlink, failure
 from bondcni.kernel.wire import Ack, Request
@@ -113,8 +113,8 @@ FindUses = Callable[[Rtnetlink, Collection[int]], Uses]
 
 def find_uses(rtnl: Rtnetlink, indexes: Collection[int]) -> Uses:
     """``FindUses`` by a dump of all links; each link may have routes."""
-    needles = [stands_on(index) for index in indexes]
-    found = map(decode_stack, rtnl.dump(get_links(), None, needles)) if needles else ()
+    needles = [lower_link_attr(index) for index in indexes]
+    found = map(decode_lower_link, rtnl.dump(get_links(), None, needles)) if needles else ()
     return Uses({upper for upper, lower in found if lower in indexes}, indexes)
 
 

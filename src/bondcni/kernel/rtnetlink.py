@@ -8,7 +8,7 @@ an earlier one of the same send, and must be harmless if that one failed.
 Answers are matched by sequence number, and accepted from the kernel only. A KernelError has the
 kernel's text, and the bond option at the offset of the extended acknowledgement.
 
-A deadline is a ``time.monotonic()`` value; None means PATIENCE seconds after the start of a
+A deadline is a ``time.monotonic()`` value; None means ANSWER_TIMEOUT seconds after the start of a
 wait. It limits the wait for an answer, not the time in which the kernel waits for the rtnl lock
 during a send. Most answers are ready when the send returns, so a receive first does not wait.
 """
@@ -62,11 +62,11 @@ BATCH = 64
 """Requests in one send. All their acknowledgements, each with a copy of its request, must fit
 into the receive buffer, else the kernel drops them."""
 
-ASKED_AT_ONCE = 32
+QUERY_BATCH = 32
 """Queries in one send. The answer about a link needs up to 4 KiB (if_nlmsg_size) of the receive
 buffer, which has 208 KiB (net.core.rmem_default) if it could not be enlarged."""
 
-PATIENCE = 20.0
+ANSWER_TIMEOUT = 20.0
 """Seconds to wait for an answer; on a busy node the rtnl lock is held for a long time."""
 
 DUMP_TRIES = 5
@@ -145,8 +145,8 @@ class Rtnetlink:
         Several requests go into one send; the kernel answers each with a separate datagram.
         """
         answers: list[bytes | Ack] = []
-        for at in range(0, len(requests), ASKED_AT_ONCE):
-            answers += self._ask_batch(requests[at : at + ASKED_AT_ONCE], deadline)
+        for at in range(0, len(requests), QUERY_BATCH):
+            answers += self._ask_batch(requests[at : at + QUERY_BATCH], deadline)
         return answers
 
     def dump(
@@ -165,7 +165,9 @@ class Rtnetlink:
                 return bodies
         raise TryAgain(f"{request.operation}: the state changed during each of {DUMP_TRIES} dumps")
 
-    def follow(self, groups: Sequence[int], program: Sequence[tuple[int, int, int, int]]) -> None:
+    def subscribe(
+        self, groups: Sequence[int], program: Sequence[tuple[int, int, int, int]]
+    ) -> None:
         """Subscribe to the events of groups (RTNLGRP_*) that a BPF program accepts."""
         code = array("B", b"".join(_SOCK_FILTER.pack(*line) for line in program))
         whole = _SOCK_FPROG.pack(len(program), code.buffer_info()[0])
@@ -173,7 +175,7 @@ class Rtnetlink:
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
-    def heard(self) -> list[Message] | None:
+    def read_events(self) -> list[Message] | None:
         """The events since the last call, oldest first; None if some were lost.
 
         The kernel sends an event before the system call that causes it returns.
@@ -257,7 +259,7 @@ class Rtnetlink:
             return self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT)
         except BlockingIOError:
             pass
-        self._socket.settimeout(PATIENCE if deadline is None else _left(waiting, deadline))
+        self._socket.settimeout(ANSWER_TIMEOUT if deadline is None else _left(waiting, deadline))
         try:
             return self._socket.recv(DATAGRAM)
         except TimeoutError:

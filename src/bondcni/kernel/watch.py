@@ -20,7 +20,7 @@ from bondcni.kernel.link import (
     IFLA_LINK_NETNSID,
     RTM_DELLINK,
     RTM_NEWLINK,
-    decode_stack,
+    decode_lower_link,
     get_links,
 )
 from bondcni.kernel.reading import Uses
@@ -128,7 +128,7 @@ class Watch:
         if self._events:
             self._events.close()
         self._events = Rtnetlink.open()
-        self._events.follow((RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), EVENT_FILTER)
+        self._events.subscribe((RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), EVENT_FILTER)
         self._place = place
 
     def __call__(self, rtnl: Rtnetlink, indexes: Collection[int]) -> Uses:
@@ -139,7 +139,7 @@ class Watch:
             return Uses(upper, self._routed.intersection(indexes))
 
     def _catch_up(self, rtnl: Rtnetlink) -> None:
-        heard = self._events.heard() if self._events else None
+        heard = self._events.read_events() if self._events else None
         fresh, self._fresh = self._fresh, True  # it stays so where an error follows
         if heard is None or fresh:
             self._lower.clear()
@@ -155,7 +155,7 @@ class Watch:
         if message.type == RTM_NEWROUTE:
             self._routed |= {route.index for route in decode_routes(message.body)}
         else:
-            index, lower = decode_stack(message.body)
+            index, lower = decode_lower_link(message.body)
             self._lower.pop(index, None)
             if message.type == RTM_DELLINK:
                 self._lower |= {up: 0 for up, gone in self._lower.items() if gone == index}

@@ -389,8 +389,8 @@ def status(service: Service, request: Request) -> None:
     """STATUS: whether ADD can be served."""
     config = _configured(service, request)
     driver = bonding_driver()
-    if driver.doubt:
-        service.warn(driver.doubt)
+    if driver.unknown:
+        service.warn(driver.unknown)
     reasons = [why for why in (driver.missing, service.journal.unusable()) if why]
     try:
         service.policy()

@@ -228,7 +228,7 @@ class Ear:
     def __init__(self) -> None:
         self.events: list[Message] | None = []
 
-    def heard(self) -> list[Message] | None:
+    def read_events(self) -> list[Message] | None:
         events, self.events = self.events, []
         return events
 

@@ -13,7 +13,7 @@ import pytest
 from bondcni.core.errors import KernelError, TryAgain
 from bondcni.kernel import link, wire
 from bondcni.kernel.link import Change
-from bondcni.kernel.rtnetlink import ASKED_AT_ONCE, BATCH, DUMP_TRIES, Rtnetlink, option_at
+from bondcni.kernel.rtnetlink import BATCH, DUMP_TRIES, QUERY_BATCH, Rtnetlink, option_at
 from bondcni.kernel.wire import Message, Request
 
 Start = Callable[..., Rtnetlink]
@@ -156,9 +156,9 @@ def test_many_are_asked_for_at_once(kernel: Start, soon: float) -> None:
         ]
         return [stranger, *told]
 
-    asked = [link.get_link(index) for index in range(1, ASKED_AT_ONCE + 4)]
+    asked = [link.get_link(index) for index in range(1, QUERY_BATCH + 4)]
     answers = kernel(answer).ask(asked, soon)
-    assert sends == [ASKED_AT_ONCE, 3]
+    assert sends == [QUERY_BATCH, 3]
     assert answers[4] == wire.Ack(errno.ENODEV)
     rest = [found for number, found in enumerate(answers) if number != 4]
     assert rest == [one.body for number, one in enumerate(asked) if number != 4]
@@ -197,21 +197,21 @@ def test_events_are_taken_without_waiting(kernel: Start) -> None:
         return [part(event, b"one.") + part(event, b"two."), part(event, b"3"), said(sent[0])]
 
     rtnl = kernel(answer)
-    assert rtnl.heard() == []
+    assert rtnl.read_events() == []
     rtnl._transmit(changes(1), 0, None)
     time.sleep(0.2)
-    events = rtnl.heard()
+    events = rtnl.read_events()
     assert events is not None
     assert [event.body for event in events[:3]] == [b"one.", b"two.", b"3"]
-    assert rtnl.heard() == []
+    assert rtnl.read_events() == []
 
 
 def test_events_that_were_lost_are_told_as_lost(kernel: Start) -> None:
     rtnl = kernel(lambda sent: [part(sent[0], b"one."), part(sent[0], b"two.")], Overrun)
     rtnl._transmit(changes(1), 0, None)
     time.sleep(0.2)
-    assert rtnl.heard() is None
-    assert rtnl.heard() == []
+    assert rtnl.read_events() is None
+    assert rtnl.read_events() == []
 
 
 def test_a_dump_over_several_datagrams(kernel: Start, soon: float) -> None:

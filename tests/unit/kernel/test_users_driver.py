@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bondcni.core.errors import KernelError
-from bondcni.kernel.driver import Driver, bonding_driver, explained
+from bondcni.kernel.driver import Driver, bonding_driver, with_driver_advice
 
 RELEASE = os.uname().release
 DEP = "kernel/drivers/net/bonding/bonding.ko.xz: kernel/net/tls/tls.ko\nkernel/x.ko:\n"
@@ -46,7 +46,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def missing(root: str) -> str:
     found = bonding_driver(root)
-    assert not found.doubt
+    assert not found.unknown
     return found.missing
 
 
@@ -106,8 +106,8 @@ def test_12_in_a_container_it_is_not_known(tree: Tree) -> None:
             Path(remove).rmdir()
         found = bonding_driver(root)
         assert found.missing == ""
-        assert f"{root}/lib/modules/{RELEASE} is not visible here" in found.doubt
-        assert "it is not known whether it can be" in found.doubt
+        assert f"{root}/lib/modules/{RELEASE} is not visible here" in found.unknown
+        assert "it is not known whether it can be" in found.unknown
 
 
 def test_12_modules_of_another_kernel_alone(tree: Tree) -> None:
@@ -120,10 +120,12 @@ def test_12_modules_of_another_kernel_alone(tree: Tree) -> None:
 def test_12_the_sysctl_is_not_visible(tree: Tree) -> None:
     assert (
         "modprobe is not visible"
-        in bonding_driver(tree(**{"proc/sys/kernel/modprobe": None})).doubt
+        in bonding_driver(tree(**{"proc/sys/kernel/modprobe": None})).unknown
     )
 
 
 def test_12_another_refusal_is_as_the_kernel_says_it() -> None:
     error = KernelError("create bond bond0", errno.EEXIST)
-    assert explained(error).message == "create bond bond0: kernel says EEXIST (File exists)"
+    assert (
+        with_driver_advice(error).message == "create bond bond0: kernel says EEXIST (File exists)"
+    )
