@@ -62,7 +62,7 @@ def wrap() -> None:
     for owner, name, kind in (
         (Rtnetlink, "_transmit", "netlink send"),
         (Rtnetlink, "_receive", "netlink receive"),
-        (Rtnetlink, "heard", "netlink receive"),
+        (Rtnetlink, "read_events", "netlink receive"),
         (Connection, "send", "shim"),
         (Connection, "receive", "shim"),
         (fcntl, "fcntl", "files"),
