@@ -57,7 +57,8 @@ EXPLANATIONS = (
         (errno.EPERM,),
         "while up",
         "{member} was set up by another program during ADD",
-        "configure NetworkManager or similar programs not to manage {member}; the runtime tries again",
+        "configure NetworkManager or similar programs not to manage {member}; the runtime tries "
+        "again",
     ),
     Explanation(
         (errno.EPERM,),
@@ -100,7 +101,8 @@ EXPLANATIONS = (
     Explanation(
         (errno.EEXIST,),
         "",
-        "an interface with the name or an alternative name of {member} was created in the pod during ADD",
+        "an interface with the name or an alternative name of {member} was created in the pod "
+        "during ADD",
         "the runtime tries again; the next error names that interface",
     ),
     Explanation(
@@ -119,15 +121,15 @@ EXPLANATIONS = (
     Explanation(
         (errno.EADDRINUSE,),
         "",
-        "{member} cannot have the MAC {mac}, {mac_origin}, because another link on the same parent has "
-        "it (macvlans on one parent must have different MACs)",
+        "{member} cannot have the MAC {mac}, {mac_origin}, because another link on the same parent "
+        "has it (macvlans on one parent must have different MACs)",
         "use links on different parents; {keep_macs}",
     ),
     Explanation(
         (errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES),
         "",
-        "{member} may not change its MAC to {mac}, {mac_origin} (a PF allows a VF to change its MAC only "
-        "if the VF is trusted or has no administrative MAC)",
+        "{member} may not change its MAC to {mac}, {mac_origin} (a PF allows a VF to change its MAC "
+        "only if the VF is trusted or has no administrative MAC)",
         "if {member} is a VF, make it trusted (ip link set PF vf N trust on, or "
         '"trust": "on" in the sriov-cni configuration; DEL of sriov-cni keeps the administrative '
         "MAC, so the next pod with this VF also needs trust); {keep_macs}",
@@ -141,7 +143,8 @@ EXPLANATIONS = (
     Explanation(
         (errno.EFAULT,),
         "",
-        "{member} has the same MAC as another member ({mac}, {mac_origin}), which mode {mode} does not allow",
+        "{member} has the same MAC as another member ({mac}, {mac_origin}), which mode {mode} does "
+        "not allow",
         "give each link a different MAC",
     ),
     Explanation(
@@ -149,7 +152,8 @@ EXPLANATIONS = (
         "",
         "{member} is busy: another program uses it, it is on top of {bond} already, or its driver "
         "cannot change the MAC now",
-        "see what uses {member} (ip -d link show {member}); the kernel log (dmesg) may have details",
+        "see what uses {member} (ip -d link show {member}); the kernel log (dmesg) may have "
+        "details",
     ),
     Explanation(
         (errno.EINVAL, errno.ERANGE),
@@ -184,8 +188,8 @@ EXPLANATIONS = (
     Explanation(
         (),
         "",
-        "the driver of {member} refused a setting that a member needs, such as the MTU {mtu} or the "
-        "MAC {mac}, {mac_origin}",
+        "the driver of {member} refused a setting that a member needs, such as the MTU {mtu} or "
+        "the MAC {mac}, {mac_origin}",
         "the kernel log (dmesg) may have details; {keep_macs}",
     ),
 )

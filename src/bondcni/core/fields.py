@@ -62,7 +62,7 @@ def plugin_type(document: Object, diagnostics: Diagnostics) -> None:
 
 
 def interface_name(document: Object, diagnostics: Diagnostics) -> str:
-    """``ifname``, "" if absent or invalid: the Go bond-cni ignores the key, so no value is an error."""
+    """``ifname``, "" if absent or invalid. No value is an error: the Go bond-cni ignores the key."""
     value = document.get("ifname")
     if value is None or value == "":
         return ""

@@ -58,7 +58,8 @@ def replacement_warnings(
         if link.index in replacements:
             first = next(one for one in links if one.mac == link.mac)
             warnings.append(
-                f"link {link.name} has the same MAC as {first.name} ({link.mac}), but {mode} needs a "
-                f"different MAC for each member: {link.name} gets {replacements[link.index]} until DEL"
+                f"link {link.name} has the same MAC as {first.name} ({link.mac}), but {mode} needs "
+                f"a different MAC for each member: {link.name} gets "
+                f"{replacements[link.index]} until DEL"
             )
     return warnings

@@ -57,12 +57,12 @@ def read(document: Any) -> Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _ValueType:
     """What a value must be, as text and as a predicate."""
 
     words: str
-    holds: Callable[[Any], bool]
-    needed: bool = False
+    accepts: Callable[[Any], bool]
+    required: bool = False
 
 
 def _is_ip(value: Any) -> bool:
@@ -85,42 +85,44 @@ def _is_cidr(value: Any) -> bool:
     return digits and _is_ip(address) and int(prefix) <= (128 if ":" in address else 32)
 
 
-_TEXT = _Form("a string", lambda value: isinstance(value, str))
-_WHOLE = _Form("an integer", lambda value: type(value) is int)
-_ADDRESS = _Form(
-    "an address with a prefix length, such as 10.0.0.5/24 or fd00::5/64", _is_cidr, needed=True
+_TEXT = _ValueType("a string", lambda value: isinstance(value, str))
+_INTEGER = _ValueType("an integer", lambda value: type(value) is int)
+_ADDRESS = _ValueType(
+    "an address with a prefix length, such as 10.0.0.5/24 or fd00::5/64", _is_cidr, required=True
 )
-_NETWORK = _Form(
-    "a network with a prefix length, such as 10.0.0.0/24 or ::/0", _is_cidr, needed=True
+_NETWORK = _ValueType(
+    "a network with a prefix length, such as 10.0.0.0/24 or ::/0", _is_cidr, required=True
 )
-_GATEWAY = _Form("an IP address without a prefix length or zone", lambda v: v == "" or _is_ip(v))
+_GATEWAY = _ValueType(
+    "an IP address without a prefix length or zone", lambda v: v == "" or _is_ip(v)
+)
 
-_INTERFACE: Mapping[str, _Form] = {
+_INTERFACE: Mapping[str, _ValueType] = {
     **dict.fromkeys(("name", "mac", "sandbox", "socketPath", "pciID"), _TEXT),
-    "mtu": _WHOLE,
+    "mtu": _INTEGER,
 }
-_IP: Mapping[str, _Form] = {"address": _ADDRESS, "gateway": _GATEWAY, "interface": _WHOLE}
-_IP_020: Mapping[str, _Form] = {"ip": _ADDRESS, "gateway": _GATEWAY}
-_ROUTE: Mapping[str, _Form] = {
+_IP: Mapping[str, _ValueType] = {"address": _ADDRESS, "gateway": _GATEWAY, "interface": _INTEGER}
+_IP_020: Mapping[str, _ValueType] = {"ip": _ADDRESS, "gateway": _GATEWAY}
+_ROUTE: Mapping[str, _ValueType] = {
     "dst": _NETWORK,
     "gw": _GATEWAY,
-    **dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), _WHOLE),
+    **dict.fromkeys(("mtu", "advmss", "priority", "table", "scope"), _INTEGER),
 }
 
 
-def _formed(
-    part: Object, pointer: str, forms: Mapping[str, _Form], problems: list[Problem]
+def _check_values(
+    part: Object, pointer: str, types: Mapping[str, _ValueType], problems: list[Problem]
 ) -> None:
     """Add a problem for each key of ``part`` with a wrong value; null means absent, as in Go."""
-    for key, form in forms.items():
+    for key, kind in types.items():
         value = part.get(key)
-        if value is None or (form.needed and value == ""):
-            if form.needed:
-                problems.append(Problem(f"{pointer}/{key}", f"is required: {form.words}"))
-        elif not form.holds(value):
+        if value is None or (kind.required and value == ""):
+            if kind.required:
+                problems.append(Problem(f"{pointer}/{key}", f"is required: {kind.words}"))
+        elif not kind.accepts(value):
             from bondcni.core.values import show  # noqa: PLC0415  # only for messages
 
-            words = f"{show(value)} is not allowed: must be {form.words}"
+            words = f"{show(value)} is not allowed: must be {kind.words}"
             problems.append(Problem(f"{pointer}/{key}", words))
 
 
@@ -141,8 +143,8 @@ def _read_020(document: Object, problems: list[Problem]) -> Result:
         if not isinstance(part, dict):
             problems.append(Problem(f"/{family}", "must be an object with an ip in CIDR notation"))
         elif part:
-            _formed(part, f"/{family}", _IP_020, problems)
-            ips.append(_filled({"address": part.get("ip"), "gateway": part.get("gateway")}))
+            _check_values(part, f"/{family}", _IP_020, problems)
+            ips.append(_without_empty({"address": part.get("ip"), "gateway": part.get("gateway")}))
             routes += _objects(part, f"/{family}", "routes", _ROUTE, problems)
     return Result((), tuple(ips), tuple(routes), _dns(document, problems))
 
@@ -152,21 +154,21 @@ def _dns(document: Object, problems: list[Problem]) -> Object:
     if not isinstance(dns, dict):
         problems.append(Problem("/dns", "must be an object"))
         return {}
-    for key, value in _filled(dns).items():
+    for key, value in _without_empty(dns).items():
         if key == "domain" and not isinstance(value, str):
             problems.append(Problem("/dns/domain", "must be a string"))
         if key in DNS_LISTS and not (
             isinstance(value, list) and all(isinstance(entry, str) for entry in value)
         ):
             problems.append(Problem(f"/dns/{key}", "must be a list of strings"))
-    return _filled(dns)
+    return _without_empty(dns)
 
 
 def _objects(
     document: Mapping[str, Any],
     pointer: str,
     key: str,
-    forms: Mapping[str, _Form],
+    types: Mapping[str, _ValueType],
     problems: list[Problem],
 ) -> tuple[Object, ...]:
     """A list of objects, with each key checked; () if absent or invalid."""
@@ -175,7 +177,7 @@ def _objects(
         problems.append(Problem(f"{pointer}/{key}", "must be a list of objects"))
         return ()
     for number, entry in enumerate(value):
-        _formed(entry, f"{pointer}/{key}/{number}", forms, problems)
+        _check_values(entry, f"{pointer}/{key}/{number}", types, problems)
     return tuple(value)
 
 
@@ -192,7 +194,7 @@ def route_problems(result: Result) -> Iterator[Problem]:
                 yield Problem(f"/routes/{number}/{key}", words)
 
 
-def _filled(part: Mapping[str, Any]) -> Object:
+def _without_empty(part: Mapping[str, Any]) -> Object:
     return {key: value for key, value in part.items() if value not in (None, "", [], {})}
 
 
@@ -220,7 +222,7 @@ def merge_dns(*parts: Mapping[str, Any]) -> Object:
     """One DNS object: the lists joined without duplicates, and the last domain."""
     merged: Object = {}
     for part in parts:
-        for key, value in _filled(part).items():
+        for key, value in _without_empty(part).items():
             if key in DNS_LISTS:
                 joined = [*merged.get(key, []), *value]
                 merged[key] = [v for i, v in enumerate(joined) if v not in joined[:i]]
@@ -253,7 +255,7 @@ def _render_020(result: Result, version: str) -> Object:
             continue
         routes = [_route(r, version) for r in result.routes if (":" in str(r.get("dst"))) is colon]
         part = {"ip": first["address"], "gateway": first.get("gateway"), "routes": routes}
-        document[family] = _filled(part)
+        document[family] = _without_empty(part)
     document["dns"] = dict(result.dns)
     return document
 

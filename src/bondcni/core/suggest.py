@@ -48,7 +48,7 @@ def value(option: Option, raw: Any) -> str:
 
 
 def number(raw: Any, unit: str) -> int | None:
-    """The integer in ``unit`` ("ms", "s", "bytes" or "") that is written with a unit or as 100.0."""
+    """The integer in ``unit`` ("ms", "s", "bytes", "") of a value such as "1s", "100ms" or 100.0."""
     match = _NUMBER.fullmatch(str(raw).strip().casefold()) if type(raw) in (str, float) else None
     if match is None:
         return None

@@ -27,8 +27,9 @@ MODPROBE_D = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 
 
 class Driver(NamedTuple):
-    """``missing``: why no bond can be created. ``unknown``: why that is not known. Both are "" if a bond
-    can be created.
+    """``missing``: why no bond can be created. ``unknown``: why that is not known.
+
+    Both are "" if a bond can be created.
     """
 
     missing: str = ""
@@ -81,7 +82,7 @@ def _lists(root: str, release: str, listing: str) -> bool | None:
 
 
 def _unseen(place: str) -> Driver:
-    """The answer without module lists. If modules of other kernels exist, this kernel's are missing."""
+    """The answer without module lists: missing, if only modules of other kernels exist."""
     above = os.path.dirname(place)
     others = os.listdir(above) if os.access(above, os.R_OK | os.X_OK) else []
     if others and not os.path.lexists(place):
@@ -108,7 +109,8 @@ def _loading_is_off(root: str) -> str:
     loader = _read(f"{root}/proc/sys/kernel/modprobe")
     if loader is None or os.path.basename(loader.strip()) not in ("", *NO_LOADERS):
         return ""
-    return f"the kernel does not load modules on demand (kernel.modprobe is {loader.strip()!r}): {REMEDY}"
+    setting = f"kernel.modprobe is {loader.strip()!r}"
+    return f"the kernel does not load modules on demand ({setting}): {REMEDY}"
 
 
 def _kept_from_loading(root: str) -> str:

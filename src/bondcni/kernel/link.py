@@ -1,6 +1,6 @@
 """Messages that create, change, delete and read links. Pure.
 
-A function here returns a ``Request``, or decodes the body of a message into a ``state.Link``.
+A function here returns a request, or decodes the body of a message into a ``state.Link``.
 Bond and member options are payloads by their IFLA_BOND_ and IFLA_BOND_SLAVE_ numbers;
 ``option_codec.py`` encodes and decodes them.
 

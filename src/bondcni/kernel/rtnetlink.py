@@ -67,7 +67,7 @@ QUERY_BATCH = 32
 buffer, which has 208 KiB (net.core.rmem_default) if it could not be enlarged."""
 
 ANSWER_TIMEOUT = 20.0
-"""Seconds to wait for an answer; on a busy node the rtnl lock is held for a long time."""
+"""Seconds to wait for an answer; on a busy node the rtnl lock can be held for many seconds."""
 
 DUMP_TRIES = 5
 
