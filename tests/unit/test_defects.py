@@ -1,5 +1,6 @@
-"""The incumbent's defects (bond-cni at 258926a) that need no kernel; the others are in
-``tests/kernel/test_defects.py``. Over both, D1 to D27 are there, one test each.
+"""Defects of the Go bond-cni (at 258926a) that can be tested without a kernel.
+
+``tests/kernel/test_defects.py`` has the others. Each of D1 to D27 has one test.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ def problems(**changes: Any) -> list[str]:
     return [problem.pointer for problem in error.value.problems]
 
 
-def test_d15_miimon_is_a_number_in_range_and_known_before_anything_is_touched() -> None:
-    """Text only; read after the move; negative ignored, 2^32 wrapped."""
+def test_d15_miimon_is_validated_before_anything_is_changed() -> None:
+    """The Go plugin accepted text only, read it after moving the links, ignored a negative number and
+    took 2^32 as 0.
+    """
     assert {parsed(miimon=value).options["miimon"] for value in (100, "100", " 100 ")} == {100}
     for bad in ("-5", -5, "99999999999", "x", True, 0.5):
         assert problems(miimon=bad) == ["/miimon"]
     assert "0 disables link monitoring" in parsed(mode="802.3ad", miimon="0").warnings[0]
 
 
-def test_d17_an_mtu_is_held_against_the_link_itself() -> None:
-    """It was held against a PF found by MAC, which another VF may share."""
+def test_d17_an_mtu_is_compared_with_the_link_itself() -> None:
+    """The Go plugin compared it with a PF that it found by MAC, which another VF can have as well."""
     mac = "02:00:00:00:00:01"
     links = (nic(5, "eth1", mac=mac, mtu=9000), nic(6, "eth2", mac=mac, mtu=1500))
     vfs = (*links, nic(7, "eth9", mac=mac, mtu=100))
@@ -52,16 +55,16 @@ def test_d17_an_mtu_is_held_against_the_link_itself() -> None:
     assert plan.wanted.mtu == 1500
 
 
-def test_d26_a_bad_entry_is_pointed_at() -> None:
-    """ "failed to find link name", of which entry nobody knew; IPAM by the one name "bond"."""
+def test_d26_the_pointer_names_the_invalid_entry() -> None:
+    """The Go plugin said "failed to find link name" without the entry; of ipam it refused only "bond"."""
     links: list[Any] = [{"name": "eth1"}, {}, {"name": ""}, 5]
     assert problems(links=links) == ["/links/1", "/links/2/name", "/links/3"]
     assert problems(ipam={"type": "bond"}) == ["/ipam/type"]
     assert problems(ipam={"type": "../bond"}) == ["/ipam/type"]
 
 
-def test_d27_options_without_effect_in_the_mode_are_told() -> None:
-    """failOverMac and xmitHashPolicy were accepted in silence where they do nothing."""
+def test_d27_options_without_effect_in_the_mode_cause_warnings() -> None:
+    """The Go plugin accepted failOverMac and xmitHashPolicy silently in modes without an effect."""
     assert "/xmitHashPolicy: has no effect" in parsed(xmitHashPolicy="layer3+4").warnings[0]
     assert "/failOverMac: has no effect" in parsed(mode="balance-rr", failOverMac=1).warnings[0]
     assert parsed(failOverMac=1).warnings == ()

@@ -1,4 +1,4 @@
-"""Configurations as users write them, and what is wrong with the others."""
+"""Valid and invalid configurations."""
 
 from __future__ import annotations
 
@@ -133,12 +133,12 @@ def test_every_version(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", [ABSENT, None, ""])
-def test_no_version_is_the_first(version: Any) -> None:
+def test_an_absent_version_is_0_1_0(version: Any) -> None:
     assert read(cniVersion=version).cni_version == "0.1.0"
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "1.1", 1.0, [], {"a": 1}, "v1.0.0"])
-def test_versions_that_are_not_supported(version: Any) -> None:
+def test_unsupported_versions(version: Any) -> None:
     with pytest.raises(VersionError) as refused:
         read(cniVersion=version, mode="nonsense")
     assert json.dumps(version) in refused.value.message
@@ -164,18 +164,18 @@ def test_versions_that_are_not_supported(version: Any) -> None:
         "{}".encode("utf-16"),
     ],
 )
-def test_what_is_no_json_object(text: bytes) -> None:
+def test_not_a_json_object(text: bytes) -> None:
     with pytest.raises(InputError):
         parse(text)
     assert parse_leniently(text).links == ()
     assert parse_leniently(text).warnings
 
 
-def test_a_byte_order_mark_is_let_be() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert parse(b"\xef\xbb\xbf" + HOST_LINKS.encode()) == parse(HOST_LINKS.encode())
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         name="-x",
         mode="active",
@@ -206,7 +206,7 @@ def test_names(name: Any) -> None:
     assert set(problems(name=name)) == {"/name"}
 
 
-def test_the_type_is_not_asked_for_by_us() -> None:
+def test_the_type_may_be_any_string() -> None:
     assert read(type="my-bond").warnings == ()
     assert "/type" in read(type=ABSENT).warnings[0]
     assert set(problems(type=1)) == {"/type"}
@@ -237,7 +237,7 @@ def test_both_monitors_are_a_problem() -> None:
     assert set(problems(arpInterval=100, arpIpTarget="10.0.0.1")) == {"/arpInterval"}
 
 
-def test_miimon_zero_is_taken_with_a_warning() -> None:
+def test_miimon_zero_is_accepted_with_a_warning() -> None:
     assert "0 disables link monitoring" in read(miimon="0", mode="802.3ad").warnings[0]
 
 
@@ -267,13 +267,13 @@ def test_an_option_given_twice() -> None:
     assert found == {"/options/fail_over_mac": said}
 
 
-def test_the_mode_may_stand_in_options() -> None:
+def test_the_mode_may_be_in_options() -> None:
     assert read(mode=ABSENT, options={"mode": 6}).mode == 6
     assert set(problems(options={"mode": 6})) == {"/options/mode"}
 
 
 @pytest.mark.parametrize("mode", ["balance-tlb", 6, "5"])
-def test_tlb_dynamic_lb_as_the_incumbent_takes_it(mode: Any) -> None:
+def test_tlb_dynamic_lb_as_in_the_go_plugin(mode: Any) -> None:
     assert read(mode=mode, tlbDynamicLb=0).options["tlb_dynamic_lb"] == 0
     assert set(problems(tlbDynamicLb=0)) == {"/tlbDynamicLb"}
 
@@ -283,7 +283,7 @@ def test_a_problem_points_at_the_spelling_that_was_used() -> None:
     assert set(problems(LacpRate="fast")) == {"/LacpRate"}
 
 
-def test_a_delay_is_what_the_kernel_makes_of_it() -> None:
+def test_a_delay_is_rounded_as_the_kernel_rounds_it() -> None:
     config = read(updelay=250)
     assert config.options == {"miimon": 100, "updelay": 200}
     assert config.warnings == (
@@ -291,7 +291,7 @@ def test_a_delay_is_what_the_kernel_makes_of_it() -> None:
     )
 
 
-def test_keys_of_other_tools_are_let_be() -> None:
+def test_keys_of_other_tools_cause_no_warning() -> None:
     others = {
         "capabilities": {"ips": True}, "deviceID": "0000:00:01.0", "pciBusID": "x",
         "cni.dev/valid-attachments": [], "_comment": "x", "args": {"other": 1},
@@ -301,7 +301,7 @@ def test_keys_of_other_tools_are_let_be() -> None:
     assert read(**others).warnings == ()
 
 
-def test_unknown_keys_are_told() -> None:
+def test_unknown_keys_cause_warnings() -> None:
     warnings = read(mimon=1, lnksInContainer=True, vlan=5).warnings
     assert warnings == (
         '/mimon: unknown key, ignored: did you mean "miimon"?',
@@ -310,7 +310,7 @@ def test_unknown_keys_are_told() -> None:
     )
 
 
-def test_keys_in_go_s_indifference_to_case() -> None:
+def test_keys_are_case_insensitive_as_in_go() -> None:
     text = (
         HOST_LINKS.replace('"mode"', '"Mode"').replace('"links"', '"LINKS"')
         .replace('"ipam"', '"IPAM"').replace('"miimon"', '"MiiMon"')
@@ -320,7 +320,7 @@ def test_keys_in_go_s_indifference_to_case() -> None:
     assert {"links", "ipam"} <= set(config.raw)
 
 
-def test_a_key_that_stands_twice_counts_as_go_counts_it() -> None:
+def test_of_a_repeated_key_the_last_one_is_used_as_in_go() -> None:
     config = parse(b'{"mtu": 1000,' + HOST_LINKS.encode()[1:-1] + b', "mtu": 1400}')
     assert config.mtu == 1400
     assert any('"mtu" appears twice' in warning for warning in config.warnings)
@@ -415,7 +415,7 @@ def test_links_refused(links: Any, pointers: set[str]) -> None:
     assert set(problems(links=links)) == pointers
 
 
-def test_a_link_entry_as_the_incumbent_takes_it() -> None:
+def test_a_link_entry_as_in_the_go_plugin() -> None:
     links = [{"name": "a", "foo": 1}, {"name": "b", "mac": "02:00:00:00:00:01"}]
     config = read(links=links)
     assert config.links == (LinkRef("name", "a"), LinkRef("name", "b"))
@@ -435,7 +435,7 @@ def test_no_ipam(raw: Any) -> None:
     assert read(ipam=raw).ipam is None
 
 
-def test_ipam_without_type_is_told() -> None:
+def test_ipam_without_type_causes_a_warning() -> None:
     config = read(ipam={"addresses": []})
     assert config.ipam is None
     assert "/ipam" in config.warnings[0]
@@ -446,7 +446,7 @@ def test_ipam_refused(kind: Any) -> None:
     assert set(problems(ipam={"type": kind})) == {"/ipam/type"}
 
 
-def test_what_the_runtime_asks_for() -> None:
+def test_mac_and_ips_from_the_runtime() -> None:
     config = read(
         runtimeConfig={"mac": "02-00-00-00-00-0A", "ips": ["10.0.0.5/24", "FD00::5/64"]},
         args={"cni": {"mac": "02:00:00:00:00:0b", "ips": ["10.0.0.6/24"]}},
@@ -490,7 +490,7 @@ def test_leniently() -> None:
 
 
 @pytest.mark.parametrize("text", [HOST_LINKS, LACP])
-def test_what_is_right_reads_the_same_leniently(text: str) -> None:
+def test_a_valid_configuration_reads_the_same_leniently(text: str) -> None:
     assert parse_leniently(text.encode()) == parse(text.encode())
 
 
@@ -522,15 +522,15 @@ def test_anything_is_a_configuration_or_an_error(found: dict[str, Any], full: bo
     try:
         config = parse(text)
     except ConfigError as error:
-        told: tuple[Any, ...] = error.problems
+        reported: tuple[Any, ...] = error.problems
     except BondError as error:
-        told = (error.message,)
+        reported = (error.message,)
     else:
-        told = ("nothing",)
+        reported = ("nothing",)
         assert len(config.links) >= 2
         json.dumps(config.raw)
-    assert told
-    assert all(told)
+    assert reported
+    assert all(reported)
     lenient = parse_leniently(text)
     assert isinstance(lenient.mode, int)
     assert lenient.cni_version in SUPPORTED

@@ -1,4 +1,4 @@
-"""The table's own order, and the functions that derive from it."""
+"""The option table is consistent; parsing, checks and codecs that derive from it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from bondcni.core.rules import OptionFinding
 from bondcni.core.values import allowed, mac_text, parse_integer, parse_value, unicast_mac
 from bondcni.kernel.option_codec import decode, decode_bond, decode_member, encode
 
-# The kernel's own declaration: bond_policy and bond_slave_policy in bond_netlink.c, with
-# the numbers of if_link.h; the matrix of answers does not show widths.
+# bond_policy and bond_slave_policy in bond_netlink.c, with the numbers of if_link.h. The
+# recorded answers do not show widths.
 BOND_POLICY = """
 mode 1 u8, active_slave 2 ifindex, miimon 3 u32, updelay 4 u32, downdelay 5 u32,
 use_carrier 6 u8, arp_interval 7 u32, arp_ip_target 8 ipv4-list, arp_validate 9 u32,
@@ -120,7 +120,7 @@ def test_a_read_only_row_says_nothing_of_setting(row: Option) -> None:
     assert row == replace(plain, **{field: getattr(row, field) for field in same})
 
 
-def test_what_excludes_each_other() -> None:
+def test_conflicts() -> None:
     pairs = {(row.kernel, other) for row in BOND_OPTIONS for other in row.conflicts}
     one_way = {("miimon", "arp_interval"), ("miimon", "arp_validate")}
     assert pairs == one_way | {(b, a) for a, b in one_way}
@@ -144,7 +144,7 @@ def test_columns_that_few_rows_have() -> None:
 
 
 @pytest.mark.parametrize("name", ["queue_id", "prio", "actor_port_prio"])
-def test_a_member_option_takes_what_its_codec_holds(name: str) -> None:
+def test_a_member_option_accepts_the_range_of_its_codec(name: str) -> None:
     row = member(name)
     assert (row.low, row.maximum + 1) == RANGES[row.codec]
 
@@ -184,7 +184,7 @@ def test_spellings(spelling: str, kernel: str) -> None:
     assert bond(spelling).kernel == kernel
 
 
-def test_a_spelling_of_nothing() -> None:
+def test_an_unknown_spelling() -> None:
     assert bond_option("mtu") is None
     assert bond_option("queue_id") is None
     assert member_option("miimon") is None
@@ -271,7 +271,7 @@ def test_values_that_are_refused(name: str, raw: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [0, 255, 65535])
-def test_what_crashes_kernels_is_never_sent(raw: int) -> None:
+def test_values_that_crash_kernels_are_refused(raw: int) -> None:
     with pytest.raises(ValueError, match=r"except 0, 255, 65535"):
         parse_value(member("actorPortPrio"), raw)
     assert parse_value(member("actorPortPrio"), raw ^ 2) == raw ^ 2
@@ -307,7 +307,7 @@ anything = st.recursive(
 
 @settings(deadline=None)
 @given(st.sampled_from(EVERY_ROW), anything)
-def test_any_value_is_taken_or_refused(row: Option, raw: Any) -> None:
+def test_any_value_is_accepted_or_refused(row: Option, raw: Any) -> None:
     try:
         value = parse_value(row, raw)
     except ValueError:
@@ -334,7 +334,7 @@ def test_payloads() -> None:
     ("name", "value"),
     [("mode", 256), ("miimon", -1), ("primary", "eth0"), ("ad_actor_system", "x"), ("mode", "1")],
 )
-def test_what_cannot_be_sent(name: str, value: Any) -> None:
+def test_values_that_cannot_be_encoded(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         encode(bond(name), value)
 
@@ -382,7 +382,7 @@ def test_reading_never_fails(attrs: dict[int, bytes]) -> None:
     assert set(decode_member(attrs)) <= {row.kernel for row in MEMBER_OPTIONS}
 
 
-def test_names_for_people() -> None:
+def test_values_as_text() -> None:
     assert name_of(bond("mode"), 4) == "802.3ad"
     assert name_of(bond("miimon"), 100) == "100"
     assert name_of(bond("all_slaves_active"), 1) == "on"
@@ -404,7 +404,7 @@ def test_macs() -> None:
     assert parse_integer("+") is None
 
 
-def told(findings: list[OptionFinding]) -> list[tuple[str, str]]:
+def texts(findings: list[OptionFinding]) -> list[tuple[str, str]]:
     return [(finding.option, finding.message) for finding in findings]
 
 
@@ -438,7 +438,7 @@ def told(findings: list[OptionFinding]) -> list[tuple[str, str]]:
     ],
 )
 def test_problems(mode: int, options: dict[str, Any], option: str, says: str) -> None:
-    found = told(rules.problems(mode, options, ("a", "b")))
+    found = texts(rules.problems(mode, options, ("a", "b")))
     assert [name for name, _ in found] == [option]
     assert says in found[0][1]
 
@@ -458,7 +458,7 @@ def test_no_problem(mode: int, options: dict[str, Any]) -> None:
     assert rules.problems(mode, options, ("a", "b")) == []
 
 
-def test_links_that_cannot_be_known_are_not_held_against_primary() -> None:
+def test_primary_is_not_checked_without_known_links() -> None:
     assert rules.problems(AB, {"primary": "eth7"}) == []
 
 
@@ -504,7 +504,7 @@ def test_problems_of_members() -> None:
     ],
 )
 def test_warnings(mode: int, options: dict[str, Any], option: str, says: str) -> None:
-    found = told(rules.warnings(mode, options))
+    found = texts(rules.warnings(mode, options))
     assert [name for name, _ in found] == [option]
     assert says in found[0][1]
 
@@ -528,7 +528,7 @@ def test_warnings_of_members() -> None:
     assert [(f.option, f.member) for f in found] == [("prio", 0), ("queue_id", 1)]
 
 
-def test_delays_settle_as_the_kernel_rounds_them() -> None:
+def test_delays_are_rounded_as_the_kernel_rounds_them() -> None:
     asked = {"miimon": 100, "updelay": 150, "downdelay": 50, "min_links": 3}
     held = {"miimon": 100, "updelay": 100, "downdelay": 0, "min_links": 3}
     assert rules.with_rounded_delays(AB, asked) == held

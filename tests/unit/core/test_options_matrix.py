@@ -1,4 +1,4 @@
-"""The option table against what three kernels answered, cell by cell.
+"""Compares the option table with the recorded answers of three kernels, cell by cell.
 
 ``refusal`` and ``after`` below are the kernel's order of checks (bond_changelink and
 __bond_opt_set) over the table's columns, so that a wrong row fails. What the table cannot
@@ -47,7 +47,7 @@ NO_PARTNER = {
     "ad_partner_mac": "00:00:00:00:00:00",
 }
 RECORDED_AS = {"churn": "churn_actor_state"}
-"""A name of the recorder's that is no spelling of the table's."""
+"""Names in the recordings that are not in the table."""
 
 UNSUPPORTED = ("EACCES", "option not supported in mode")
 BAD_VALUE = ("EINVAL", "invalid option value")
@@ -69,7 +69,7 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def written(row: Option, cell: str) -> OptionValue | bytes:
-    """The value that a cell's key tells: a number, or a payload in hex."""
+    """The value in the key of a cell: a number, or a payload in hex."""
     return int(cell) if row.codec in NUMBERS else bytes.fromhex(cell)
 
 
@@ -78,7 +78,7 @@ def payload_of(row: Option, value: OptionValue | bytes) -> bytes:
 
 
 def recorded(row: Option, value: OptionValue | None) -> int | str | None:
-    """A value as the recorder wrote it: numbers unsigned, the rest as hex."""
+    """A value as in the recordings: numbers unsigned, others as hex."""
     if value is None:
         return None
     payload = encode(row, value)
@@ -143,14 +143,14 @@ def judged(
 
 
 def held(row: Option, bond: Bond) -> OptionValue | None:
-    """What a fresh bond or member reports of an option."""
+    """The value of an option that a new bond or member reports."""
     if not bond.has(row.since) or bond.mode not in row.reported_in:
         return None
     return row.default_of(bond.mode)
 
 
 def after(row: Option, value: OptionValue | bytes, bond: Bond, others: dict[str, Any]) -> Any:
-    """What is read back once the value was taken."""
+    """The value that is read back after the kernel accepted it."""
     if not bond.has(row.since) or row.read_only or bond.mode not in row.reported_in:
         return recorded(row, held(row, bond))
     if row.codec == "ifindex":
@@ -182,7 +182,7 @@ def predict(row: Option, cell_key: str, bond: Bond, *, always_read: bool) -> lis
 
 
 def row_of(name: str) -> Option | None:
-    """The recorder's name in the table; None for a number that is in no row."""
+    """The kernel name of a recorded name; None for a number that is in no row."""
     if name.startswith("unknown_"):
         assert int(name.removeprefix("unknown_")) not in {row.number for row in BOND_OPTIONS}
         return None
@@ -206,7 +206,7 @@ def test_there_are_three_kernels() -> None:
 
 @each_kernel
 @pytest.mark.parametrize("section", ["create_default", "values", "set_up", "set_member"])
-def test_every_row_was_measured(kernel: str, section: str) -> None:
+def test_every_row_was_recorded(kernel: str, section: str) -> None:
     names = {row.kernel for name in MATRICES[kernel][section] if (row := row_of(name))}
     assert names == {row.kernel for row in BOND_OPTIONS} - {"mode"}
 
@@ -415,7 +415,7 @@ NOT_IN_SYSFS = {"ns_ip6_target", "coupled_control", "broadcast_neighbor", "lacp_
 
 
 def ours(row: Option, raw: Any, mode: int) -> bool:
-    """Whether a configuration may ask for it."""
+    """Whether it is allowed in a configuration."""
     try:
         value = parse_value(row, raw)
     except ValueError:
@@ -423,7 +423,7 @@ def ours(row: Option, raw: Any, mode: int) -> bool:
     return not rules.problems(mode, {row.kernel: value})
 
 
-def test_what_the_newest_kernel_refuses_is_refused_before_it_is_asked() -> None:
+def test_what_the_newest_kernel_refuses_is_refused_before_it_is_sent() -> None:
     wrong, count = [], 0
     for name, modes in MATRICES["7.2.7"]["values"].items():
         row = row_of(name)

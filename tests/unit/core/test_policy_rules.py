@@ -1,4 +1,4 @@
-"""Rules of a node's policy on one link: what each sign matches, and what force allows."""
+"""The policy: which links a rule matches, and what force allows."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def test_what_a_rule_matches(rule: Rule, *, matches: bool) -> None:
     assert rule.matches(ETH, "mlx5_core", "telco-a") is matches
 
 
-def test_a_rule_of_namespaces_is_not_for_a_pod_of_none() -> None:
+def test_a_rule_with_namespaces_does_not_match_without_a_namespace() -> None:
     assert not Rule(namespaces=("telco-*",)).matches(ETH, "", "")
     assert Rule().matches(ETH, "", "")
 
 
-def test_without_a_file_everything_may_be_taken_and_nothing_by_force() -> None:
+def test_without_a_file_all_links_are_allowed_without_force() -> None:
     verdict = Policy().verdict(ETH, "", "")
     assert (verdict.allowed, verdict.force) == (True, False)
 
 
-def test_an_empty_list_gives_nothing() -> None:
+def test_an_empty_list_allows_no_link() -> None:
     verdict = Policy((), "p.yaml").verdict(ETH, "", "web")
     assert (verdict.allowed, verdict.force) == (False, False)
     assert verdict.why == "no rule in p.yaml allows eth12 for pods in namespace web"
 
 
-def test_the_rule_with_force_counts_wherever_it_stands() -> None:
+def test_a_rule_with_force_is_used_wherever_it_is() -> None:
     policy = Policy((Rule(name="eth*"), Rule(name="eth12", force=True)), "p.yaml")
     verdict = policy.verdict(ETH, "", "")
     assert (verdict.allowed, verdict.force) == (True, True)
@@ -77,7 +77,7 @@ def plan(policy: Policy, *uses: Address) -> Plan:
 IN_USE = Address(ETH.index, "192.0.2.1/24")
 
 
-def test_the_plan_refuses_what_no_rule_gives() -> None:
+def test_the_plan_refuses_a_link_that_no_rule_allows() -> None:
     with pytest.raises(Refused) as refused:
         plan(Policy((Rule(name="eth12"),), "p.yaml"))
     assert refused.value.reasons == (
@@ -86,7 +86,7 @@ def test_the_plan_refuses_what_no_rule_gives() -> None:
 
 
 @pytest.mark.parametrize("rule", [Rule(), Rule(name="eth12")])
-def test_what_the_host_uses_needs_force(rule: Rule) -> None:
+def test_a_link_in_use_needs_force(rule: Rule) -> None:
     with pytest.raises(Refused, match=r"eth12 is in use: it has the address 192\.0\.2\.1/24"):
         plan(Policy((rule, Rule()), "p.yaml"), IN_USE)
 
@@ -95,12 +95,12 @@ def claimed(made: Plan) -> list[Link]:
     return [item.link for item in made.claimed]
 
 
-def test_force_takes_what_the_host_uses() -> None:
+def test_force_allows_a_link_in_use() -> None:
     made = plan(Policy((Rule(name="eth12", force=True), Rule()), "p.yaml"), IN_USE)
     assert claimed(made)[0] == ETH
 
 
-def test_force_does_not_take_what_cannot_be_a_member() -> None:
+def test_force_does_not_allow_what_cannot_be_a_member() -> None:
     policy = Policy((Rule(name="lo", force=True), Rule()), "p.yaml")
     with pytest.raises(Refused, match="lo is the loopback"):
         plan_for(config("lo", "eth12"), space(ETH), space(), policy)

@@ -1,4 +1,4 @@
-"""CNI results of every version: their shape, what is kept, what is read."""
+"""CNI results of every version: read, merged and rendered."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_result_has_the_shape_of_its_version(version: str, result: Result) -> 
 
 
 @pytest.mark.parametrize("version", OLD)
-def test_the_oldest_have_the_first_address_of_each_family(version: str) -> None:
+def test_versions_before_0_3_0_have_one_address_of_each_family(version: str) -> None:
     assert render(FULL, version) == {
         "cniVersion": version,
         "ip4": {
@@ -64,7 +64,7 @@ def test_the_oldest_have_the_first_address_of_each_family(version: str) -> None:
     }
 
 
-def test_what_a_version_has_no_place_for_is_left_out() -> None:
+def test_keys_that_a_version_does_not_have_are_left_out() -> None:
     newest, before = render(FULL, "1.1.0"), render(FULL, "1.0.0")
     assert newest["interfaces"] == [BOND]
     assert newest["routes"][1] == DELEGATE.routes[1]
@@ -73,7 +73,7 @@ def test_what_a_version_has_no_place_for_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("version", NEW)
-def test_the_version_of_an_address_is_there_up_to_0_4_0(version: str) -> None:
+def test_an_address_has_its_version_up_to_0_4_0(version: str) -> None:
     families = [ip.get("version") for ip in render(FULL, version)["ips"]]
     assert families == ([None] * 3 if at_least(version, "1.0.0") else ["4", "4", "6"])
 
@@ -84,7 +84,7 @@ def test_dns_is_left_out_when_empty_from_1_0_0(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_round_trip_of_what_a_version_can_say(version: str) -> None:
+def test_round_trip_of_what_a_version_can_express(version: str) -> None:
     there = read(render(FULL, version))
     again = read(render(there, version))
     assert there == again
@@ -94,11 +94,11 @@ def test_round_trip_of_what_a_version_can_say(version: str) -> None:
     ]
 
 
-def test_round_trip_of_the_newest_is_whole() -> None:
+def test_round_trip_of_the_newest_version_is_complete() -> None:
     assert read(render(FULL, "1.1.0")) == FULL
 
 
-def test_what_was_before_is_kept_and_ours_is_appended() -> None:
+def test_the_previous_result_is_kept_and_the_bond_appended() -> None:
     before = read(
         {
             "cniVersion": "1.0.0",
@@ -117,7 +117,7 @@ def test_what_was_before_is_kept_and_ours_is_appended() -> None:
     assert merged.dns["nameservers"] == ["10.9.0.2", "10.0.0.2", "10.8.0.2"]
 
 
-def test_the_delegates_own_interface_numbers_do_not_count() -> None:
+def test_interface_indexes_of_the_delegate_are_replaced() -> None:
     ipam = Result(ips=({"address": "10.0.0.5/24", "interface": 7},))
     assert merge(Result(), BOND, ipam, {}).ips == ({"address": "10.0.0.5/24", "interface": 0},)
 
@@ -144,7 +144,7 @@ def test_dns_is_merged(parts: tuple[dict[str, Any], ...], merged: dict[str, Any]
 
 
 @pytest.mark.parametrize("version", OLD)
-def test_an_old_answer_of_a_delegate(version: str) -> None:
+def test_a_result_of_a_delegate_in_an_old_version(version: str) -> None:
     answer = {
         "cniVersion": version,
         "ip4": {"ip": "10.0.0.5/24", "gateway": "10.0.0.1", "routes": [{"dst": "0.0.0.0/0"}]},
@@ -164,7 +164,7 @@ def test_an_answer_of_0_4_0_loses_its_version_field() -> None:
 
 
 @pytest.mark.parametrize("empty", [{}, {"ips": None, "dns": None}, {"cniVersion": "0.2.0"}])
-def test_a_result_may_say_nothing(empty: dict[str, Any]) -> None:
+def test_a_result_may_be_empty(empty: dict[str, Any]) -> None:
     assert read(empty) == Result()
 
 
@@ -185,7 +185,7 @@ def test_a_result_may_say_nothing(empty: dict[str, Any]) -> None:
         ({"ip4": {"ip": "10.0.0.5/24", "routes": {"dst": "x"}}}, "/ip4/routes: must be a list"),
     ],
 )
-def test_what_is_no_result_is_told(document: Any, said: str) -> None:
+def test_not_a_result(document: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(document)
     assert caught.value.message.startswith(said)

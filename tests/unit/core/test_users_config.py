@@ -1,4 +1,4 @@
-"""Issue 10, numbers 13, 15 and 16: keys without effect, IPv6's least MTU, a MAC that follows."""
+"""Issue 10, items 13, 15 and 16: keys without effect, the minimum MTU for IPv6, failOverMac 1."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_10_13_a_key_without_effect_is_warned_about_by_name(
         {"dns": {"nameservers": ["10.0.0.1"], "domain": "x", "search": [], "options": []}},
     ],
 )
-def test_10_13_no_word_on_what_has_an_effect_or_comes_from_the_runtime(
+def test_10_13_no_warning_of_keys_with_an_effect_or_from_the_runtime(
     changes: dict[str, Any],
 ) -> None:
     assert read(**changes).warnings == ()
 
 
-def test_10_13_addresses_that_an_ipam_plugin_did_not_give() -> None:
+def test_10_13_addresses_that_the_ipam_plugin_did_not_assign() -> None:
     asked = ("10.0.0.5/24", "fd00::5/64")
     assert unassigned_addresses(asked, ["10.0.0.5/16", "fd00::5/64"]) == ""
     assert unassigned_addresses(asked, ["10.0.0.9/24"]) == "10.0.0.5/24, fd00::5/64"
@@ -127,7 +127,7 @@ def test_10_13_addresses_that_an_ipam_plugin_did_not_give() -> None:
         ("MAC=;IP;;=", "", False, []),
     ],
 )
-def test_10_13_cni_args_that_nobody_reads(
+def test_10_13_cni_args_without_effect(
     given: str,
     mac: str,
     ipam: bool,  # noqa: FBT001
@@ -177,7 +177,7 @@ def test_10_15_an_mtu_that_is_too_small_for_ipv6(changes: dict[str, Any]) -> Non
         {"ipam": {"type": "host-local", "ranges": 7}, "runtimeConfig": {"ipRanges": 7}},
     ],
 )  # fmt: skip
-def test_10_15_a_small_mtu_where_no_ipv6_is_known_of(changes: dict[str, Any]) -> None:
+def test_10_15_a_small_mtu_without_a_known_ipv6_address(changes: dict[str, Any]) -> None:
     assert read(mtu=1000, **changes).mtu == 1000
 
 
@@ -202,7 +202,7 @@ def test_10_16_a_mac_from_the_runtime_is_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize("capabilities", [None, {}, {"mac": False}, {"ips": True}, "x"])
-def test_10_16_a_mac_in_the_configuration_itself_contradicts(capabilities: Any) -> None:
+def test_10_16_a_mac_in_the_configuration_itself_is_a_problem(capabilities: Any) -> None:
     found = problems(failOverMac="active", runtimeConfig={"mac": MAC}, capabilities=capabilities)
     assert found == {
         "/runtimeConfig/mac": f"{MAC} cannot be set: with failOverMac 1 the bond takes the MAC of "

@@ -1,4 +1,4 @@
-"""Issue item 25: what is said of each errno that enslaving can give."""
+"""Issue item 25: the explanation of each errno when a link is to become a member."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def enslave(plan: Plan) -> Step:
     return steps[0]
 
 
-def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
+def explained(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
     plan = planned(mode, **changes)
     return explain(plan, enslave(plan), number, text)
 
@@ -84,26 +84,26 @@ def told(number: int, text: str = "", mode: int = 1, **changes: Any) -> str:
     ],
 )
 def test_25_a_mac_that_is_refused(number: int, text: str, mode: int, words: str) -> None:
-    assert told(number, text, mode) == words
+    assert explained(number, text, mode) == words
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
-def test_25_drivers_have_several_words_for_not_trusted(number: int) -> None:
-    assert told(number, "", 4) == told(errno.EADDRNOTAVAIL, "", 4)
-    assert "trust on" in told(number, "", 4)
+def test_25_drivers_use_several_errnos_for_not_trusted(number: int) -> None:
+    assert explained(number, "", 4) == explained(errno.EADDRNOTAVAIL, "", 4)
+    assert "trust on" in explained(number, "", 4)
 
 
-def test_25_an_errno_of_the_kernels_own_is_known() -> None:
-    assert told(ENOTSUPP) == told(errno.EOPNOTSUPP)
+def test_25_an_internal_errno_of_the_kernel_is_explained() -> None:
+    assert explained(ENOTSUPP) == explained(errno.EOPNOTSUPP)
 
 
-def test_25_the_mac_that_was_asked_for_the_bond_is_named() -> None:
-    said = told(errno.EADDRNOTAVAIL, mac=mac(0x70))
+def test_25_a_requested_mac_of_the_bond_is_named() -> None:
+    said = explained(errno.EADDRNOTAVAIL, mac=mac(0x70))
     assert f"eth2 may not change its MAC to {mac(0x70)}, the MAC requested for net1" in said
 
 
 def test_25_fail_over_mac_is_not_proposed_where_it_is_set() -> None:
-    said = told(errno.EINVAL, options={"miimon": 100, "fail_over_mac": 1})
+    said = explained(errno.EINVAL, options={"miimon": 100, "fail_over_mac": 1})
     assert "failOverMac" not in said
 
 
@@ -140,12 +140,12 @@ def test_25_fail_over_mac_is_not_proposed_where_it_is_set() -> None:
         (errno.ENOSYS, "", "refused a setting that a member needs"),
     ],
 )
-def test_25_every_errno_has_a_sentence(number: int, text: str, words: str) -> None:
-    assert words in told(number, text)
+def test_25_every_errno_is_explained(number: int, text: str, words: str) -> None:
+    assert words in explained(number, text)
 
 
 def test_25_each_row_can_be_reached() -> None:
-    """A row behind one that takes all of its errnos and texts would never be read."""
+    """A row after one that matches all of its errnos and texts would never be used."""
     for place, row in enumerate(EXPLANATIONS):
         for number in row.errnos:
             before = [r for r in EXPLANATIONS[:place] if number in r.errnos]
@@ -154,7 +154,7 @@ def test_25_each_row_can_be_reached() -> None:
     assert EXPLANATIONS[-1].text == ""
 
 
-def test_25_what_is_no_member_has_no_such_sentence() -> None:
+def test_25_other_steps_are_not_explained() -> None:
     plan = planned()
     assert isinstance(plan.steps[0], CreateBond)
     for step in (plan.steps[0], plan.steps[-1]):

@@ -1,4 +1,4 @@
-"""Issue item 3: members with one MAC, in modes that need different ones."""
+"""Issue item 3: members with equal MACs, in modes that need different ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_3_a_repeated_add_gives_the_same_macs_and_another_pod_gets_others() -> N
     assert not {m.mac for m in first[1:]} & {m.mac for m in other}
 
 
-def test_3_a_new_mac_is_no_other_links() -> None:
+def test_3_a_new_mac_differs_from_those_of_all_links() -> None:
     (new,) = replacement_macs(SAME[:2], "balance-alb", "c1 net1").values()
     neighbour = veth(50, "cali1", mac=new)
     (next_one,) = replacement_macs(SAME[:2], "balance-alb", "c1 net1", (neighbour,)).values()
@@ -130,8 +130,8 @@ def found(clue: tuple[list[str], list[int]], host: Namespace) -> Namespace:
     )
 
 
-def test_3_a_link_that_came_home_with_the_new_mac_and_another_ifindex_is_known() -> None:
-    """The executable sends links home without the daemon; their ifindex may be taken there."""
+def test_3_a_link_that_returned_with_the_new_mac_and_another_ifindex_is_found() -> None:
+    """Emergency return moves links without the daemon; their ifindex may be taken on the host."""
     plan = planned(SAME[:2], 5)
     new = plan.wanted.members[1].mac
     host = space(SAME[0], replace(SAME[1], index=77, mac=new, flags=0))

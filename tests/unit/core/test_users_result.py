@@ -1,4 +1,4 @@
-"""Issue 10, item 7: what a delegate or an earlier plugin says is read before it is passed on."""
+"""Issue 10, item 7: results of delegates and earlier plugins are checked before they are passed on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_10_7_what_go_parses_as_a_cidr_is_accepted(address: str) -> None:
         {"ip": "10.0.0.1/24"},
     ],
 )
-def test_10_7_an_address_or_destination_that_is_none_is_refused(address: Any) -> None:
+def test_10_7_an_invalid_address_or_destination_is_refused(address: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read({"ips": [{"address": address}], "routes": [{"dst": "::/0"}, {"dst": address}]})
     ip, route = caught.value.problems
@@ -94,7 +94,7 @@ def test_10_7_what_go_parses_as_a_gateway_is_accepted(gateway: str | None) -> No
 @pytest.mark.parametrize(
     "gateway", ["gw", "10.0.0.1/24", "fe80::1%eth0", "10.0.0", " 10.0.0.1", "::g", 1, False, []]
 )
-def test_10_7_a_gateway_that_is_none_is_refused(gateway: Any) -> None:
+def test_10_7_an_invalid_gateway_is_refused(gateway: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read(
             {
@@ -141,7 +141,7 @@ def test_10_7_a_gateway_that_is_none_is_refused(gateway: Any) -> None:
         ),
     ],
 )
-def test_10_7_every_problem_is_told_with_its_place(document: Any, pointers: list[str]) -> None:
+def test_10_7_every_problem_has_its_pointer(document: Any, pointers: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         read(document)
     assert [problem.pointer for problem in caught.value.problems] == pointers
@@ -179,7 +179,7 @@ def test_10_7_numbers_that_no_route_can_have() -> None:
     }
 
 
-def test_10_7_prevresult_is_told_with_the_other_problems() -> None:
+def test_10_7_problems_of_prevresult_come_with_the_others() -> None:
     previous = {"ips": [{"address": "10.0.0.1", "gateway": "gw"}], "routes": [{"dst": "default"}]}
     asked = {
         "cniVersion": "1.0.0",

@@ -1,4 +1,4 @@
-"""Issue 10, numbers 23, 24 and 26: what a wrong configuration is told.
+"""Issue 10, items 23, 24 and 26: the messages about an invalid configuration.
 
 Each problem says what is wrong and what to write instead, in the user's keys; one broken
 part hides no other, and warnings come with errors.
@@ -26,7 +26,7 @@ def refused(**changes: Any) -> ConfigError:
     return error.value
 
 
-def test_10_26_a_problem_is_a_place_a_fault_and_an_advice() -> None:
+def test_10_26_a_problem_is_a_pointer_a_message_and_advice() -> None:
     error = refused(mtu=10)
     assert error.problems == (
         Problem(
@@ -58,8 +58,8 @@ def test_10_26_every_problem_says_what_to_write() -> None:
     assert len(problems) > 20
     assert [problem for problem in problems if not problem.advice] == []
     for problem in problems:
-        assert ";" not in problem.advice  # it parts one problem from the next
-        assert not problem.advice.endswith(".")  # the lab makes a sentence of it
+        assert ";" not in problem.advice  # it separates problems
+        assert not problem.advice.endswith(".")  # the lab appends one
 
 
 @pytest.mark.parametrize("mode", range(len(MODES)))
@@ -74,21 +74,21 @@ def test_10_26_every_finding_of_the_rules_says_what_to_write(mode: int) -> None:
     assert [finding for finding in found if not finding.advice] == []
 
 
-def test_10_26_findings_speak_the_users_keys() -> None:
-    """No message has a kernel's name that a user writes otherwise."""
+def test_10_26_findings_use_the_keys_of_the_configuration() -> None:
+    """No message has the kernel's name of an option whose key differs."""
     names = {row.kernel for row in (*BOND_OPTIONS, *MEMBER_OPTIONS) if row.kernel != row.key}
-    told = [str(problem) for problem in refused(**EVERYTHING_WRONG).problems]
+    reported = [str(problem) for problem in refused(**EVERYTHING_WRONG).problems]
     for mode in range(len(MODES)):
         odd: dict[str, Any] = {row.kernel: 150 for row in BOND_OPTIONS if row.codec[0] in "us"}
         findings = (*rules.problems(mode, odd), *rules.warnings(mode, odd))
-        told += [f"{finding.message} {finding.advice}" for finding in findings]
-    for text in told:
+        reported += [f"{finding.message} {finding.advice}" for finding in findings]
+    for text in reported:
         said = text.split(": ", 1)[-1]
         assert [name for name in names if name in said.replace(",", " ").split()] == []
 
 
 def test_10_26_the_lab_shows_the_advice() -> None:
-    """What the lab prints is the problem of core, its advice as a sentence below it."""
+    """The lab prints the problem, and the advice as a sentence below it."""
     tree = YamlNode({}, "net.yaml", 7)
     found = config_check.config(document(mode=ABSENT), tree)
     says = "Write one of balance-rr, active-backup, balance-xor, broadcast, 802.3ad, "
@@ -96,10 +96,10 @@ def test_10_26_the_lab_shows_the_advice() -> None:
     assert [str(finding) for finding in found] == [f"net.yaml:7: /mode: is required\n    {says}"]
 
 
-# 23: warnings come with errors; what a value was meant to be.
+# 23: warnings come with errors; suggested values.
 
 
-def test_10_23_a_misspelled_key_is_told_with_the_error_that_it_makes() -> None:
+def test_10_23_the_warning_of_a_misspelled_key_comes_with_its_error() -> None:
     error = refused(mode=ABSENT, mdoe=1)
     assert error.message.startswith("/mode: is required: write one of ")
     assert error.warnings == (Problem("/mdoe", "unknown key, ignored", 'did you mean "mode"?'),)
@@ -111,7 +111,7 @@ def test_10_23_the_lab_shows_a_warning_that_comes_with_an_error() -> None:
     assert [finding.advice for finding in found][1:] == ['Did you mean "mode"?']
 
 
-def test_10_23_a_list_of_plugins_gets_a_word_and_nothing_else() -> None:
+def test_10_23_a_list_of_plugins_is_the_only_problem() -> None:
     text = json.dumps({"cniVersion": "1.0.0", "name": "net", "plugins": [document()]}).encode()
     with pytest.raises(ConfigError) as error:
         parse(text)
@@ -161,7 +161,7 @@ def test_10_23_a_stray_plugins_key_stays_a_warning() -> None:
         ),
     ],
 )
-def test_10_23_what_a_value_was_meant_to_be(changes: dict[str, Any], meant: str) -> None:
+def test_10_23_the_suggested_value(changes: dict[str, Any], meant: str) -> None:
     (problem,) = refused(**changes).problems
     assert problem.advice.startswith(f"write {meant} (allowed: ")
 
@@ -182,7 +182,7 @@ def test_10_23_what_a_value_was_meant_to_be(changes: dict[str, Any], meant: str)
         {"miimon": ABSENT, "arpInterval": 100, "arpIpTarget": "fe80::1"},
     ],
 )
-def test_10_23_no_suggestion_where_none_would_do(changes: dict[str, Any]) -> None:
+def test_10_23_no_suggestion_if_no_value_is_similar(changes: dict[str, Any]) -> None:
     (problem,) = refused(**changes).problems
     assert "allowed:" not in problem.advice
     assert problem.advice.startswith("write ")
@@ -199,11 +199,11 @@ def test_10_23_no_suggestion_where_none_would_do(changes: dict[str, Any]) -> Non
         ("host-local", ""),
     ],
 )
-def test_10_23_what_an_ipam_plugin_was_meant_to_be(kind: str, meant: str) -> None:
+def test_10_23_the_suggested_ipam_plugin(kind: str, meant: str) -> None:
     assert suggest.ipam(kind) == (f'did you mean "{meant}"?' if meant else "")
 
 
-# 24: one mistake neither hides another nor makes one up.
+# 24: one mistake neither hides nor causes another.
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ def test_10_23_what_an_ipam_plugin_was_meant_to_be(kind: str, meant: str) -> Non
         ({"primary": "c", "links": "c"}, {"/links"}),
     ],
 )
-def test_10_24_a_broken_value_does_not_count_as_absent(
+def test_10_24_an_invalid_value_does_not_count_as_absent(
     changes: dict[str, Any], pointers: set[str]
 ) -> None:
     assert {problem.pointer for problem in refused(**changes).problems} == pointers
 
 
-def test_10_24_nor_do_warnings_take_a_broken_value_for_an_absent_one() -> None:
+def test_10_24_an_invalid_value_does_not_count_as_absent_in_warnings() -> None:
     error = refused(primary=[], primaryReselect="better")
     assert error.warnings == ()
     error = refused(miimon=0, arpInterval="x", arpIpTarget="10.0.0.1")
@@ -231,14 +231,14 @@ def test_10_24_nor_do_warnings_take_a_broken_value_for_an_absent_one() -> None:
 
 
 @pytest.mark.parametrize("mode", ["nonsense", ABSENT])
-def test_10_24_a_broken_mode_hides_no_other_problem(mode: Any) -> None:
+def test_10_24_an_invalid_mode_hides_no_other_problem(mode: Any) -> None:
     error = refused(
         mode=mode,
         miimon=100,
         arpInterval=100,
         primary="z",
         peerNotifDelay=150,
-        lacpRate="fast",  # depends on the mode: nothing can be said of it
+        lacpRate="fast",  # depends on the mode: not checked
         links=[{"name": "a", "queueId": 1}, {"name": "b", "queueId": 1}],
     )
     assert {problem.pointer for problem in error.problems} == {
@@ -246,13 +246,13 @@ def test_10_24_a_broken_mode_hides_no_other_problem(mode: Any) -> None:
     }
 
 
-def test_10_24_nor_does_an_unknown_version() -> None:
+def test_10_24_an_unsupported_version_hides_no_problem() -> None:
     with pytest.raises(VersionError) as error:
         parse(json.dumps(document(cniVersion="9.0.0", mode="lacp", mtu=10)).encode())
     assert "/mtu: 10 is not allowed" in error.value.details
     assert '/mode: "lacp" is not allowed: write "802.3ad"' in error.value.details
 
 
-def test_10_24_a_delay_without_a_mode_needs_no_monitor_that_the_mode_may_bring() -> None:
+def test_10_24_without_a_mode_a_delay_does_not_require_miimon() -> None:
     pointers = {problem.pointer for problem in refused(mode="x", miimon=ABSENT, updelay=5).problems}
     assert pointers == {"/mode", "/miimon"}

@@ -1,4 +1,4 @@
-"""Recorded bytes, and a fake kernel that is one function behind a socket pair."""
+"""Recorded bytes, and a fake kernel: a function at the other end of a socket pair."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def answers() -> dict[str, bytes]:
 
 @pytest.fixture
 def soon() -> float:
-    """A deadline that nothing here comes near."""
+    """A deadline that no test reaches."""
     return time.monotonic() + 10
 
 
 @pytest.fixture
 def kernel() -> Iterator[Callable[..., Rtnetlink]]:
-    """Start a kernel that answers as the function says; a socket (of a kind) to it."""
+    """Start a fake kernel that answers with the function. Returns a socket to it."""
     opened: list[Rtnetlink] = []
 
     def start(answer: Answer, kind: type[socket.socket] = socket.socket) -> Rtnetlink:

@@ -1,4 +1,4 @@
-"""Messages against those of iproute2, and links, addresses and routes read back."""
+"""Messages compared with those of iproute2; links, addresses and routes decoded."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_same_message_as_ip(command: str, from_ip: dict[str, bytes]) -> None:
     (theirs,) = wire.messages(from_ip[command])
     assert ours.type == theirs.type
     sent = ours.flags | wire.NLM_F_REQUEST | wire.NLM_F_ACK
-    if "altname" in command:  # ip sets NLM_F_APPEND there, where it means nothing
+    if "altname" in command:  # ip sets NLM_F_APPEND, which has no effect
         sent |= NLM_F_APPEND
     assert sent == theirs.flags
     assert ours.body[: ours.fixed] == theirs.body[: ours.fixed]
@@ -101,13 +101,13 @@ def test_every_attribute_of_a_change() -> None:
     }
 
 
-def test_a_dump_leaves_the_counters_out() -> None:
+def test_a_dump_has_no_counters() -> None:
     for request in (link.get_links(), link.get_link(3)):
         assert wire.attrs(request.body, 16)[link.IFLA_EXT_MASK] == U32(8)
 
 
 @pytest.mark.parametrize("mac", ["", "02:00:00:00:00:zz", "02:00:00:00:00:100", "02::"])
-def test_what_is_no_mac(mac: str) -> None:
+def test_invalid_macs(mac: str) -> None:
     with pytest.raises(WireError):
         link.pack_mac(mac)
 
@@ -147,7 +147,7 @@ def new_link(index: int, *attrs: bytes) -> Link:
     return link.decode_link(struct.pack("=BxHiII", 0, 1, index, 0, 0) + b"".join(attrs))
 
 
-def test_the_link_below_is_told_only_where_it_is_one() -> None:
+def test_a_peer_is_not_a_lower_link() -> None:
     below = wire.pack_attr(link.IFLA_LINK, U32(3))
     kind = wire.pack_nest(link.IFLA_LINKINFO, wire.pack_attr(link.IFLA_INFO_KIND, b"veth\0"))
     assert new_link(5, below).lower == 3
@@ -174,7 +174,7 @@ def test_names_alias_and_hardware() -> None:
 @pytest.mark.parametrize(
     "there", [Address(42, "10.0.0.5/24"), Address(42, "fd00::5/64"), Address(3, "fe80::1/64", 253)]
 )
-def test_an_address_sent_is_the_address_read(there: Address) -> None:
+def test_an_address_round_trip(there: Address) -> None:
     assert address.decode_address(address.add_address(there, "v0").body) == there
 
 
@@ -198,7 +198,7 @@ def test_an_address_of_another_family_is_none() -> None:
         Route("10.60.0.0/16", index=42, scope=253),
     ],
 )
-def test_a_route_sent_is_the_route_read(there: Route) -> None:
+def test_a_route_round_trip(there: Route) -> None:
     assert address.decode_routes(address.add_route(there).body) == (there,)
 
 
@@ -224,7 +224,7 @@ def test_other_kinds_of_route_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("cidr", ["10.0.0.5", "10.0.0.5/33", "10.0.0/24", "fd00::/129", "x/8", "/"])
-def test_what_is_no_address(cidr: str) -> None:
+def test_invalid_addresses(cidr: str) -> None:
     with pytest.raises(WireError):
         address.add_address(Address(1, cidr), "v0")
 

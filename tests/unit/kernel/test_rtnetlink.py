@@ -1,4 +1,4 @@
-"""One socket against a kernel that is a function."""
+"""A socket with a fake kernel, which is a function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[..., Rtnetlink]
 
 
 def said(to: Message, number: int = 0, text: str = "", offset: int = 0) -> bytes:
-    """The kernel's ack: capped on success, the whole request echoed on an error."""
+    """The kernel's acknowledgement: capped on success, with the whole request on an error."""
     header = struct.pack("=IHHII", 16 + len(to.body), to.type, to.flags, to.seq, 0)
     body = struct.pack("=i", -number) + header + (to.body if number else b"")
     flags = 0 if number else wire.NLM_F_CAPPED
@@ -120,7 +120,7 @@ def test_which_paths_are_options() -> None:
     assert option_at((18, 2, 8, 0)) == "arpIpTarget"
 
 
-def test_strangers_are_ignored(kernel: Start, soon: float) -> None:
+def test_messages_with_other_sequence_numbers_are_ignored(kernel: Start, soon: float) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         stale = sent[0]._replace(seq=sent[0].seq - 1)
         event = sent[0]._replace(seq=0)
@@ -129,7 +129,7 @@ def test_strangers_are_ignored(kernel: Start, soon: float) -> None:
     assert kernel(answer).send(changes(1), soon) == [wire.Ack(0)]
 
 
-def test_one_message_is_got(kernel: Start, soon: float) -> None:
+def test_get_returns_one_message(kernel: Start, soon: float) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         assert sent[0].flags == wire.NLM_F_REQUEST
         return [part(sent[0]._replace(seq=0), b"event"), part(sent[0], b"the link")]
@@ -137,13 +137,13 @@ def test_one_message_is_got(kernel: Start, soon: float) -> None:
     assert kernel(answer).get(link.get_link(3), soon) == b"the link"
 
 
-def test_nothing_there_to_get(kernel: Start, soon: float) -> None:
+def test_get_of_a_missing_link(kernel: Start, soon: float) -> None:
     rtnl = kernel(lambda sent: [said(sent[0], errno.ENODEV)])
     with pytest.raises(KernelError, match="read link 3: kernel says ENODEV"):
         rtnl.get(link.get_link(3), soon)
 
 
-def test_many_are_asked_for_at_once(kernel: Start, soon: float) -> None:
+def test_many_queries_go_in_few_sends(kernel: Start, soon: float) -> None:
     sends: list[int] = []
 
     def answer(sent: list[Message]) -> list[bytes]:
@@ -164,7 +164,7 @@ def test_many_are_asked_for_at_once(kernel: Start, soon: float) -> None:
     assert rest == [one.body for number, one in enumerate(asked) if number != 4]
 
 
-def test_of_a_dump_only_what_is_looked_for(kernel: Start, soon: float) -> None:
+def test_a_dump_with_needles(kernel: Start, soon: float) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         (asked,) = sent
         return [
@@ -177,9 +177,7 @@ def test_of_a_dump_only_what_is_looked_for(kernel: Start, soon: float) -> None:
     assert rtnl.dump(link.get_links(), soon, [b"needle", b"pin"]) == [b"a needle", b"or pin"]
 
 
-def test_of_a_dump_that_was_interrupted_where_nothing_is_looked_for(
-    kernel: Start, soon: float
-) -> None:
+def test_a_dump_that_is_interrupted_outside_the_needles(kernel: Start, soon: float) -> None:
     passes: list[int] = []
 
     def answer(sent: list[Message]) -> list[bytes]:
@@ -191,7 +189,7 @@ def test_of_a_dump_that_was_interrupted_where_nothing_is_looked_for(
     assert len(passes) == 2
 
 
-def test_events_are_taken_without_waiting(kernel: Start) -> None:
+def test_events_are_read_without_waiting(kernel: Start) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         event = sent[0]._replace(seq=0)
         return [part(event, b"one.") + part(event, b"two."), part(event, b"3"), said(sent[0])]
@@ -206,7 +204,7 @@ def test_events_are_taken_without_waiting(kernel: Start) -> None:
     assert rtnl.read_events() == []
 
 
-def test_events_that_were_lost_are_told_as_lost(kernel: Start) -> None:
+def test_lost_events_are_reported(kernel: Start) -> None:
     rtnl = kernel(lambda sent: [part(sent[0], b"one."), part(sent[0], b"two.")], Overrun)
     rtnl._transmit(changes(1), 0, None)
     time.sleep(0.2)
@@ -224,7 +222,7 @@ def test_a_dump_over_several_datagrams(kernel: Start, soon: float) -> None:
 
 
 @pytest.mark.parametrize("where", ["part", "done"])
-def test_an_interrupted_dump_is_done_again(kernel: Start, soon: float, where: str) -> None:
+def test_an_interrupted_dump_is_repeated(kernel: Start, soon: float, where: str) -> None:
     passes: list[int] = []
 
     def answer(sent: list[Message]) -> list[bytes]:
@@ -236,7 +234,7 @@ def test_an_interrupted_dump_is_done_again(kernel: Start, soon: float, where: st
     assert kernel(answer).dump(link.get_links(), soon) == [b"3"]
 
 
-def test_a_dump_that_never_settles_ends(kernel: Start, soon: float) -> None:
+def test_a_dump_that_is_always_interrupted_ends(kernel: Start, soon: float) -> None:
     passes: list[int] = []
 
     def answer(sent: list[Message]) -> list[bytes]:
@@ -249,7 +247,7 @@ def test_a_dump_that_never_settles_ends(kernel: Start, soon: float) -> None:
 
 
 class Overrun(socket.socket):
-    """A socket whose first receive finds that the kernel dropped something."""
+    """A socket whose first receive fails with ENOBUFS."""
 
     drops = 1
 
@@ -261,7 +259,7 @@ class Overrun(socket.socket):
         return data
 
 
-def test_a_dump_that_overran_the_buffer_is_done_again(kernel: Start, soon: float) -> None:
+def test_a_dump_that_overflowed_the_buffer_is_repeated(kernel: Start, soon: float) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         return [part(sent[0], b"a"), part(sent[0], b"b"), done(sent[0])]
 
@@ -277,7 +275,7 @@ def test_a_refused_dump(
 
 
 @pytest.mark.parametrize("ask", ["send", "get", "dump"])
-def test_a_silent_kernel_is_left_at_the_deadline(kernel: Start, ask: str) -> None:
+def test_without_an_answer_the_wait_ends_at_the_deadline(kernel: Start, ask: str) -> None:
     rtnl = kernel(lambda _: [])
     request = link.get_links()
     start = time.monotonic()
@@ -292,7 +290,7 @@ def test_the_deadline_names_the_request_that_waits(kernel: Start) -> None:
         rtnl.send(changes(2), time.monotonic() + 0.05)
 
 
-def test_chatter_does_not_put_the_deadline_off(kernel: Start) -> None:
+def test_other_messages_do_not_delay_the_deadline(kernel: Start) -> None:
     def answer(sent: list[Message]) -> list[bytes]:
         time.sleep(0.05)
         return [said(sent[0]._replace(seq=0))] * 3
@@ -303,7 +301,7 @@ def test_chatter_does_not_put_the_deadline_off(kernel: Start) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_past_the_deadline_nothing_is_sent(kernel: Start) -> None:
+def test_after_the_deadline_nothing_is_sent(kernel: Start) -> None:
     sent: list[Message] = []
 
     def answer(got: list[Message]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Issue item 12: whether a bond can be made, by what the kernel would do to load its driver."""
+"""Issue item 12: whether the kernel can load the bonding driver."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tree = Callable[..., str]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """A file system of a host where the driver can be loaded; what is given is written over it."""
+    """The file system of a host where the driver can be loaded, changed by the arguments."""
 
     def make(**files: str | None) -> str:
         whole: dict[str, str | None] = {
@@ -54,7 +54,7 @@ def test_12_it_can_be_loaded(tree: Tree) -> None:
     assert bonding_driver(tree()) == Driver()
 
 
-def test_12_it_is_there(tree: Tree) -> None:
+def test_12_it_is_loaded_or_built_in(tree: Tree) -> None:
     off = {"proc/sys/kernel/modules_disabled": "1\n"}
     assert missing(tree(**off))
     builtin = {f"lib/modules/{RELEASE}/modules.builtin": "kernel/drivers/net/bonding/bonding.ko\n"}
@@ -87,7 +87,7 @@ def test_12_it_cannot_be_loaded(tree: Tree, files: dict[str, str | None], said: 
 @pytest.mark.parametrize(
     "text", ["options bonding max_bonds=0\n", "blacklist bonding2\n", "# blacklist bonding\n"]
 )
-def test_12_other_lines_of_modprobe_do_not_matter(tree: Tree, text: str) -> None:
+def test_12_other_lines_of_modprobe_d_are_ignored(tree: Tree, text: str) -> None:
     assert bonding_driver(tree(**{"etc/modprobe.d/x.conf": text})) == Driver()
     assert bonding_driver(tree(**{"etc/modprobe.d/x.bak": "blacklist bonding\n"})) == Driver()
 
@@ -110,8 +110,8 @@ def test_12_in_a_container_it_is_not_known(tree: Tree) -> None:
         assert "it is not known whether it can be" in found.unknown
 
 
-def test_12_modules_of_another_kernel_alone(tree: Tree) -> None:
-    """The node was upgraded and not booted."""
+def test_12_only_modules_of_another_kernel_exist(tree: Tree) -> None:
+    """The node was upgraded and not rebooted."""
     root = without_lists(tree)
     Path(f"{root}/lib/modules/9.9.9").mkdir()
     assert "modules of 9.9.9 exist: boot one of these kernels" in missing(root)
@@ -124,7 +124,7 @@ def test_12_the_sysctl_is_not_visible(tree: Tree) -> None:
     )
 
 
-def test_12_another_refusal_is_as_the_kernel_says_it() -> None:
+def test_12_other_errors_are_unchanged() -> None:
     error = KernelError("create bond bond0", errno.EEXIST)
     assert (
         with_driver_advice(error).message == "create bond bond0: kernel says EEXIST (File exists)"

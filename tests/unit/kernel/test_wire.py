@@ -1,4 +1,4 @@
-"""The grammar of netlink: recorded bytes, round trips, and bytes that are none."""
+"""The netlink format: recorded bytes, round trips, and malformed bytes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_capped_error_echoes_only_the_header() -> None:
     assert wire.ack(Message(wire.NLMSG_ERROR, flags, 7, body)) == Ack(22, "no", 52)
 
 
-def test_the_end_of_a_dump_carries_its_error() -> None:
+def test_the_end_of_a_dump_has_its_error() -> None:
     text = wire.pack_attr(wire.NLMSGERR_ATTR_MSG, b"no such thing\0")
     body = struct.pack("=i", -19)
     done = Message(wire.NLMSG_DONE, wire.NLM_F_ACK_TLVS, 7, body + text)
@@ -99,7 +99,7 @@ def test_the_end_of_a_dump_carries_its_error() -> None:
     assert wire.ack(Message(wire.NLMSG_DONE, 2, 7, bytes(4))) == Ack(0)
 
 
-def test_an_offset_is_the_path_of_the_attribute_there() -> None:
+def test_the_path_of_the_attribute_at_an_offset() -> None:
     data = wire.pack_attr(2, wire.pack_attr(1, b"\1") + wire.pack_attr(21, b"\1"))
     info = wire.pack_nest(18, wire.pack_attr(1, b"bond"), data)
     name = wire.pack_attr(3, b"bond1\0")
@@ -119,7 +119,7 @@ def test_an_offset_is_the_path_of_the_attribute_there() -> None:
     assert {offset: wire.path_at(request, offset) for offset in expected} == expected
 
 
-def test_of_a_repeated_attribute_the_last_counts() -> None:
+def test_of_a_repeated_attribute_the_last_is_used() -> None:
     assert wire.attrs(wire.pack_attr(4, b"a") + wire.pack_attr(4, b"b")) == {4: b"b"}
 
 
@@ -139,7 +139,7 @@ def test_text_keeps_bytes_that_are_not_utf8() -> None:
         lambda: wire.u16(b"\0"),
     ],
 )
-def test_what_does_not_fit_is_refused(pack: object) -> None:
+def test_values_that_do_not_fit_are_refused(pack: object) -> None:
     assert callable(pack)
     with pytest.raises(WireError):
         pack()
