@@ -20,7 +20,7 @@ def macvlans(pod: Space, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "helps"),
-    [("active-backup", '"failOverMac": 1, with which each'), ("802.3ad", "whatever failOverMac")],
+    [("active-backup", '"failOverMac": 1, so that each'), ("802.3ad", "whatever failOverMac")],
 )
 def test_25_macvlans_of_one_parent(node: Node, pod: Space, mode: str, helps: str) -> None:
     macvlans(pod, "macvlan mode bridge")
