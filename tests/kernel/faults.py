@@ -15,9 +15,9 @@ import pytest
 from tests.kernel.thick import as_root
 
 from bondcni.kernel.rtnetlink import Rtnetlink
-from bondcni.kernel.wire import Ack, Request
+from bondcni.kernel.wire import Ack, NetlinkRequest
 
-Fault = Callable[[int, Request], int | None]
+Fault = Callable[[int, NetlinkRequest], int | None]
 """From the number of a request (0 is the first) to the errno that answers it without sending it (0:
 success without effect), or None to send it. It may raise.
 """
@@ -29,7 +29,7 @@ def faults(fault: Fault) -> Iterator[list[str]]:
     seen: list[str] = []
     real = Rtnetlink.send
 
-    def send(rtnl: Rtnetlink, requests: Sequence[Request], deadline: float) -> list[Ack]:
+    def send(rtnl: Rtnetlink, requests: Sequence[NetlinkRequest], deadline: float) -> list[Ack]:
         answers: list[Ack] = []
         for request in requests:
             seen.append(request.operation)
@@ -46,7 +46,7 @@ def _ack(number: int) -> Ack:
     return Ack(number, "", 0)
 
 
-def none(_number: int, _request: Request) -> None:
+def none(_number: int, _request: NetlinkRequest) -> None:
     """No fault, to count the requests."""
 
 
@@ -63,7 +63,7 @@ def since(step: int, number: int) -> Fault:
 def raising(step: int, error: BaseException) -> Fault:
     """Raise an exception instead of that request."""
 
-    def fault(at: int, _request: Request) -> None:
+    def fault(at: int, _request: NetlinkRequest) -> None:
         if at == step:
             raise error
 

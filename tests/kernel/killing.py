@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.protocol import Type
 from bondcni.kernel.rtnetlink import Rtnetlink
-from bondcni.kernel.wire import NLM_F_ACK, Ack, Request
+from bondcni.kernel.wire import NLM_F_ACK, Ack, NetlinkRequest
 from bondcni.service import journal
 
 THICK = os.environ.get("BONDCNI_WAY") == "thick"
@@ -88,13 +88,13 @@ class Seam:
         transmit, send = Rtnetlink._transmit, Rtnetlink.send
 
         def transmitted(
-            rtnl: Rtnetlink, requests: Sequence[Request], flags: int, end: float
+            rtnl: Rtnetlink, requests: Sequence[NetlinkRequest], flags: int, end: float
         ) -> int:
             kind = "kernel" if flags & NLM_F_ACK else READS
             with self._event(kind, requests[0].operation):
                 return transmit(rtnl, requests, flags, end)
 
-        def sent(rtnl: Rtnetlink, requests: Sequence[Request], end: float) -> list[Ack]:
+        def sent(rtnl: Rtnetlink, requests: Sequence[NetlinkRequest], end: float) -> list[Ack]:
             return [ack for request in requests for ack in send(rtnl, [request], end)]
 
         for name, wrapped in (("_transmit", transmitted), ("send", sent)):

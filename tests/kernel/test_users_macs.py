@@ -9,7 +9,7 @@ from tests.kernel.conftest import Document, Node, Space, config, thick_only, wai
 from tests.kernel.faults import faults
 from tests.kernel.thick import recovered
 
-from bondcni.kernel.wire import Request
+from bondcni.kernel.wire import NetlinkRequest
 from bondcni.service.journal import Journal
 
 MAC = "02:00:00:00:00:11"
@@ -118,7 +118,7 @@ def test_11_a_mac_that_the_pf_assigned_ends_the_record(node: Node, pod: Space) -
     pod.ip("link", "set", "eth2", "netns", node.space.name)
     node.space.ip("link", "set", "eth2", "address", MAC)
 
-    def refuse(_number: int, request: Request) -> int | None:
+    def refuse(_number: int, request: NetlinkRequest) -> int | None:
         return errno.EADDRNOTAVAIL if f"change eth2 (mac {mac})" in request.operation else None
 
     with faults(refuse):

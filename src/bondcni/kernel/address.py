@@ -15,7 +15,7 @@ from bondcni.core.state import Address, Route
 from bondcni.kernel.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Request,
+    NetlinkRequest,
     WireError,
     align,
     attrs,
@@ -88,7 +88,7 @@ def _broadcast(packed: bytes, prefix: int) -> bytes:
     return (int.from_bytes(packed, "big") | host).to_bytes(4, "big")
 
 
-def add_address(address: Address, name: str) -> Request:
+def add_address(address: Address, name: str) -> NetlinkRequest:
     """RTM_NEWADDR; IPv4 below /31 gets its broadcast address. EEXIST when it exists.
 
     ``name`` is the link's, for error messages.
@@ -102,12 +102,12 @@ def add_address(address: Address, name: str) -> Request:
     if address.flags > _BYTE:
         body += pack_attr(IFA_FLAGS, pack_u32(address.flags))
     operation = f"add {address.address} to {name}"
-    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, _IFADDRMSG.size, operation)
+    return NetlinkRequest(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, _IFADDRMSG.size, operation)
 
 
-def get_addresses(index: int = 0) -> Request:
+def get_addresses(index: int = 0) -> NetlinkRequest:
     """RTM_GETADDR for a dump: of one link, or of all links."""
-    return Request(RTM_GETADDR, 0, _IFADDRMSG.pack(0, 0, 0, 0, index), 8, "list addresses")
+    return NetlinkRequest(RTM_GETADDR, 0, _IFADDRMSG.pack(0, 0, 0, 0, index), 8, "list addresses")
 
 
 def decode_address(body: bytes) -> Address | None:
@@ -152,7 +152,7 @@ def _route_attrs(route: Route) -> bytes:
     )
 
 
-def add_route(route: Route) -> Request:
+def add_route(route: Route) -> NetlinkRequest:
     """RTM_NEWROUTE. EEXIST when it exists, ENETUNREACH when the gateway is not on a link.
 
     The flags are those of the reference plugins (netlink.RouteAddEcmp): an IPv4 route is inserted
@@ -164,13 +164,15 @@ def add_route(route: Route) -> Request:
     table = route.table if route.table <= _BYTE else RT_TABLE_UNSPEC
     head = _RTMSG.pack(family, prefix, 0, 0, table, RTPROT_BOOT, route.scope, RTN_UNICAST, 0)
     words = f"add route {route.dst}" + (f" via {route.gw}" if route.gw else "")
-    return Request(RTM_NEWROUTE, NLM_F_CREATE, head + _route_attrs(route), _RTMSG.size, words)
+    return NetlinkRequest(
+        RTM_NEWROUTE, NLM_F_CREATE, head + _route_attrs(route), _RTMSG.size, words
+    )
 
 
-def get_routes(index: int = 0) -> Request:
+def get_routes(index: int = 0) -> NetlinkRequest:
     """RTM_GETROUTE for a dump of every table and family: routes through one link, or all."""
     body = _RTMSG.pack(*[0] * 9) + _numbers((RTA_OIF, index))
-    return Request(RTM_GETROUTE, 0, body, _RTMSG.size, "list routes")
+    return NetlinkRequest(RTM_GETROUTE, 0, body, _RTMSG.size, "list routes")
 
 
 def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, Mapping[int, bytes]]]:

@@ -27,7 +27,7 @@ from bondcni.kernel.driver import with_driver_advice
 from bondcni.kernel.namespaces import Namespaces
 from bondcni.kernel.option_codec import encode
 from bondcni.kernel.rtnetlink import failure
-from bondcni.kernel.wire import NLM_F_REQUEST, Request, pack_message
+from bondcni.kernel.wire import NLM_F_REQUEST, NetlinkRequest, pack_message
 
 Explain = Callable[[Step, KernelError], str]
 """Why a step was refused, and what helps; "" where that is not known."""
@@ -61,7 +61,7 @@ def attempt(namespaces: Namespaces, steps: Sequence[Step]) -> Iterator[tuple[Ste
                 yield step, with_driver_advice(error) if isinstance(step, CreateBond) else error
 
 
-def _request(namespaces: Namespaces, step: Step) -> Request:
+def _request(namespaces: Namespaces, step: Step) -> NetlinkRequest:
     if isinstance(step, CreateBond):
         return messages.create_bond(
             step.name,

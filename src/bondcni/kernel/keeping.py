@@ -31,7 +31,7 @@ from bondcni.kernel.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Request,
+    NetlinkRequest,
     WireError,
     align,
     attr_list,
@@ -67,10 +67,10 @@ _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, ifindex
 _NDMSG = struct.Struct("=BBHiHBB")  # family, -, -, ifindex, state, flags, type
 
 
-def get_neighbours(index: int) -> Request:
+def get_neighbours(index: int) -> NetlinkRequest:
     """RTM_GETNEIGH for a dump of one link's neighbours, of every family."""
     body = _NDMSG.pack(*[0] * 7) + pack_attr(NDA_IFINDEX, pack_u32(index))
-    return Request(RTM_GETNEIGH, 0, body, _NDMSG.size, "list neighbours")
+    return NetlinkRequest(RTM_GETNEIGH, 0, body, _NDMSG.size, "list neighbours")
 
 
 def losses(
@@ -165,7 +165,7 @@ def _neighbour(body: bytes) -> tuple[str, bytes]:
     return words, pack_message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, 0, message)
 
 
-def restore_request(one: Kept, index: int, name: str) -> Request:
+def restore_request(one: Kept, index: int, name: str) -> NetlinkRequest:
     """The request that restores it on the link, which has that ifindex and name now.
 
     EEXIST when it exists. A route is appended to others of its destination. Raises WireError for
@@ -182,10 +182,10 @@ def restore_request(one: Kept, index: int, name: str) -> Request:
         body = body[:4] + pack_u32(index) + body[8:]  # both have the ifindex there
     else:
         raise WireError(f"message of type {message.type} is not one that restores something")
-    return Request(message.type, message.flags, body, size, f"restore {one.words} of {name}")
+    return NetlinkRequest(message.type, message.flags, body, size, f"restore {one.words} of {name}")
 
 
-def restore_order(request: Request) -> tuple[int, bool]:
+def restore_order(request: NetlinkRequest) -> tuple[int, bool]:
     """The sort key of such requests: addresses, routes, routes through a gateway, neighbours."""
     routed = request.type == RTM_NEWROUTE
     found = attrs(request.body, request.fixed) if routed else {}

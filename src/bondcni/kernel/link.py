@@ -16,7 +16,7 @@ from bondcni.kernel.option_codec import decode_bond, decode_member
 from bondcni.kernel.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Request,
+    NetlinkRequest,
     WireError,
     attr_list,
     attrs,
@@ -111,14 +111,14 @@ def pack_mac(mac: str) -> bytes:
 
 def _request(
     kind: int, operation: str, attributes: bytes, index: int = 0, bits: tuple[int, int] = (0, 0)
-) -> Request:
+) -> NetlinkRequest:
     try:
         head = _IFINFOMSG.pack(0, 0, index, *bits)
     except struct.error:
         raise WireError(
             f"{operation}: ifindex {index} or flags {bits} do not fit into 32 bits"
         ) from None
-    return Request(kind, 0, head + attributes, _IFINFOMSG.size, operation)
+    return NetlinkRequest(kind, 0, head + attributes, _IFINFOMSG.size, operation)
 
 
 def _options(kind: int, options: Mapping[int, bytes]) -> bytes:
@@ -155,7 +155,7 @@ def create_bond(
     mac: str | None = None,
     mtu: int | None = None,
     index: int = 0,
-) -> Request:
+) -> NetlinkRequest:
     """RTM_NEWLINK of a bond with all its options, in the socket's namespace.
 
     ``index`` is its ifindex, 0 for one that the kernel chooses. EEXIST if the name or the ifindex
@@ -168,13 +168,13 @@ def create_bond(
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)
 
 
-def change_link(index: int, operation: str, change: Change) -> Request:
+def change_link(index: int, operation: str, change: Change) -> NetlinkRequest:
     """RTM_NEWLINK that changes the link with an ifindex; ``operation`` is for error messages."""
     bits = (change.flags, change.mask)
     return _request(RTM_NEWLINK, operation, _change_attrs(change), index, bits)
 
 
-def delete_link(index: int, name: str) -> Request:
+def delete_link(index: int, name: str) -> NetlinkRequest:
     """RTM_DELLINK by ifindex; ``name`` is for error messages."""
     return _request(RTM_DELLINK, f"delete {name}", b"", index)
 
@@ -184,14 +184,14 @@ def _altnames(altnames: tuple[str, ...]) -> bytes:
     return pack_nest(IFLA_PROP_LIST, *names)
 
 
-def add_altnames(index: int, name: str, *altnames: str) -> Request:
+def add_altnames(index: int, name: str, *altnames: str) -> NetlinkRequest:
     """RTM_NEWLINKPROP. EEXIST if a name is taken, also by this link."""
     operation = f"add alternative name {', '.join(altnames)} to {name}"
     request = _request(RTM_NEWLINKPROP, operation, _altnames(altnames), index)
     return request._replace(flags=NLM_F_CREATE | NLM_F_EXCL)
 
 
-def delete_altnames(index: int, name: str, *altnames: str) -> Request:
+def delete_altnames(index: int, name: str, *altnames: str) -> NetlinkRequest:
     """RTM_DELLINKPROP. ENOENT if the link has no such alternative name."""
     operation = f"remove alternative name {', '.join(altnames)} from {name}"
     return _request(RTM_DELLINKPROP, operation, _altnames(altnames), index)
@@ -200,17 +200,17 @@ def delete_altnames(index: int, name: str, *altnames: str) -> Request:
 _NO_STATS = pack_attr(IFLA_EXT_MASK, pack_u32(RTEXT_FILTER_SKIP_STATS))
 
 
-def get_links() -> Request:
+def get_links() -> NetlinkRequest:
     """RTM_GETLINK for a dump of all links in the namespace."""
     return _request(RTM_GETLINK, "list links", _NO_STATS)
 
 
-def get_link(index: int) -> Request:
+def get_link(index: int) -> NetlinkRequest:
     """RTM_GETLINK by ifindex. ENODEV if there is no such link."""
     return _request(RTM_GETLINK, f"read link {index}", _NO_STATS, index)
 
 
-def get_link_named(name: str) -> Request:
+def get_link_named(name: str) -> NetlinkRequest:
     """RTM_GETLINK by name or alternative name. ENODEV if no link has it.
 
     For IFLA_ALT_IFNAME the kernel searches names as well (__dev_get_by_name); IFLA_IFNAME is too

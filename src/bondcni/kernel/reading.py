@@ -42,7 +42,7 @@ from bondcni.kernel.link import (
     pack_mac,
 )
 from bondcni.kernel.rtnetlink import Rtnetlink, failure
-from bondcni.kernel.wire import Ack, Request
+from bondcni.kernel.wire import Ack, NetlinkRequest
 
 DAD_POLL = 0.02
 """Seconds between two reads; detection itself takes one to two seconds."""
@@ -164,7 +164,7 @@ def _vfs(link: Link) -> int:
         return 0
 
 
-def _listed(rtnl: Rtnetlink, request: Request) -> list[bytes]:
+def _listed(rtnl: Rtnetlink, request: NetlinkRequest) -> list[bytes]:
     """A dump about one link; nothing where the link disappeared in the meantime."""
     try:
         return rtnl.dump(request)
@@ -174,7 +174,7 @@ def _listed(rtnl: Rtnetlink, request: Request) -> list[bytes]:
         raise
 
 
-def _by_name(names: Iterable[str]) -> list[Request]:
+def _by_name(names: Iterable[str]) -> list[NetlinkRequest]:
     """Requests for links by name; none for a text that is too long to be a name."""
     valid = (name for name in dict.fromkeys(names) if len(os.fsencode(name)) < ALTIFNAMSIZ)
     return [get_link_named(name) for name in valid]
@@ -186,7 +186,7 @@ def _needle(ref: LinkRef) -> bytes:
 
 
 def _asked(
-    rtnl: Rtnetlink, requests: Iterable[Request], deadline: float | None = None
+    rtnl: Rtnetlink, requests: Iterable[NetlinkRequest], deadline: float | None = None
 ) -> dict[int, Link]:
     """The links among these that exist, by ifindex."""
     asked = list(requests)

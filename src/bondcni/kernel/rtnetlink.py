@@ -36,7 +36,7 @@ from bondcni.kernel.wire import (
     NLMSG_ERROR,
     Ack,
     Message,
-    Request,
+    NetlinkRequest,
     ack,
     headers,
     messages,
@@ -119,27 +119,29 @@ class Rtnetlink:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, requests: Sequence[Request], deadline: float | None = None) -> list[Ack]:
+    def send(self, requests: Sequence[NetlinkRequest], deadline: float | None = None) -> list[Ack]:
         """The acknowledgement of each request, in order. A refused request raises no error."""
         acks: list[Ack] = []
         for at in range(0, len(requests), BATCH):
             acks += self._send_batch(requests[at : at + BATCH], deadline)
         return acks
 
-    def execute(self, requests: Sequence[Request], deadline: float | None = None) -> None:
+    def execute(self, requests: Sequence[NetlinkRequest], deadline: float | None = None) -> None:
         """Send all requests, then raise KernelError for the first that was refused."""
         for request, answer in zip(requests, self.send(requests, deadline), strict=True):
             if answer.number:
                 raise failure(request, answer)
 
-    def get(self, request: Request, deadline: float | None = None) -> bytes:
+    def get(self, request: NetlinkRequest, deadline: float | None = None) -> bytes:
         """The body of the message that answers ``request``."""
         (answer,) = self.ask([request], deadline)
         if isinstance(answer, Ack):
             raise failure(request, answer)
         return answer
 
-    def ask(self, requests: Sequence[Request], deadline: float | None = None) -> list[bytes | Ack]:
+    def ask(
+        self, requests: Sequence[NetlinkRequest], deadline: float | None = None
+    ) -> list[bytes | Ack]:
         """The body of the message that answers each request, or its refusal, in order.
 
         Several requests go into one send; the kernel answers each with a separate datagram.
@@ -150,7 +152,7 @@ class Rtnetlink:
         return answers
 
     def dump(
-        self, request: Request, deadline: float | None = None, needles: Sequence[bytes] = ()
+        self, request: NetlinkRequest, deadline: float | None = None, needles: Sequence[bytes] = ()
     ) -> list[bytes]:
         """The bodies of a consistent dump; with ``needles`` only those that contain one of them,
         so that only a few of thousands of links are decoded.
@@ -192,7 +194,7 @@ class Rtnetlink:
                     raise
                 whole = False
 
-    def _send_batch(self, requests: Sequence[Request], deadline: float | None) -> list[Ack]:
+    def _send_batch(self, requests: Sequence[NetlinkRequest], deadline: float | None) -> list[Ack]:
         first = self._transmit(requests, NLM_F_ACK, deadline)
         seqs = range(first, first + len(requests))
         acks: dict[int, Ack] = {}
@@ -203,7 +205,9 @@ class Rtnetlink:
                     acks[message.seq] = ack(message)
         return [acks[seq] for seq in seqs]
 
-    def _ask_batch(self, requests: Sequence[Request], deadline: float | None) -> list[bytes | Ack]:
+    def _ask_batch(
+        self, requests: Sequence[NetlinkRequest], deadline: float | None
+    ) -> list[bytes | Ack]:
         first = self._transmit(requests, 0, deadline)
         seqs = range(first, first + len(requests))
         found: dict[int, bytes | Ack] = {}
@@ -216,7 +220,7 @@ class Rtnetlink:
         return [found[seq] for seq in seqs]
 
     def _dump_once(
-        self, request: Request, deadline: float | None, needles: Sequence[bytes]
+        self, request: NetlinkRequest, deadline: float | None, needles: Sequence[bytes]
     ) -> list[bytes] | None:
         seq = self._transmit([request], NLM_F_DUMP, deadline)
         bodies: list[bytes] = []
@@ -240,7 +244,9 @@ class Rtnetlink:
                 if near:
                     bodies += _with(needles, data[start:end])
 
-    def _transmit(self, requests: Sequence[Request], flags: int, deadline: float | None) -> int:
+    def _transmit(
+        self, requests: Sequence[NetlinkRequest], flags: int, deadline: float | None
+    ) -> int:
         """Send all in one datagram. Returns the sequence number of the first message."""
         first = self._seq
         self._seq += len(requests)
@@ -253,7 +259,7 @@ class Rtnetlink:
         self._socket.send(data)
         return first
 
-    def _receive(self, waiting: Request, deadline: float | None) -> bytes:
+    def _receive(self, waiting: NetlinkRequest, deadline: float | None) -> bytes:
         """The next datagram."""
         try:
             return self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT)
@@ -272,7 +278,7 @@ def _with(needles: Sequence[bytes], body: bytes) -> list[bytes]:
     return [body] if not needles or any(needle in body for needle in needles) else []
 
 
-def failure(request: Request, answer: Ack) -> KernelError:
+def failure(request: NetlinkRequest, answer: Ack) -> KernelError:
     """The error for a refused request, with the bond option if the kernel points at one."""
     option = option_at(path_at(request, answer.offset))
     return KernelError(request.operation, answer.number, answer.text, option)
@@ -286,18 +292,18 @@ def option_at(path: tuple[int, ...]) -> str:
     return next((row.key for row in tables[path[1]] if row.number == path[2]), "")
 
 
-def _raise_refused(request: Request, message: Message) -> None:
+def _raise_refused(request: NetlinkRequest, message: Message) -> None:
     if message.type in (NLMSG_DONE, NLMSG_ERROR):
         answer = ack(message)
         if answer.number:
             raise failure(request, answer)
 
 
-def _late(waiting: Request) -> TryAgain:
+def _late(waiting: NetlinkRequest) -> TryAgain:
     return TryAgain(f"{waiting.operation}: the kernel did not answer before the deadline")
 
 
-def _left(waiting: Request, deadline: float) -> float:
+def _left(waiting: NetlinkRequest, deadline: float) -> float:
     """Seconds until the deadline."""
     left = deadline - time.monotonic()
     if left <= 0:

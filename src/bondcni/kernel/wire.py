@@ -49,7 +49,7 @@ class Message(NamedTuple):
     body: bytes
 
 
-class Request(NamedTuple):
+class NetlinkRequest(NamedTuple):
     """A message to send; ``Rtnetlink`` adds NLM_F_REQUEST, NLM_F_ACK and the sequence number.
 
     ``fixed`` is the size of the fixed header before the attributes. ``operation`` describes the
@@ -148,7 +148,7 @@ def attrs(buffer: bytes, at: int = 0) -> dict[int, bytes]:
     return dict(attr_list(buffer, at))
 
 
-def path_at(request: Request, offset: int) -> tuple[int, ...]:
+def path_at(request: NetlinkRequest, offset: int) -> tuple[int, ...]:
     """The types of the nested attributes, outermost first, at an offset in a request.
 
     ``offset`` counts from the nlmsghdr (netlink.h, NLMSGERR_ATTR_OFFS). () if no attribute is

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from bondcni.core.state import IFF_UP, Address, Link, Route
 from bondcni.kernel import address, link, wire
 from bondcni.kernel.link import Change
-from bondcni.kernel.wire import Request, WireError
+from bondcni.kernel.wire import NetlinkRequest, WireError
 
 U32 = struct.Struct("=I").pack
 IFA_F_NODAD = 2
 NLM_F_APPEND = 0x800
 
 
-def change(**what: object) -> Request:
+def change(**what: object) -> NetlinkRequest:
     return link.change_link(42, "change v0", Change(**what))  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from bondcni.core.errors import KernelError, TryAgain
 from bondcni.kernel import link, wire
 from bondcni.kernel.link import Change
 from bondcni.kernel.rtnetlink import BATCH, DUMP_TRIES, QUERY_BATCH, Rtnetlink, option_at
-from bondcni.kernel.wire import Message, Request
+from bondcni.kernel.wire import Message, NetlinkRequest
 
 Start = Callable[..., Rtnetlink]
 
@@ -39,7 +39,7 @@ def done(to: Message, number: int = 0, flags: int = 0) -> bytes:
     return wire.pack_message(wire.NLMSG_DONE, flags | 2, to.seq, struct.pack("=i", -number))
 
 
-def changes(count: int) -> list[Request]:
+def changes(count: int) -> list[NetlinkRequest]:
     return [link.change_link(n, f"change {n}", Change(mtu=1400)) for n in range(count)]
 
 

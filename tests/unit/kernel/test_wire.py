@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bondcni.kernel import wire
-from bondcni.kernel.wire import Ack, Message, Request, WireError
+from bondcni.kernel.wire import Ack, Message, NetlinkRequest, WireError
 
 KINDS = st.integers(0, 0x3FFF)
 VALUES = st.binary(max_size=40)
@@ -48,7 +48,7 @@ def test_any_bytes_are_read_or_refused(junk: bytes, at: int, kind: int, flags: i
     ):
         with suppress(WireError):
             read()
-    wire.path_at(Request(16, 0, junk, 16, ""), at)
+    wire.path_at(NetlinkRequest(16, 0, junk, 16, ""), at)
 
 
 @given(data=st.data())
@@ -103,7 +103,7 @@ def test_the_path_of_the_attribute_at_an_offset() -> None:
     data = wire.pack_attr(2, wire.pack_attr(1, b"\1") + wire.pack_attr(21, b"\1"))
     info = wire.pack_nest(18, wire.pack_attr(1, b"bond"), data)
     name = wire.pack_attr(3, b"bond1\0")
-    request = Request(16, 0, bytes(16) + name + info, 16, "")
+    request = NetlinkRequest(16, 0, bytes(16) + name + info, 16, "")
     start = 16 + 16
     expected = {
         0: (),  # the kernel pointed at nothing
