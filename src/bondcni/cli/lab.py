@@ -261,7 +261,7 @@ def booted(
             kernel,
             nics=session.nic_pairs(nics),
             memory_mb=memory,
-            shares={str(folder.resolve()): folder for folder in shares},
+            shares={str(directory.resolve()): directory for directory in shares},
             progress=report.progress,
         )
     with machine:

@@ -67,7 +67,7 @@ class Settings(NamedTuple):
     log_format: str = "logfmt"
 
 
-class Incomplete(NamedTuple):
+class IncompleteRequest(NamedTuple):
     """A connection whose request is not complete yet."""
 
     connection: Connection
@@ -90,7 +90,7 @@ class Daemon:
         self._worker = Worker(settings.state, self._policy, log, verb, settings.timeouts)
         self._log = log
         self._selector = selectors.DefaultSelector()
-        self._incomplete: dict[int, Incomplete] = {}
+        self._incomplete: dict[int, IncompleteRequest] = {}
         self._woken, self._waker = socket.socketpair()
         self._pool = WorkerPool(
             settings.workers, settings.max_waiting, self._job_ended, self._job_failed
@@ -197,7 +197,7 @@ class Daemon:
             self._log(Event.CONNECTION_REFUSED, user=user)
             connection.close()
             return
-        incomplete = Incomplete(connection, time.monotonic())
+        incomplete = IncompleteRequest(connection, time.monotonic())
         self._incomplete[connection.socket.fileno()] = incomplete
         self._selector.register(connection.socket, selectors.EVENT_READ)
         if len(self._incomplete) > MAX_INCOMPLETE:
@@ -216,13 +216,13 @@ class Daemon:
             oldest.connection.close()
             self._log(Event.CONNECTION_DROPPED, reason=reason)
 
-    def _release(self, incomplete: Incomplete) -> None:
+    def _release(self, incomplete: IncompleteRequest) -> None:
         """Remove a connection from the loop."""
         descriptor = incomplete.connection.socket.fileno()
         del self._incomplete[descriptor]
         self._selector.unregister(descriptor)
 
-    def _read(self, incomplete: Incomplete) -> None:
+    def _read(self, incomplete: IncompleteRequest) -> None:
         """Continue to read a request; a complete one goes to the worker pool."""
         connection = incomplete.connection
         try:
