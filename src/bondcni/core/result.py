@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bondcni.core.document import Object
 from bondcni.core.errors import ConfigError, Problem
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """Every supported cniVersion, oldest first."""
 
 DNS_LISTS = ("nameservers", "search", "options")
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

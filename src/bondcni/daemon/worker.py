@@ -16,8 +16,8 @@ from functools import partial
 from typing import NamedTuple
 
 from bondcni.core.config import parse_leniently
+from bondcni.core.document import Object
 from bondcni.core.errors import BondError, EnvironError, PolicyError, TryAgain
-from bondcni.core.result import Object
 from bondcni.daemon.connection import Connection
 from bondcni.daemon.delete_queue import DeleteQueue
 from bondcni.daemon.log import Event, Log

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TextIO
 
+from bondcni.core.document import Object
 from bondcni.core.errors import InputError
-from bondcni.core.result import SUPPORTED, Object
+from bondcni.core.result import SUPPORTED
 from bondcni.service.answer import STDIN_LIMIT, WARNING, answered
 from bondcni.service.paths import POLICY_FILE, STATE_DIRECTORY
 from bondcni.service.request import Request, read_request

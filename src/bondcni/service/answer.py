@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
+from bondcni.core.document import Object
 from bondcni.core.errors import BondError
-from bondcni.core.result import Object
 from bondcni.service.version import version_of
 
 STDIN_LIMIT = 4 << 20

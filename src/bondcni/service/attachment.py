@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bondcni.core.config import BondConfig
 from bondcni.core.differ import difference, doubts, expected_later, located
+from bondcni.core.document import Object
 from bondcni.core.errors import (
     BondError,
     DelegateIncompatible,
@@ -29,20 +30,18 @@ from bondcni.core.errors import (
 from bondcni.core.lifecycle import NamespaceState
 from bondcni.core.plan import Plan, Step
 from bondcni.core.policy import Policy
-from bondcni.core.result import Object, Result, merge, read, render
+from bondcni.core.result import Result, merge, read, render
 from bondcni.core.runtime_config import ipv6_mtu_problem, unassigned_addresses
 from bondcni.core.state import Link, Location, Namespace
 from bondcni.core.values import mac_text
 from bondcni.kernel.apply import apply
 from bondcni.kernel.namespaces import Namespaces
 from bondcni.service import addressing, ipam
-from bondcni.service.journal import Journal, Record
+from bondcni.service.journal import Journal, Record, Warn
 from bondcni.service.locks import hold
 from bondcni.service.reach import GONE, Direct, Presence, Reach
 from bondcni.service.restore import restore, restore_kept
 from bondcni.service.timeouts import DEFAULT, Timeouts
-
-Warn = Callable[[str], None]
 
 
 class Service(NamedTuple):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 
-from bondcni.core.result import SUPPORTED, Object
+from bondcni.core.document import Object
+from bondcni.core.result import SUPPORTED
 from bondcni.service.request import Request
 
 
