@@ -26,9 +26,8 @@ from bondlab.kernels import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = ("unit", "kernel", "e2e")
-WAYS = {"direct": catalog.default(), "thick": "7.2"}
-"""The modes that the kernel ring runs in, and the default kernel of each. For direct mode it is 6.1
-if this machine's processor can boot it."""
+WAYS = {"direct": catalog.DEFAULT, "thick": catalog.DEFAULT}
+"""The modes that the kernel ring runs in, and the default kernel of each."""
 
 HARDWARE = ("eth1000", "eth1001")
 """Hardware-like NICs of the kernel ring's guests."""

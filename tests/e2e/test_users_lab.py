@@ -86,7 +86,7 @@ def test_10_10_a_policy_can_be_tried(way: tuple[str, ...], tmp_path: Path) -> No
 def test_10_10_the_machines_configuration_stays_outside() -> None:
     script = "stat -c %a /etc/cni; findmnt -no FSTYPE /etc/cni; ls -A /etc/cni"
     done = subprocess.run(
-        [BONDCTL, "lab", "exec", "--kernel", catalog.default(), "--", "sh", "-c", script],
+        [BONDCTL, "lab", "exec", "--kernel", catalog.DEFAULT, "--", "sh", "-c", script],
         capture_output=True,
         text=True,
         timeout=120,

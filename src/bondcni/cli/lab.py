@@ -199,7 +199,7 @@ def run_pods(report: Report, record: RunRecord, found: Manifests, choice: Choice
     if choice.keep and guest.is_answering(guest.kept_path()):
         raise Stop("a guest is already kept: end it with `bondctl lab stop`, or omit --keep")
     policy = policy_text(choice.policy, choice.kernel)
-    kernel = choice.kernel or (catalog.default() if policy is not None else None)
+    kernel = choice.kernel or (catalog.DEFAULT if policy is not None else None)
     folders = session.plugin_directories(report.progress, found.pods)
     hardware = catalog.has_cables(kernel)
     nics = planning.host_nics(found.pods) if hardware else []

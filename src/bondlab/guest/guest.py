@@ -41,13 +41,13 @@ from bondlab.guest.guest_process import GuestSettings
 from bondlab.guest.lines import Lines
 from bondlab.guest.process import Cable, CableState, Completed, Process
 from bondlab.kernels.catalog import (
+    DEFAULT,
     HOST,
     Kernel,
     KernelUnavailable,
     Progress,
     bootable,
     cache_directory,
-    default,
     fetch,
     has_cables,
     usable_host_kernel,
@@ -314,7 +314,7 @@ def open_guest(
 
     Raises LostGuest, KernelUnavailable.
     """
-    chosen = name or (default() if nics or usable_host_kernel() else HOST)
+    chosen = name or (DEFAULT if nics or usable_host_kernel() else HOST)
     if why := bootable(chosen):
         raise KernelUnavailable(why)
     kernel = fetch(chosen, progress)

@@ -27,6 +27,7 @@ from bondlab.kernels.debian import (
 )
 
 __all__ = [
+    "DEFAULT",
     "HOST",
     "NAMES",
     "SMP",
@@ -36,7 +37,6 @@ __all__ = [
     "Progress",
     "bootable",
     "cache_directory",
-    "default",
     "delegates",
     "fetch",
     "has_cables",
@@ -45,7 +45,8 @@ __all__ = [
 ]
 
 HOST, SMP = "host", "smp"
-PREFERRED = ("6.1", "7.2")
+DEFAULT = "7.2"
+"""Boots on every x86-64 processor, and is the fastest."""
 GUEST_TOOLS = ("iproute2", "iputils-ping", "kmod", "procps")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 LOADER = "ld-linux-x86-64.so.2"
@@ -105,11 +106,6 @@ def bootable(name: str, cpuinfo: str = "/proc/cpuinfo") -> str | None:
         f"kernel {name} cannot boot on this processor: user-mode Linux before 6.13 does not "
         "support AMX (amx_tile); use --kernel 7.2 or --kernel smp"
     )
-
-
-def default() -> str:
-    """The first kernel of ``PREFERRED`` that can boot on this machine."""
-    return next((name for name in PREFERRED if bootable(name) is None), PREFERRED[-1])
 
 
 def fetch(name: str, progress: Progress) -> Kernel:
